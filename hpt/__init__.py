@@ -1,0 +1,1 @@
+"""hpt: hierarchical pretraining as a library (no command line, no tracking, no pandas)."""

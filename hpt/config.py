@@ -1,0 +1,439 @@
+"""Every setting of a run, checked once and then frozen.
+
+A configuration is resolved in five layers, each over the one before:
+defaults (the published protocol) < preset < TOML file < `--set` < everyday options.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hpt.errors import ConfigError, did_you_mean
+from hpt.schedule import parse_schedule
+from hpt.strategies import STRATEGIES, StrategyName
+
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Precision = Literal["auto", "fp32", "bf16"]
+Preset = Literal["paper", "small", "tiny"]
+EvaluationKind = Literal["linear", "knn", "finetune"]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+DEFAULT_WEIGHTS = "moco-v2-800ep"
+PROTOCOL_LABELS = 1000
+
+
+def _split_commas(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Floats = Annotated[tuple[float, ...], BeforeValidator(_split_commas), Field(min_length=1)]
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataConfig(Config):
+    """How a folder of images becomes splits and a cache."""
+
+    split_seed: int = 0
+    """Seed of the 70/10/20 split, where a dataset ships without one. Apart from `seed`, so that reruns share it."""
+    max_unreadable: Share = 0.01
+    """Share of unreadable images above which a run stops; below it they are named, counted and left out."""
+    cache_side: Positive | None = None
+    """Shorter side of the decoded images in the cache, pixels. None: `image_size / sqrt(smallest crop's share)`, so
+    that the smallest crop of pretraining is never enlarged. Images are never enlarged in the cache."""
+
+
+class MocoConfig(Config):
+    """MoCo-v2 (arXiv 2003.04297) as the protocol has it."""
+
+    queue_size: Positive = 65536
+    """Keys in the queue: the negatives of every query."""
+    momentum: Share = 0.999
+    """Momentum of the key encoder, per step."""
+    temperature: Annotated[float, Field(gt=0)] = 0.2
+    """Temperature of InfoNCE."""
+    dim: Positive = 128
+    """Length of a projected, L2-normalised feature."""
+    bn_group: Positive | None = None
+    """Images that share BatchNorm statistics. None: 64, or half of a batch that holds no two groups of 64."""
+
+
+class AugmentConfig(Config):
+    """One view's augmentation."""
+
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Smallest area of the random resized crop, as a share of the image. The largest is 1."""
+    brightness: Annotated[float, Field(ge=0)] = 0.4
+    contrast: Annotated[float, Field(ge=0)] = 0.4
+    saturation: Annotated[float, Field(ge=0)] = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.4
+    """The protocol's 0.4; the original MoCo-v2 has 0.1."""
+    jitter_p: Share = 0.8
+    grayscale_p: Share = 0.2
+    blur_p: Share = 0.5
+    blur_sigma: Annotated[tuple[float, float], BeforeValidator(_split_commas)] = (0.1, 2.0)
+    """Range of the Gaussian's standard deviation, pixels of the view."""
+    flip_p: Share = 0.5
+
+
+class OptimizerConfig(Config):
+    """SGD with cosine decay to 0 over the run's steps."""
+
+    lr: Annotated[float, Field(gt=0)] = 0.03
+    """Learning rate of a batch of 256; it scales linearly with the batch."""
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class PretrainConfig(Config):
+    """One pretraining."""
+
+    strategy: StrategyName
+    dataset: str
+    """A name of the catalogue, a folder, or a zip file."""
+    weights: str | None = DEFAULT_WEIGHTS
+    """The base: a known name, a file, or an earlier run. None for `target`, which starts from random weights."""
+    steps: Positive = 5000
+    """Optimizer steps. `base` takes none."""
+    batch_size: Annotated[int, Field(ge=4)] = 256
+    """Images per optimizer step, over all processes."""
+    backbone: Backbone = "resnet50"
+    image_size: Annotated[int, Field(ge=8)] = 224
+    """Side of a view, pixels."""
+    seed: int = 0
+    processes: Positive = 1
+    device: Device = "auto"
+    precision: Precision = "auto"
+    """`auto`: bf16 where the device computes in it, else fp32."""
+    preset: Preset = "paper"
+    checkpoint_every: Positive = 500
+    """Steps between checkpoints; the last two are kept."""
+    log_every: Positive = 10
+    """Steps between logged losses."""
+    moco: MocoConfig = MocoConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.strategy == "base" or self.strategy not in STRATEGIES:
+            return self
+        if self.batch_size % self.bn_group or self.bn_group < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of BatchNorm groups of {self.bn_group}; "
+                "choose an even batch size, or set moco.bn_group to a divisor of it"
+            )
+        if self.bn_groups % self.processes:
+            raise ValueError(
+                f"{self.bn_groups} BatchNorm groups of {self.bn_group} images cannot be shared evenly by "
+                f"{self.processes} processes; choose processes that divide {self.bn_groups}"
+            )
+        if self.moco.queue_size < self.batch_size:
+            raise ValueError(
+                f"moco.queue_size {self.moco.queue_size} is smaller than the batch of {self.batch_size}; "
+                f"set it to {self.batch_size} or more"
+            )
+        return self
+
+    @property
+    def bn_group(self) -> int:
+        """Images per BatchNorm group: the paper's 64, where the batch holds two such groups."""
+        if self.moco.bn_group is not None:
+            return self.moco.bn_group
+        return 64 if self.batch_size >= 128 and self.batch_size % 64 == 0 else max(1, self.batch_size // 2)
+
+    @property
+    def bn_groups(self) -> int:
+        """BatchNorm groups in a step, over all processes."""
+        return self.batch_size // self.bn_group
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate at step 0: scaled linearly with the batch."""
+        return self.optimizer.lr * self.batch_size / 256
+
+
+class LinearConfig(Config):
+    """Linear probe: one linear layer on the frozen backbone's pooled features."""
+
+    lrs: Floats = (0.3, 3.0, 30.0)
+    """Learning rates tried, all in one pass; the best on val is reported."""
+    reruns: Positive = 3
+    """Heads per learning rate, each with its own random initialisation."""
+    steps: Positive = 5000
+    batch_size: Positive = 512
+    eval_every: Positive = 100
+    """Steps between evaluations on val."""
+    momentum: Share = 0.9
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """Smallest area of the training view's random resized crop."""
+    views: Annotated[int, Field(ge=0)] = 0
+    """0: fresh random views at every step (the protocol). N: N random views of each image are embedded once and
+    drawn from, which costs N passes over the training images whatever the number of steps."""
+
+
+class KnnConfig(Config):
+    """Weighted nearest neighbours on L2-normalised features (arXiv 1805.01978)."""
+
+    k: Positive = 20
+    """Neighbours; fewer where the training set is smaller."""
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+
+
+def _check_schedule(value: str) -> str:
+    parse_schedule(value)
+    return value
+
+
+class FinetuneConfig(Config):
+    """Finetuning of all weights."""
+
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    head_lr_multiplier: Annotated[float, Field(gt=0)] = 100.0
+    """The new head learns this many times faster than the backbone."""
+    schedule: Annotated[str, BeforeValidator(_check_schedule)] = "2500-steps"
+    """`N-steps` or `N-epochs`; the learning rate is divided by 10 at 1/3 and 2/3 of it."""
+    batch_size: Positive = 512
+    micro_batch: Positive = 128
+    """Images that go through the model at once; gradients accumulate to `batch_size`."""
+    eval_every: Positive = 100
+    """Optimizer steps between evaluations on val."""
+    momentum: Share = 0.9
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+
+
+class EvaluateConfig(Config):
+    """One evaluation of a backbone on a labelled dataset."""
+
+    kind: EvaluationKind
+    weights: str
+    """The backbone under test: a run, a file, or a known name."""
+    dataset: str
+    labels: str | None = None
+    """Training labels used: `all`, a number, `10%`, or `5-per-class`. None: all, but for finetuning the protocol's
+    1,000 (all where there are fewer)."""
+    backbone: Backbone = "resnet50"
+    image_size: Annotated[int, Field(ge=8)] = 224
+    """Side of the view that the model sees, pixels. The test view is the centre of the image resized to 256/224 of it."""
+    seed: int = 0
+    device: Device = "auto"
+    precision: Precision = "auto"
+    preset: Preset = "paper"
+    log_every: Positive = 10
+    linear: LinearConfig = LinearConfig()
+    knn: KnnConfig = KnnConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.labels is not None:
+            parse_labels(self.labels)
+        return self
+
+
+def parse_labels(text: str) -> tuple[Literal["all", "count", "share", "per-class"], float]:
+    """`"1000"` -> ("count", 1000); `"10%"` -> ("share", 0.1); `"5-per-class"` -> ("per-class", 5).
+
+    Raises:
+        ValueError: anything else, or a number that is not positive.
+    """
+    kind: Literal["all", "count", "share", "per-class"]
+    text = text.strip().replace(",", "").replace("_", "")
+    if text == "all":
+        return "all", 0
+    if text.endswith("%"):
+        kind, number, most = "share", text[:-1], 100.0
+    elif text.endswith("-per-class"):
+        kind, number, most = "per-class", text.removesuffix("-per-class"), float("inf")
+    else:
+        kind, number, most = "count", text, float("inf")
+    try:
+        value = float(number) if kind == "share" else float(int(number))
+    except ValueError:
+        value = 0
+    if not 0 < value <= most:
+        raise ValueError(f"labels '{text}' is none of: all, a number such as 1000, 10%, 5-per-class")
+    return kind, value / 100 if kind == "share" else value
+
+
+# Everything that a preset changes of the protocol. `small` suits a laptop, `tiny` tests and demonstrations.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {"pretrain": {}, "evaluate": {}},
+    "small": {
+        "pretrain": {
+            "backbone": "resnet18",
+            "image_size": 64,
+            "steps": 1000,
+            "checkpoint_every": 100,
+            "moco": {"queue_size": 4096, "momentum": 0.99},
+        },
+        "evaluate": {
+            "backbone": "resnet18",
+            "image_size": 64,
+            "linear": {"views": 8, "steps": 2000},
+            "finetune": {"schedule": "500-steps", "batch_size": 128, "eval_every": 50},
+        },
+    },
+    "tiny": {
+        "pretrain": {
+            "backbone": "resnet18",
+            "image_size": 32,
+            "steps": 100,
+            "batch_size": 64,
+            "checkpoint_every": 50,
+            "moco": {"queue_size": 1024, "momentum": 0.99},
+        },
+        "evaluate": {
+            "backbone": "resnet18",
+            "image_size": 32,
+            "linear": {"views": 4, "steps": 500, "batch_size": 256},
+            "finetune": {"schedule": "60-steps", "batch_size": 64, "eval_every": 20},
+        },
+    },
+}
+
+C = TypeVar("C", PretrainConfig, EvaluateConfig)
+
+
+def resolve(
+    model: type[C],
+    *,
+    inherited: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    sets: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> C:
+    """The configuration from its layers; `flags` that are None were not given.
+
+    `inherited` comes right above the defaults: what an evaluation takes over from the run that it evaluates.
+
+    Raises:
+        ConfigError: all problems at once, unknown fields with a "did you mean".
+    """
+    given = merge(_read_file(file), _parse_sets(sets), {k: v for k, v in (flags or {}).items() if v is not None})
+    preset = str(given.get("preset", (inherited or {}).get("preset", "paper")))
+    if preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise ConfigError(f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}", f"choose one of {known}")
+    kind = "pretrain" if model is PretrainConfig else "evaluate"
+    values = merge(PRESETS[preset][kind], dict(inherited or {}), given, {"preset": preset})
+    if values.get("strategy") == "target":
+        if given.get("weights"):
+            raise ConfigError(
+                "strategy target starts from random weights, but --weights was given",
+                "drop --weights, or use --strategy hpt to start from them",
+            )
+        values["weights"] = None
+    return check(model, values)
+
+
+def check(model: type[C], values: Mapping[str, Any]) -> C:
+    """`values` as a configuration; a ConfigError names every problem."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [_explain(model, e) for e in error.errors()]
+        raise ConfigError("; ".join(problems)) from None
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, the later over the earlier."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = out.get(key)
+            out[key] = merge(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return out
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"moco": {"dim": 128}}` -> `{"moco.dim": 128}`."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out.update(flatten(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """Every field that `--set` reaches, dotted, with its meaning."""
+    out: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            out.update(fields(info.annotation, f"{prefix}{name}."))
+        else:
+            out[prefix + name] = info.description or ""
+    return out
+
+
+def _read_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {file} does not exist", "check --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration file {file} cannot be read as TOML: {error}") from None
+
+
+def _parse_sets(sets: Iterable[str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for text in sets:
+        key, equals, raw = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text!r} is not of the form field=value", "for example --set moco.queue_size=4096")
+        value: Any = raw.strip()
+        if value.lower() in {"none", "null"}:
+            value = None
+        elif value[:1] in {"[", "{"}:
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise ConfigError(f"--set {text!r}: the value is not valid JSON") from None
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        out = merge(out, value)
+    return out
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown field '{path}'{did_you_mean(path, fields(model))}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    if error["type"] == "literal_error":
+        known = _choices(model, error["loc"])
+        got = error["input"]
+        return f"unknown {path} '{got}'{did_you_mean(str(got), known)}: choose one of {', '.join(known)}"
+    if error["type"] == "value_error":
+        message = str(error["ctx"]["error"])
+        return f"{path}: {message}" if path else message
+    if error["type"] == "string_pattern_mismatch" and path == "device":
+        return f"unknown device '{error['input']}': choose auto, cpu, cuda, cuda:N or mps"
+    message = str(error["msg"])
+    return f"{path} = {error['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _choices(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    *parents, leaf = (str(part) for part in loc)
+    for name in parents:
+        model = model.model_fields[name].annotation  # type: ignore[assignment]  # parents are models
+    return [str(choice) for choice in get_args(model.model_fields[leaf].annotation)]

@@ -1,0 +1,69 @@
+"""What can go wrong, as one line each.
+
+    HptError                the program could not do it                          exit code 1
+    ├── UserError           the user can mend it: says what, why and what to do  exit code 2
+    │   ├── ConfigError     an option or a configuration field
+    │   ├── DataError       images, folders, archives, splits
+    │   ├── WeightsError    a weights file, or a download of one
+    │   └── RunError        a run, study or store that is not there or not fit
+    └── Interrupted         Ctrl-C or SIGTERM, after the state was saved         exit code 128 + signal
+
+`did_you_mean` finishes the sentence for an unknown name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HptError(Exception):
+    """One line: what happened and why; `fix` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}" if self.fix else self.what
+
+
+class UserError(HptError):
+    """Something that the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An option, a field of the configuration, or a configuration file."""
+
+
+class DataError(UserError):
+    """Images, folders, archives and splits."""
+
+
+class WeightsError(UserError):
+    """A weights file or a download of one."""
+
+
+class RunError(UserError):
+    """A run, sweep, study or store that is missing or not fit for what was asked."""
+
+
+class Interrupted(HptError):
+    """Ctrl-C or SIGTERM reached a long job, which saved its state first."""
+
+    def __init__(self, signum: int, what: str, fix: str | None = None) -> None:
+        super().__init__(what, fix)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'hpt'?)"` for `"htp"`, or an empty string when nothing is near."""
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.55)
+    return f" (did you mean '{by_lower[near[0]]}'?)" if near else ""

@@ -1,0 +1,44 @@
+"""Learning-rate schedules, as functions of the optimizer's step and of nothing else.
+
+A schedule that is computed, not stepped, cannot be stepped once per process or once per micro-batch by mistake.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, NamedTuple
+
+
+class Schedule(NamedTuple):
+    """A length: `60 epochs` or `2500 steps`."""
+
+    length: int
+    unit: Literal["steps", "epochs"]
+
+    def steps(self, images: int, batch_size: int) -> int:
+        """Optimizer steps; an epoch ends with the batch that the images do not fill."""
+        return self.length if self.unit == "steps" else self.length * math.ceil(images / batch_size)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """`"2500-steps"` or `"90-epochs"`.
+
+    Raises:
+        ValueError: another form, or no step at all.
+    """
+    match = re.fullmatch(r"\s*(\d[\d_]*)[- ](step|epoch)s?\s*", text)
+    if not match or int(match[1]) < 1:
+        raise ValueError(f"schedule '{text}' is not of the form 2500-steps or 90-epochs, with 1 or more of them")
+    return Schedule(int(match[1]), "steps" if match[2] == "step" else "epochs")
+
+
+def cosine(step: int, steps: int, lr: float) -> float:
+    """Cosine decay from `lr` at step 0 to 0 at `steps`, with no warm-up (MoCo-v2)."""
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def thirds(step: int, steps: int, lr: float) -> float:
+    """`lr`, divided by 10 from 1/3 and again from 2/3 of `steps` (2,500 steps drop at 833 and 1,667)."""
+    drops = (step >= round(steps / 3)) + (step >= round(2 * steps / 3))
+    return lr / 10.0**drops

@@ -1,0 +1,345 @@
+"""MLflow, and only here.
+
+A run's metrics go to its folder first (`hptctl.runs`); a background thread carries them on to MLflow in batches. When
+the store is away, training goes on and `sync` brings the rest later: live tracking and `hptctl runs sync` are one
+mechanism, which sends what `tracking.json` does not yet record as sent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpt.config import flatten
+from hpt.errors import RunError
+from hpt.files import write_text
+from hptctl import runs
+from hptctl.runs import Run
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
+
+log = logging.getLogger("hptctl.tracking")
+
+EXPERIMENT = "hptctl"
+FLUSH_SECONDS = 3.0
+BATCH = 1000  # MLflow's own limit of metrics in one call
+_STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A tracked run as the store has it."""
+
+    run_id: str
+    name: str
+    kind: str
+    """pretrain, linear, knn, finetune or sweep."""
+    state: str
+    """MLflow's: RUNNING, FINISHED, FAILED, KILLED."""
+    start: float
+    """Seconds since 1970."""
+    end: float | None
+    experiment: str
+    experiment_id: str
+    params: dict[str, str] = field(default_factory=dict)
+    """The whole configuration, dotted."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of each metric."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Without the prefix `hptctl.`: strategy, dataset, source, parent, seed, steps, ...; MLflow's own left out."""
+    parent_id: str | None = None
+
+
+def uri() -> str:
+    """The store: MLFLOW_TRACKING_URI, else SQLite in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def client(store: str | None = None) -> MlflowClient:
+    """A client of the store, with a newly made SQLite store initialised under a lock (first users race otherwise)."""
+    # A dead server must cost seconds, not MLflow's default of seven retries of two minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow.tracking import MlflowClient
+
+    store = store or uri()
+    if not store.startswith("sqlite:///"):
+        return MlflowClient(tracking_uri=store)
+    from filelock import FileLock
+
+    file = Path(store.removeprefix("sqlite:///"))
+    if file.exists() and file.stat().st_size and not os.access(file, os.W_OK):
+        raise PermissionError(13, "the tracking store is read-only", str(file))
+    with FileLock(f"{file}.lock"):
+        mlflow_client = MlflowClient(tracking_uri=store)
+        mlflow_client.search_experiments(max_results=1)
+    return mlflow_client
+
+
+def _experiment_id(mlflow_client: MlflowClient, name: str, store: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = mlflow_client.get_experiment_by_name(name)
+    if experiment is None:
+        local = store.startswith("sqlite:///")
+        place = (Path(store.removeprefix("sqlite:///")).parent / "mlartifacts").resolve().as_uri() if local else None
+        try:
+            return str(mlflow_client.create_experiment(name, artifact_location=place))
+        except MlflowException:  # another process was quicker
+            experiment = mlflow_client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    return str(experiment.experiment_id)
+
+
+class Tracker:
+    """Carries one run's metrics from its folder to MLflow while it works."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._push = _Push(run)
+        self._warned = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
+
+    def open(self) -> Tracker:
+        """Create or reopen the MLflow run and start carrying; a store that is away costs a warning, not the run."""
+        self._try()
+        self._thread.start()
+        return self
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Metrics of a step, in the run's folder when this returns, in MLflow a few seconds later."""
+        self.run.append_metrics(metrics, step)
+
+    def close(self) -> None:
+        """Send the rest, the run's state and its artifacts."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=120)
+        self._try()
+
+    def _loop(self) -> None:
+        wait = FLUSH_SECONDS
+        while not self._stop.wait(wait):
+            wait = FLUSH_SECONDS if self._try() else min(60.0, wait * 2)
+
+    def _try(self) -> bool:
+        try:
+            self._push()
+        except Exception as error:  # whatever a store does, training goes on
+            if not self._warned:
+                log.warning(
+                    "tracking store %s: %s; the run goes on, `hptctl runs sync` brings its metrics later",
+                    uri(),
+                    _first_line(error),
+                )
+            self._warned = True
+            return False
+        return True
+
+
+class _Push:
+    """Send to MLflow what it does not have of a run: the run itself, metrics, artifacts, the end."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.file = run.path / "tracking.json"
+        self.state: dict[str, Any] = {"uri": uri(), "run_id": None, "sent": {}, "artifacts": {}, "state": None}
+        if self.file.exists():
+            saved = json.loads(self.file.read_bytes())
+            if saved["uri"] == uri():  # another store has none of it yet
+                self.state = saved
+        self.client: MlflowClient | None = None
+
+    def __call__(self) -> int:
+        if self.client is None:
+            self.client = client(self.state["uri"])
+        if self.state["run_id"] is None:
+            self._create(self.client)
+        sent = self._metrics(self.client)
+        self._artifacts(self.client)
+        self._end(self.client)
+        return sent
+
+    def _save(self) -> None:
+        write_text(self.file, json.dumps(self.state))
+
+    def _create(self, mlflow_client: MlflowClient) -> None:
+        from mlflow.entities import Param
+
+        spec = self.run.spec()
+        tags = {f"hptctl.{k}": v for k, v in spec.tags.items()} | {
+            "hptctl.kind": spec.kind,
+            "hptctl.name": spec.name,
+            "hptctl.folder": str(self.run.path.resolve()),
+            "hptctl.command": spec.command,
+            "mlflow.source.name": "hptctl",
+            "mlflow.source.type": "LOCAL",
+        }
+        if spec.source:
+            tags["hptctl.source"] = spec.source
+        if spec.parent:
+            tags["hptctl.parent"] = spec.parent
+            parent = runs.find(spec.parent)
+            if parent and (parent_id := runs.tracked_id(parent)):
+                tags["mlflow.parentRunId"] = parent_id
+        experiment = _experiment_id(mlflow_client, spec.experiment, self.state["uri"])
+        created = mlflow_client.create_run(
+            experiment, start_time=int(spec.created * 1000), tags=tags, run_name=spec.name
+        )
+        self.state["run_id"] = created.info.run_id
+        self._save()
+        params = [Param(key, str(value)[:6000]) for key, value in flatten(spec.config).items()]
+        for start in range(0, len(params), 100):
+            mlflow_client.log_batch(self.state["run_id"], params=params[start : start + 100])
+
+    def _metrics(self, mlflow_client: MlflowClient) -> int:
+        from mlflow.entities import Metric
+
+        last: dict[str, int] = self.state["sent"]
+        rows = [
+            Metric(key, value, int(line["time"] * 1000), int(line["step"]))
+            for line in self.run.metrics()
+            for key, value in line.items()
+            if key not in {"step", "time"} and line["step"] > last.get(key, -1)
+        ]
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            mlflow_client.log_batch(self.state["run_id"], metrics=batch)
+            for row in batch:
+                last[row.key] = max(row.step, last.get(row.key, -1))
+            self._save()
+        return len(rows)
+
+    def _artifacts(self, mlflow_client: MlflowClient) -> None:
+        """Small files only: the run's documents and `artifacts/`; never checkpoints, which fill stores."""
+        files = [self.run.path / "run.json", *(self.run.path / "artifacts").glob("*")]
+        for file in files:
+            stamp = file.stat().st_mtime
+            if file.is_file() and self.state["artifacts"].get(file.name) != stamp:
+                mlflow_client.log_artifact(self.state["run_id"], str(file))
+                self.state["artifacts"][file.name] = stamp
+                self._save()
+
+    def _end(self, mlflow_client: MlflowClient) -> None:
+        status = self.run.status()
+        state = _STATES.get(status.state, "RUNNING")
+        if state == self.state["state"]:
+            return
+        if state == "RUNNING":
+            mlflow_client.update_run(self.state["run_id"], status="RUNNING")
+            for key, value in {"host": status.host, "pid": status.pid}.items():
+                mlflow_client.set_tag(self.state["run_id"], f"hptctl.{key}", value)
+        else:
+            if status.reason:
+                mlflow_client.set_tag(self.state["run_id"], "hptctl.reason", status.reason[:5000])
+            ended = int((status.ended or time.time()) * 1000)
+            mlflow_client.set_terminated(self.state["run_id"], state, end_time=ended)
+        self.state["state"] = state
+        self._save()
+
+
+@contextmanager
+def tracked(run: Run) -> Iterator[Tracker]:
+    """A Tracker that is open inside the block and closed however it ends."""
+    tracker = Tracker(run).open()
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
+def sync(run: Run) -> int:
+    """Send what MLflow does not have of a run; returns the number of metric values sent."""
+    with _readable():
+        return _Push(run)()
+
+
+def read_runs(experiment: str | None = None) -> list[Record]:
+    """Every run of the store (of one experiment), the oldest first; 1,000 runs take about two seconds.
+
+    Raises:
+        RunError: no such store, or no such experiment.
+    """
+    with _readable():
+        mlflow_client = _existing()
+        known = {e.experiment_id: e.name for e in mlflow_client.search_experiments()}
+        if experiment is not None:
+            known = {key: name for key, name in known.items() if name == experiment}
+            if not known:
+                raise RunError(f"{uri()} has no experiment '{experiment}'", "see `hptctl runs list`")
+        records: list[Record] = []
+        token: str | None = None
+        while True:
+            page = mlflow_client.search_runs(
+                list(known), max_results=1000, page_token=token, order_by=["attributes.start_time ASC"]
+            )
+            records += [_record(run, known[run.info.experiment_id]) for run in page]
+            token = page.token
+            if not token:
+                return [record for record in records if record.kind]
+
+
+def history(run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of one metric, by step."""
+    with _readable():
+        points = _existing().get_metric_history(run_id, metric)
+    return sorted((p.step, p.value) for p in points)
+
+
+def _existing() -> MlflowClient:
+    store = uri()
+    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists():
+        raise RunError(
+            f"there is no tracking store at {store}",
+            "run this where your runs/ folder is, or set MLFLOW_TRACKING_URI",
+        )
+    return client(store)
+
+
+def _record(run: MlflowRun, experiment: str) -> Record:
+    tags = {k.removeprefix("hptctl."): v for k, v in run.data.tags.items() if k.startswith("hptctl.")}
+    return Record(
+        run_id=run.info.run_id,
+        name=tags.get("name", run.info.run_name or run.info.run_id),
+        kind=tags.get("kind", ""),
+        state=run.info.status,
+        start=run.info.start_time / 1000,
+        end=run.info.end_time / 1000 if run.info.end_time else None,
+        experiment=experiment,
+        experiment_id=run.info.experiment_id,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=tags,
+        parent_id=run.data.tags.get("mlflow.parentRunId"),
+    )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"tracking store {uri()} cannot be used: {_first_line(error)}", "check MLFLOW_TRACKING_URI and the store"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
