@@ -7,6 +7,7 @@ defaults (the published protocol) < preset < TOML file < `--set` < everyday opti
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,8 +52,12 @@ class DataConfig(Config):
     max_unreadable: Share = 0.01
     """Share of unreadable images above which a run stops; below it they are named, counted and left out."""
     cache_side: Positive | None = None
-    """Shorter side of the decoded images in the cache, pixels. None: `image_size / sqrt(smallest crop's share)`, so
-    that the smallest crop of pretraining is never enlarged. Images are never enlarged in the cache."""
+    """Shorter side of the decoded images in the cache, pixels. None: 2.24 times `image_size`, so that MoCo-v2's
+    smallest crop (0.2 of the area) is not enlarged. Images are never enlarged in the cache."""
+
+    def side(self, image_size: int) -> int:
+        """The shorter side in the cache for views of `image_size`; the same for pretraining and evaluation."""
+        return self.cache_side or math.ceil(image_size / math.sqrt(0.2))
 
 
 class MocoConfig(Config):
@@ -233,6 +238,8 @@ class EvaluateConfig(Config):
     precision: Precision = "auto"
     preset: Preset = "paper"
     log_every: Positive = 10
+    test: bool = True
+    """Compute the test figures. A sweep's trials leave the test images alone; its winner is tested once."""
     linear: LinearConfig = LinearConfig()
     knn: KnnConfig = KnnConfig()
     finetune: FinetuneConfig = FinetuneConfig()

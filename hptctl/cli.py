@@ -1,0 +1,107 @@
+"""The table of contents: every command, and the one boundary where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from hptctl.commands import datasets, demo, doctor, evaluate, pretrain, report, runs, sweep, ui
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt a self-supervised vision model to your own images: pretrain, evaluate, sweep, report.",
+    epilog="Start with `hptctl demo`, which needs no network and no images.",
+)
+app.command()(demo.demo)
+app.command()(pretrain.pretrain)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(sweep.app, name="sweep")
+app.command()(report.report)
+app.add_typer(runs.app, name="runs")
+app.add_typer(datasets.app, name="datasets")
+app.command()(ui.ui)
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from hptctl import __version__
+
+        typer.echo(f"hptctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["HPTCTL_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Entry point of `hptctl`."""
+    from hpt.errors import HptError
+    from hptctl import signals
+
+    signals.raise_on_signals()
+    _show_notes_when_they_come()
+    try:
+        app()
+    except HptError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(*_explain(error))
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error} (this is a fault of hptctl: --debug shows where)", 1)
+
+
+def _fail(text: str, exit_code: int) -> None:
+    from hptctl import console
+
+    if os.environ.get("HPTCTL_DEBUG") or "--debug" in sys.argv:
+        console.traceback()
+    console.error(text)
+    sys.exit(exit_code)
+
+
+def _explain(error: OSError) -> tuple[str, int]:
+    """Disks and permissions are the user's to mend."""
+    where = f": {error.filename}" if error.filename else ""
+    mend = {
+        errno.ENOSPC: "free some space and run it again",
+        errno.EDQUOT: "free some space and run it again",
+        errno.EROFS: "work in a folder that can be written",
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+    }.get(error.errno or 0)
+    text = f"{error.strerror or error}{where}"
+    return (f"{text}; {mend}", 2) if mend else (text, 1)
+
+
+def _show_notes_when_they_come() -> None:
+    """Route the libraries' notes to the console, which is imported (Rich with it) when the first one comes."""
+    import logging
+
+    class Late(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            from hptctl import console
+
+            console.show_library_notes()
+            logging.getLogger(record.name).handle(record)
+
+    for name in ("hpt", "hptctl"):
+        logger = logging.getLogger(name)
+        logger.handlers = [Late()]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

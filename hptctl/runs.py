@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hpt.errors import ConfigError, RunError, did_you_mean
+from hpt.errors import ConfigError, Interrupted, RunError, did_you_mean
 from hpt.files import write_text
 
 RUNS = Path("runs")
@@ -64,6 +64,9 @@ class Status(BaseModel):
     """One line: why it failed or stopped."""
     exit_code: int = 0
     results: dict[str, float] = {}
+    """The figures that the run ended with."""
+    facts: dict[str, str] = {}
+    """What was found on the way: hashes of data and weights, counts, hardware, what val chose."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,16 @@ class Run:
             reason="",
             exit_code=0,
         )
+
+    def write_failure(self, error: BaseException) -> None:
+        """Record why the run stopped; of several processes the first to fail has the word."""
+        if self.status().state in {"created", "running"}:
+            self.write_status(
+                state="interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed",
+                ended=time.time(),
+                reason=str(error) or type(error).__name__,
+                exit_code=getattr(error, "exit_code", 1),
+            )
 
     def append_metrics(self, metrics: dict[str, float], step: int) -> None:
         """One line of `metrics.jsonl`, on disk when this returns (to the system, not through a sync)."""
@@ -202,6 +215,8 @@ def all_runs() -> list[Run]:
 
 def find(text: str) -> Run | None:
     """The run of that name, folder or MLflow run id, if there is one."""
+    if not text:
+        return None
     for path in (RUNS / text, Path(text)):
         if (path / "run.json").is_file():
             return Run(path)

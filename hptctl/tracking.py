@@ -116,8 +116,8 @@ class Tracker:
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def open(self) -> Tracker:
-        """Create or reopen the MLflow run and start carrying; a store that is away costs a warning, not the run."""
-        self._try()
+        """Start carrying. The first push creates or reopens the MLflow run, and happens beside the work: MLflow's import
+        and the first use of a store take seconds. A store that is away costs a warning, not the run."""
         self._thread.start()
         return self
 
@@ -133,7 +133,7 @@ class Tracker:
         self._try()
 
     def _loop(self) -> None:
-        wait = FLUSH_SECONDS
+        wait = 0.0
         while not self._stop.wait(wait):
             wait = FLUSH_SECONDS if self._try() else min(60.0, wait * 2)
 
@@ -158,7 +158,7 @@ class _Push:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.file = run.path / "tracking.json"
-        self.state: dict[str, Any] = {"uri": uri(), "run_id": None, "sent": {}, "artifacts": {}, "state": None}
+        self.state: dict[str, Any] = {"uri": uri(), "run_id": None, "sent": {}, "facts": {}, "artifacts": {}, "state": None}
         if self.file.exists():
             saved = json.loads(self.file.read_bytes())
             if saved["uri"] == uri():  # another store has none of it yet
@@ -171,6 +171,7 @@ class _Push:
         if self.state["run_id"] is None:
             self._create(self.client)
         sent = self._metrics(self.client)
+        self._facts(self.client)
         self._artifacts(self.client)
         self._end(self.client)
         return sent
@@ -225,6 +226,16 @@ class _Push:
             self._save()
         return len(rows)
 
+    def _facts(self, mlflow_client: MlflowClient) -> None:
+        from mlflow.entities import RunTag
+
+        facts = self.run.status().facts
+        if facts != self.state["facts"]:
+            tags = [RunTag(f"hptctl.{key}", value[:5000]) for key, value in facts.items()]
+            mlflow_client.log_batch(self.state["run_id"], tags=tags)
+            self.state["facts"] = facts
+            self._save()
+
     def _artifacts(self, mlflow_client: MlflowClient) -> None:
         """Small files only: the run's documents and `artifacts/`; never checkpoints, which fill stores."""
         files = [self.run.path / "run.json", *(self.run.path / "artifacts").glob("*")]
@@ -263,10 +274,26 @@ def tracked(run: Run) -> Iterator[Tracker]:
         tracker.close()
 
 
+def carry(run: Run) -> None:
+    """Send what MLflow does not have of a run; as in a Tracker, a store that is away costs a warning."""
+    Tracker(run).close()
+
+
 def sync(run: Run) -> int:
     """Send what MLflow does not have of a run; returns the number of metric values sent."""
     with _readable():
         return _Push(run)()
+
+
+def check_store() -> str:
+    """What the store holds, in words; a SQLite store that does not exist yet is made.
+
+    Raises:
+        RunError: it cannot be used.
+    """
+    with _readable():
+        experiments = client().search_experiments()
+    return f"{len(experiments)} experiments"
 
 
 def read_runs(experiment: str | None = None) -> list[Record]:

@@ -1,0 +1,64 @@
+"""Checkpoints: whole or not there, checked before use, the last two kept.
+
+`step-00000500.pt` is written beside its place, synced and renamed; its SHA-256 follows in `step-00000500.sha256`, so a file
+without one was cut short, and one that differs was damaged (a flipped bit would load silently).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpt.errors import RunError
+from hpt.files import replacing, write_text
+
+log = logging.getLogger("hpt.checkpoint")
+
+KEEP = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` steps; of the older ones the newest stays."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    with replacing(path) as part:
+        torch.save({"step": step, **state}, part)
+    write_text(path.with_suffix(".sha256"), _digest(path))
+    for old in steps(folder)[:-KEEP]:
+        for file in (folder / f"step-{old:08d}.sha256", folder / f"step-{old:08d}.pt"):
+            file.unlink(missing_ok=True)
+    return path
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, ascending."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint, on the CPU; None when there is none yet.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    damaged = []
+    for step in reversed(steps(folder)):
+        path = folder / f"step-{step:08d}.pt"
+        seal = path.with_suffix(".sha256")
+        if seal.exists() and seal.read_text() == _digest(path):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+        damaged.append(path.name)
+        log.warning("checkpoint %s is cut short or damaged; trying the one before", path)
+    if damaged:
+        raise RunError(f"every checkpoint in {folder} is damaged ({', '.join(damaged)})", "start a new run")
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

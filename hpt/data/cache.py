@@ -1,0 +1,327 @@
+"""Images decoded once into a memory-mapped file of 8-bit pixels that all runs of a dataset share.
+
+    <cache>/images/
+      <stamp>.json         names, sizes and times of the files (or the archive's checksums) -> their entry
+      <entry>/             content of the images, side and version of the decoder
+        images.bin         each image as [3, H, W], one after the other
+        index.npz          height, width, digest of the file, sums of the pixels; one row an image
+        index.json         names, and what could not be read
+      <stamp>.lock, .building-<stamp>/      while a process builds
+
+An entry is built beside its place, synced and renamed, so a build that was killed leaves nothing that is
+read. An image changed without a change of its size and time of modification is not noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+import torch
+from filelock import FileLock, Timeout
+
+from hpt.data import decode
+from hpt.data.listing import Listing, Read, Unreadable
+from hpt.files import sync, write_text
+
+log = logging.getLogger("hpt.data")
+
+Progress = Callable[[int, int, str], None]
+"""done, total, what"""
+RGB = tuple[float, float, float]
+
+CHUNK = 8
+"""Images per task of a decoding thread: one by one, threads lose a third of their speed to the interpreter's
+lock."""
+SMALLEST_STD = 1e-3
+"""Images of one colour would otherwise be divided by zero."""
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Images as they lie in the cache."""
+
+    pixels: torch.Tensor
+    """uint8 [n, 3, H, W]: each image at the top left, padded with zeros to the largest of the batch."""
+    sizes: torch.Tensor
+    """int64 [n, 2]: height and width of each image."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the cache, open."""
+
+    names: tuple[str, ...]
+    quarantined: tuple[tuple[str, str], ...]
+    """Name and reason of each image that could not be read; they are not in `names`."""
+    sizes: npt.NDArray[np.int64]
+    """[N, 2] height and width."""
+    digests: npt.NDArray[np.uint8]
+    """[N, 16] of the files' bytes."""
+    sums: npt.NDArray[np.uint64]
+    """[N, 2, 3] sum of the pixels and of their squares, per channel."""
+    pixels: npt.NDArray[np.uint8]
+    """Flat, mapped read-only: [3, H, W] after [3, H, W]."""
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """[N] where each image starts in `pixels`."""
+        lengths = 3 * self.sizes.prod(axis=1)
+        offsets: npt.NDArray[np.int64] = np.cumsum(lengths) - lengths
+        return offsets
+
+    @cached_property
+    def equal(self) -> npt.NDArray[np.uint8] | None:
+        """`pixels` as [N, 3, H, W] where all images are of one size."""
+        if (self.sizes == self.sizes[0]).all():
+            return self.pixels.reshape(-1, 3, *self.sizes[0])
+        return None
+
+    def image(self, row: int) -> npt.NDArray[np.uint8]:
+        """[3, H, W], a view of the map."""
+        height, width = self.sizes[row]
+        return self.pixels[self.offsets[row] :][: 3 * height * width].reshape(3, height, width)
+
+    def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[RGB, RGB]:
+        """Mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
+        total = self.sums[rows].sum(axis=0).astype(np.float64)
+        pixels = float(self.sizes[rows].prod(axis=1).sum())
+        mean = total[0] / pixels
+        std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
+        return _rgb(mean / 255), _rgb(np.maximum(std / 255, SMALLEST_STD))
+
+
+class Images:
+    """Images without labels: all that pretraining ever gets."""
+
+    def __init__(self, entry: Entry, rows: npt.NDArray[np.int64], mean: RGB, std: RGB) -> None:
+        self._entry = entry
+        self._rows = rows
+        self.mean = mean
+        """Per channel, in [0, 1]; with `std`, for normalisation."""
+        self.std = std
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Relative posix names, one per image."""
+        return tuple(self._entry.names[row] for row in self._rows)
+
+    def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Images:
+        """Some of the images, in the order of `indices`, with the same mean and std."""
+        return Images(self._entry, self._rows[np.asarray(indices, dtype=np.int64)], self.mean, self.std)
+
+    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
+        """A copy of some images; images of one size cost one gather, others a copy each and the padding."""
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        sizes = self._entry.sizes[rows]
+        if self._entry.equal is not None:
+            return RawBatch(torch.from_numpy(self._entry.equal[rows]), torch.from_numpy(sizes))
+        pixels = np.zeros((len(rows), 3, *sizes.max(axis=0)), dtype=np.uint8)
+        for padded, row, (height, width) in zip(pixels, rows, sizes, strict=True):
+            padded[:, :height, :width] = self._entry.image(row)
+        return RawBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
+
+
+def root() -> Path:
+    """Where caches live: `$HPTCTL_CACHE`, or the system's place for them."""
+    given = os.environ.get("HPTCTL_CACHE")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("hptctl"))
+
+
+def open_or_build(listing: Listing, side: int, progress: Progress | None = None) -> Entry:
+    """The decoded images of a listing; they are read only where no entry holds them yet.
+
+    Processes that need the same images wait for the first of them. Memory holds a few chunks of images per
+    core.
+
+    Raises:
+        OSError: the cache cannot be written, for example because the disk is full; nothing is left behind.
+    """
+    folder = root() / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = _stamp(listing, side)
+    entry = _find(folder, stamp)
+    if entry is not None:
+        return entry
+    lock = FileLock(folder / f"{stamp}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is decoding these images; waiting for it")
+        lock.acquire()
+    try:
+        entry = _find(folder, stamp)
+        if entry is None:
+            building = folder / f".building-{stamp}"
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir()
+            try:
+                key = _build(listing, side, building, progress)
+                _publish(building, folder / key)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+            write_text(folder / f"{stamp}.json", json.dumps({"entry": key}))
+            entry = _open(folder / key)
+        return entry
+    finally:
+        lock.release()
+
+
+def _stamp(listing: Listing, side: int) -> str:
+    digest = hashlib.sha256(f"{decode.VERSION} {side}\n".encode())
+    for text in (*listing.names, *listing.source.stamp(listing.names)):
+        digest.update(text.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()[:32]
+
+
+def _find(folder: Path, stamp: str) -> Entry | None:
+    try:
+        key = str(json.loads((folder / f"{stamp}.json").read_bytes())["entry"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError):
+        log.warning("the cache's %s.json is damaged; decoding the images again", stamp)
+        return None
+    try:
+        return _open(folder / key)
+    except FileNotFoundError:
+        return None
+    except _Damaged as error:
+        log.warning("cache entry %s is damaged (%s); decoding the images again", key, error)
+        return None
+
+
+class _Damaged(Exception):
+    """A cache entry does not hold what its index says."""
+
+
+def _open(path: Path) -> Entry:
+    try:
+        facts = json.loads((path / "index.json").read_bytes())
+        with np.load(path / "index.npz", allow_pickle=False) as index:
+            arrays = {name: index[name] for name in ("sizes", "digests", "sums")}
+        names = tuple(facts["names"])
+        quarantined = tuple((name, reason) for name, reason in facts["quarantined"])
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _Damaged(f"its index: {error}") from None
+    if any(len(array) != len(names) for array in arrays.values()):
+        raise _Damaged("its index is incomplete")
+    expected = int(3 * arrays["sizes"].prod(axis=1).sum())
+    file = path / "images.bin"
+    if file.stat().st_size != expected:
+        raise _Damaged(f"images.bin has {file.stat().st_size:,} bytes instead of {expected:,}")
+    pixels: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+    if expected:  # an empty file cannot be mapped
+        pixels = np.memmap(file, dtype=np.uint8, mode="r")
+    return Entry(names=names, quarantined=quarantined, pixels=pixels, **arrays)
+
+
+def _publish(building: Path, place: Path) -> None:
+    """Rename a finished entry to its place; the same images from elsewhere may have been there first."""
+    with FileLock(place.parent / "publish.lock"):
+        with suppress(FileNotFoundError, _Damaged):
+            _open(place)
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        building.rename(place)
+        sync(place.parent)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    digest: bytes
+    size: tuple[int, int]
+    sums: npt.NDArray[np.uint64]
+    pixels: bytes
+
+
+def _build(listing: Listing, side: int, folder: Path, progress: Progress | None) -> str:
+    """Write an entry's files into `folder`; the key under which it is kept."""
+    names: list[str] = []
+    quarantined: list[tuple[str, str]] = []
+    decoded: list[tuple[tuple[int, int], bytes, npt.NDArray[np.uint64]]] = []
+    with (folder / "images.bin").open("wb") as file, decode.quiet(), listing.source.open() as read:
+        for done, (name, image) in enumerate(_decode_all(read, listing.names, side), start=1):
+            if isinstance(image, str):
+                quarantined.append((name, image))
+            else:
+                names.append(name)
+                decoded.append((image.size, image.digest, image.sums))
+                file.write(image.pixels)
+            if progress is not None and (done % CHUNK == 0 or done == len(listing.names)):
+                progress(done, len(listing.names), "reading images")
+    sizes, digests, sums = zip(*decoded, strict=True) if decoded else ((), (), ())
+    arrays: dict[str, Any] = {
+        "sizes": np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        "digests": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16),
+        "sums": np.array(sums, dtype=np.uint64).reshape(-1, 2, 3),
+    }
+    np.savez(folder / "index.npz", **arrays)
+    facts = json.dumps({"names": names, "quarantined": quarantined})
+    (folder / "index.json").write_text(facts, encoding="utf-8")
+    for file_name in ("images.bin", "index.npz", "index.json"):
+        sync(folder / file_name)
+    key = hashlib.sha256(f"{decode.VERSION} {side} {facts}".encode())
+    key.update(arrays["digests"].tobytes())
+    return key.hexdigest()[:32]
+
+
+def _decode_all(read: Read, names: Sequence[str], side: int) -> Iterator[tuple[str, _Decoded | str]]:
+    """Each name with its image, or with the reason why it cannot be read; in order, decoded by all cores.
+
+    Threads, because Pillow decodes without the interpreter's lock: on two cores photographs of 500 x 375 came
+    at 630 a second (330 in one thread, 420 in two processes, which must send the pixels); of 64 x 64, 5,000
+    (9,000, 8,700).
+    """
+
+    def decode_chunk(chunk: Sequence[str]) -> list[tuple[str, _Decoded | str]]:
+        return [(name, _decode(read, name, side)) for name in chunk]
+
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunks = iter([names[i : i + CHUNK] for i in range(0, len(names), CHUNK)])
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[list[tuple[str, _Decoded | str]]]] = deque()
+        try:
+            ahead.extend(pool.submit(decode_chunk, chunk) for chunk in islice(chunks, 2 * workers))
+            while ahead:
+                yield from ahead.popleft().result()
+                ahead.extend(pool.submit(decode_chunk, chunk) for chunk in islice(chunks, 1))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode(read: Read, name: str, side: int) -> _Decoded | str:
+    try:
+        data = read(name)
+        pixels = decode.decode(data, side)
+    except Unreadable as error:
+        return str(error)
+    squares = np.square(pixels, dtype=np.uint16)  # 255 squared fits
+    sums = np.stack([values.sum(axis=(1, 2), dtype=np.uint64) for values in (pixels, squares)])
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, pixels.tobytes())
+
+
+def _rgb(values: npt.NDArray[np.float64]) -> RGB:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,177 @@
+"""A name or a path to images, labels and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpt.config import DataConfig
+from hpt.data import cache, catalog, folder, splits
+from hpt.data.cache import Entry, Images, Progress
+from hpt.data.catalog import METRICS, Row, Task
+from hpt.data.listing import Labels, Listing
+from hpt.errors import DataError, did_you_mean
+
+log = logging.getLogger("hpt.data")
+
+NAMED = 3
+"""Unreadable images named in a message."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, labels and splits, ready for use."""
+
+    name: str
+    """A name of the catalogue, or the stem of the folder or zip file."""
+    task: Task
+    classes: tuple[str, ...]
+    """Empty: unlabelled."""
+    metric: str
+    """The headline metric: `top1` of single-label sets, `auroc` of multi-label sets."""
+    images: Images
+    """Every readable image, of all splits."""
+    labels: Labels
+    """int64 [N], -1 where unlabelled; float32 [N, C] of a multi-label set."""
+    splits: Mapping[str, splits.Indices]
+    """`train`, `val`, `test`: sorted indices into images and labels; may be empty."""
+    quarantined: tuple[tuple[str, str], ...]
+    """Name and reason of each unreadable image."""
+    fingerprint: str
+    """Hex over names, contents and labels: the same wherever the images lie."""
+    split_fingerprint: str
+    """Hex over which image is in which split."""
+
+    def pretraining_images(self) -> Images:
+        """Train and val, never test, without labels."""
+        return self.images.subset(_pretraining(self.splits))
+
+    def split(self, name: str) -> tuple[Images, Labels]:
+        """The images of a split and their labels.
+
+        Raises:
+            DataError: the split has no images, or no labels.
+        """
+        indices = self.splits[name]
+        if not len(indices):
+            raise DataError(
+                f"{self.name} has no {name} images", "add some, or use the set for pretraining only"
+            )
+        labels = self.labels[indices]
+        if labels.ndim == 1 and (labels < 0).any():
+            raise DataError(
+                f"the {name} images of {self.name} have no labels",
+                "sort them into one folder per class to evaluate on them; pretraining needs no labels",
+            )
+        return self.images.subset(indices), labels
+
+
+def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | None = None) -> Dataset:
+    """The dataset of that name of the catalogue, or else in that folder or zip file.
+
+    Images are decoded on the first call, with their shorter side reduced to `side` pixels (for which the
+    caller has asked `config.cache_side`), and come from the cache afterwards. A name wins over a folder of
+    that name; `./name` is always the folder.
+
+    Raises:
+        DataError: nothing of that name, no images, too many unreadable ones, or a layout that is not clear.
+        OSError: the cache cannot be written.
+    """
+    row, listing = _resolve(dataset)
+    name = row.name if row else _stem(dataset)
+    task: Task = row.task if row else "single-label"
+    entry = cache.open_or_build(listing, side, progress)
+    _check_quarantine(name, entry, config.max_unreadable)
+
+    at = {image: i for i, image in enumerate(listing.names)}
+    readable = np.array([at[image] for image in entry.names], dtype=np.int64)
+    labels = listing.labels[readable]
+    indices = splits.complete(
+        name, entry.names, labels, [listing.splits[i] for i in readable], config.split_seed
+    )
+    mean, std = row.mean if row else None, row.std if row else None
+    if mean is None or std is None:
+        mean, std = entry.mean_std(_pretraining(indices))
+    return Dataset(
+        name=name,
+        task=task,
+        classes=listing.classes,
+        metric=METRICS[task],
+        images=Images(entry, np.arange(len(entry.names)), mean, std),
+        labels=labels,
+        splits=indices,
+        quarantined=entry.quarantined,
+        fingerprint=_fingerprint(entry, labels, listing.classes),
+        split_fingerprint=splits.fingerprint(entry.names, indices),
+    )
+
+
+def _resolve(dataset: str) -> tuple[Row | None, Listing]:
+    is_path = dataset.startswith((".", "~")) or any(mark in dataset for mark in ("/", os.sep))
+    row = None if is_path else catalog.find(dataset)
+    if row is not None:
+        return row, row.listing()
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        return None, folder.list_folder(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return None, folder.list_zip(path)
+    if path.exists():
+        raise DataError(
+            f"{dataset} is neither a folder nor a zip file", "name a folder of images, or a .zip of one"
+        )
+    known = ", ".join(catalog.CATALOG)
+    if is_path or path.suffix:
+        raise DataError(f"no such folder or zip file: {dataset}", f"check the path, or choose one of {known}")
+    raise DataError(
+        f"unknown dataset '{dataset}'{did_you_mean(dataset, catalog.CATALOG)}, and no such folder",
+        f"choose one of {known}, or name a folder or a zip file",
+    )
+
+
+def _stem(dataset: str) -> str:
+    path = Path(dataset).expanduser().resolve()
+    return path.stem if path.suffix.lower() == ".zip" else path.name
+
+
+def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:
+    return np.sort(np.concatenate([indices["train"], indices["val"]]))
+
+
+def _check_quarantine(name: str, entry: Entry, allowed: float) -> None:
+    bad, total = len(entry.quarantined), len(entry.quarantined) + len(entry.names)
+    if not bad:
+        return
+    first = _first(entry.quarantined)
+    if bad == total:
+        raise DataError(f"none of the {total:,} images of {name} can be read: {first}", "check the files")
+    if bad > allowed * total:
+        enough = math.ceil(100 * bad / total) / 100
+        raise DataError(
+            f"{bad:,} of {total:,} images of {name} cannot be read, over the limit of {allowed:.4g}: {first}",
+            f"mend or remove them, or leave them out by --set data.max_unreadable={enough:g}",
+        )
+    log.warning("%s: %d of %d images cannot be read and are left out: %s", name, bad, total, first)
+
+
+def _first(quarantined: Sequence[tuple[str, str]]) -> str:
+    named = ", ".join(f"{name} ({reason})" for name, reason in quarantined[:NAMED])
+    return named if len(quarantined) <= NAMED else f"{named}, ..."
+
+
+def _fingerprint(entry: Entry, labels: Labels, classes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for name, content, label in zip(entry.names, entry.digests, labels, strict=True):
+        if labels.ndim == 2:
+            text = ",".join(c for c, value in zip(classes, label, strict=True) if value > 0)
+        else:
+            text = classes[label] if label >= 0 else ""
+        digest.update(f"{name}\0{text}\0".encode("utf-8", "surrogateescape") + content.tobytes())
+    return digest.hexdigest()[:32]

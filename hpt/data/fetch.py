@@ -1,0 +1,213 @@
+"""Downloads that resume, and that are the right file or none at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.error import HTTPError, URLError
+
+import platformdirs
+from filelock import FileLock
+
+from hpt.errors import DataError
+from hpt.files import sync
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""Called as (bytes so far, bytes in all or 0 where the server does not say, file name)."""
+
+_TIMEOUT = 30.0  # seconds, to connect and for each read
+_PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt
+_CHUNK = 1 << 20
+_CHANGED = "the file behind the address has changed"
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """A published checksum: the whole hexadecimal digest, or as many leading digits as were published."""
+
+    algorithm: Literal["md5", "sha256"]
+    digest: str
+
+    def of(self, path: Path) -> str:
+        """The whole digest of a file."""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, self.algorithm).hexdigest()
+
+
+class _Dropped(Exception):
+    """The connection failed in a way that another attempt may mend."""
+
+
+def cache_folder() -> Path:
+    """Where downloads and caches live: `$HPTCTL_CACHE`, or the system's folder for user caches."""
+    chosen = os.environ.get("HPTCTL_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("hptctl")
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    checksum: Checksum | None,
+    size: int | None,
+    progress: Progress | None = None,
+) -> None:
+    """Fetch `url` into `path`, which appears whole and checked or not at all. One that exists is left alone.
+
+    Of several processes that want one path, one fetches it. What has come so far lies in `<path>.part`; where
+    there is a checksum to notice a mixture of two versions, a later call goes on from there.
+
+    Args:
+        size: bytes, where published.
+
+    Raises:
+        DataError: the host cannot be reached or refuses, the file has another size or checksum, or cannot be
+            written.
+    """
+    host = urllib.parse.urlsplit(url).hostname
+    if not url.startswith(("https://", "http://")) or not host:
+        raise DataError(f"cannot fetch {url}: only https and http addresses are fetched")
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():  # another process fetched it meanwhile
+                return
+            if checksum is None:
+                part.unlink(missing_ok=True)
+            _receive_with_patience(url, host, part, size, progress or _silent)
+            _verify(part, path.name, host, checksum, size)
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path} ({error.strerror or error})", "free some space or choose another folder"
+        ) from None
+
+
+def _silent(done: int, total: int, name: str) -> None:
+    pass
+
+
+def _receive_with_patience(url: str, host: str, part: Path, size: int | None, progress: Progress) -> None:
+    for pause in (*_PAUSES, None):
+        try:
+            return _receive(url, host, part, size, progress)
+        except _Dropped as error:
+            reason = str(error)
+        if pause is not None:
+            logger.warning("%s: %s; trying again in %g s", host, reason, pause)
+            time.sleep(pause)
+    raise DataError(
+        f"cannot fetch {part.stem} from {host} ({reason}, {len(_PAUSES) + 1} times)",
+        "try again later: it goes on where it stopped",
+    )
+
+
+def _receive(url: str, host: str, part: Path, size: int | None, progress: Progress) -> None:
+    """One attempt to complete `part`, from where it ends."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "hptctl"} | ({"Range": f"bytes={start}-"} if start else {})
+    response = _open(urllib.request.Request(url, headers=headers), host, resuming=start > 0)
+    if response is None:
+        part.unlink()
+        raise _Dropped("it has nothing after what came before")
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            start = 0
+        elif not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise _Dropped("it sent another part of the file than was asked for")
+        length = response.headers["Content-Length"]
+        total = start + int(length) if length and length.isdecimal() else 0
+        if size is not None and total and total != size:
+            raise DataError(
+                f"{host} offers {part.stem} with {total:,} bytes, not the published {size:,}", _CHANGED
+            )
+        done = start
+        with part.open("ab" if start else "wb") as file:
+            progress(done, total, part.stem)
+            while chunk := _read(response):
+                file.write(chunk)
+                done += len(chunk)
+                progress(done, total, part.stem)
+    if total and done < total:
+        raise _Dropped(f"the connection broke after {done:,} of {total:,} bytes")
+
+
+def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http.client.HTTPResponse | None:
+    """The response; None when there is nothing to go on with (416)."""
+    # Not the default opener, which would follow a redirect to ftp.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    try:
+        response: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT)
+    except HTTPError as error:
+        error.close()
+        if resuming and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return None
+        answer = f"{error.code} {error.reason}"
+        if error.code in _TRANSIENT:
+            raise _Dropped(f"it answered {answer}") from None
+        raise DataError(
+            f"{host} answered {answer} for {request.full_url}", "the file may have moved"
+        ) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, TimeoutError | ConnectionResetError | http.client.RemoteDisconnected):
+            raise _Dropped(_why(reason)) from None
+        raise DataError(
+            f"cannot reach {host} ({_why(reason)})", "check the network and the proxy settings"
+        ) from None
+    return response
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Dropped(f"the connection broke: {_why(error)}") from None
+
+
+def _why(reason: object) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {_TIMEOUT:g} s"
+    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
+
+
+def _verify(part: Path, name: str, host: str, checksum: Checksum | None, size: int | None) -> None:
+    found = part.stat().st_size
+    if size is not None and found != size:
+        part.unlink()
+        raise DataError(f"{name} from {host} has {found:,} bytes, not the published {size:,}", _CHANGED)
+    if checksum is not None and not (digest := checksum.of(part)).startswith(checksum.digest.lower()):
+        part.unlink()
+        shown = digest[: len(checksum.digest)]
+        raise DataError(
+            f"{name} from {host} has {checksum.algorithm} {shown}, not the published {checksum.digest}",
+            f"{_CHANGED}, or was damaged on its way: try again",
+        )

@@ -1,0 +1,66 @@
+"""What a dataset holds, before any image is read: names, labels, splits, and where the bytes come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Labels = npt.NDArray[Any]
+"""int64 [N], -1 where unlabelled; float32 [N, C] of a multi-label set."""
+Read = Callable[[str], bytes]
+
+
+class Unreadable(Exception):
+    """One image cannot be read, and why. It ends in the quarantine and never leaves this package."""
+
+
+class Source(Protocol):
+    """Where an image's bytes come from, by name."""
+
+    def stamp(self, names: Iterable[str]) -> Iterator[str]:
+        """Text that changes when an image does, found without reading the images."""
+
+    def open(self) -> AbstractContextManager[Read]:
+        """A reader that several threads may call; it raises `Unreadable`."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a dataset, sorted by name."""
+
+    source: Source
+    names: tuple[str, ...]
+    """Relative posix names, unique and sorted."""
+    splits: tuple[Split, ...]
+    """One per image. A split that no image is in, `load` cuts from train where train has labels."""
+    labels: Labels
+    classes: tuple[str, ...]
+
+    @classmethod
+    def single_label(
+        cls,
+        source: Source,
+        images: Mapping[str, tuple[Split, str | None]],
+        classes: Iterable[str] | None = None,
+    ) -> Listing:
+        """From the split and the class (None: unlabelled) of each name; `classes` default to those that
+        occur."""
+        if classes is None:
+            classes = sorted({label for _, label in images.values() if label is not None})
+        classes = tuple(classes)
+        number = {label: i for i, label in enumerate(classes)}
+        names = sorted(images)
+        return cls(
+            source=source,
+            names=tuple(names),
+            splits=tuple(images[name][0] for name in names),
+            labels=np.array([number.get(images[name][1] or "", -1) for name in names], dtype=np.int64),
+            classes=classes,
+        )

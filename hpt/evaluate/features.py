@@ -1,0 +1,63 @@
+"""Pooled features of a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hpt import augment
+from hpt.data.cache import Images, Progress
+from hpt.data.loader import raw_batch
+
+BATCH = 256
+View = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def frozen(backbone: nn.Module) -> Iterator[None]:
+    """Without gradients, and with BatchNorm in eval mode: in train mode it would move its running statistics."""
+    was = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        backbone.train(was)
+
+
+def embed(
+    backbone: nn.Module, images: Images, size: int, device: torch.device, *, bf16: bool, progress: Progress, what: str
+) -> Tensor:
+    """Features [n, d] of the test views, fp32 on the device."""
+    parts = []
+    with frozen(backbone), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for rows in torch.arange(len(images)).split(BATCH):
+            raw = raw_batch(images, rows, device)
+            parts.append(backbone(augment.centre_view(raw, size, images.mean, images.std)).float())
+            progress(int(rows[-1]) + 1, len(images), what)
+    return torch.cat(parts)
+
+
+def embed_views(
+    backbone: nn.Module,
+    images: Images,
+    rows: Tensor,
+    uniform: Tensor,
+    min_scale: float,
+    size: int,
+    device: torch.device,
+    *,
+    bf16: bool,
+) -> Tensor:
+    """Features [n, d] of random crops and flips of the images `rows` [n], drawn by `uniform` [n, augment.COLUMNS]."""
+    policy = augment.crop_policy(min_scale)
+    parts = []
+    with frozen(backbone), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for some, numbers in zip(rows.split(BATCH), uniform.split(BATCH), strict=True):
+            raw = raw_batch(images, some, device)
+            view = augment.parameters(numbers, raw.sizes, policy)
+            parts.append(backbone(augment.train_view(raw, view, size, images.mean, images.std)).float())
+    return torch.cat(parts)

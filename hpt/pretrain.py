@@ -1,0 +1,281 @@
+"""Pretraining: build, restore, loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hpt import augment, checkpoint, encoder, weights
+from hpt.config import PretrainConfig
+from hpt.data.cache import Images, Progress
+from hpt.data.loader import Order, raw_batch
+from hpt.errors import DataError, HptError, Interrupted
+from hpt.moco import MoCo, average_statistics
+from hpt.processes import Processes, choose_device, use_bf16
+from hpt.randomness import generator
+from hpt.schedule import cosine
+from hpt.strategies import STRATEGIES
+
+log_ = logging.getLogger("hpt.pretrain")
+
+Log = Callable[[dict[str, float], int], None]
+Stop = Callable[[], int]
+STOP_EVERY_ON_GPU = 10
+"""Steps between looks at the stop signal of several GPU processes: each look waits for the device."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pretraining leaves."""
+
+    backbone: Path
+    sha256: str
+    results: dict[str, float]
+
+
+def pretrain(
+    config: PretrainConfig,
+    images: Images,
+    start: Mapping[str, Tensor] | None,
+    folder: Path,
+    *,
+    processes: Processes,
+    log: Log,
+    progress: Progress,
+    stop: Stop = lambda: 0,
+) -> Outcome:
+    """Pretrain on `images` and write `backbone.safetensors` into `folder`; goes on from the newest checkpoint there.
+
+    `start` is the base (torchvision's keys without `fc`), None for random weights. `log` gets metrics every `log_every`
+    steps on the main process; `stop` returns the number of a signal that asks to stop, or 0.
+
+    Raises:
+        Interrupted: `stop` said so; a checkpoint of that step is saved.
+        HptError: the loss is no longer finite.
+    """
+    strategy = STRATEGIES[config.strategy]
+    backbone = encoder.build(config.backbone, seed=config.seed)
+    if start is not None:
+        backbone.load_state_dict(dict(start), strict=True)
+    if strategy.trains == "running-statistics":
+        results = estimate_statistics(config, backbone, images, processes, progress)
+    else:
+        results = _train(config, backbone, images, folder, processes, log, progress, stop)
+    path = folder / "backbone.safetensors"
+    sha256 = ""
+    if processes.main:
+        facts = {"strategy": config.strategy, "backbone": config.backbone, "steps": str(config.steps)}
+        sha256 = weights.save(backbone.state_dict(), path, metadata=facts)
+    return Outcome(path, sha256, results)
+
+
+def _train(
+    config: PretrainConfig,
+    backbone: nn.Module,
+    images: Images,
+    folder: Path,
+    processes: Processes,
+    log: Log,
+    progress: Progress,
+    stop: Stop,
+) -> dict[str, float]:
+    # ---- build
+    device = processes.device
+    moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
+    moco.train_only(STRATEGIES[config.strategy])
+    moco.to(device).train()
+    trained = [p for p in moco.query.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        trained, config.base_lr, config.optimizer.momentum, weight_decay=config.optimizer.weight_decay
+    )
+    order = Order(len(images), config.batch_size, config.seed)
+    query_norms, key_norms = encoder.batch_norms(moco.query), encoder.batch_norms(moco.key)
+    running = [b for bn in query_norms + key_norms for b in (bn.running_mean, bn.running_var) if b is not None]
+    checkpoints = folder / "checkpoints"
+
+    # ---- restore
+    first = 0
+    saved = checkpoint.newest(checkpoints)
+    if saved is not None:
+        moco.load_state_dict(saved["moco"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = int(saved["step"])
+        log_.info("going on from step %d of %d", first, config.steps)
+    query = processes.replicate(moco.query)
+
+    def save(step: int) -> None:
+        processes.average_(running)
+        if processes.main:
+            state = {"moco": moco.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save(checkpoints, step, state)
+        processes.wait()
+
+    # ---- loop
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
+    group, groups = config.bn_group, config.bn_groups // processes.count  # this process's share of the step
+    mine = slice(processes.rank * groups * group, (processes.rank + 1) * groups * group)
+    look = STOP_EVERY_ON_GPU if processes.count > 1 and device.type == "cuda" else 1
+    filled = -(-config.moco.queue_size // config.batch_size)  # steps until the queue holds no random keys
+    window, since, easy, results = 0, time.perf_counter(), True, {}
+    for step in range(first, config.steps):
+        draw = order.draw(step)
+        lr = cosine(step, config.steps, config.base_lr)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr
+
+        moco.update_key_encoder()
+        key_views = _views(config, images, draw.images[draw.shuffle], draw.key, mine, device)
+        key_rows = []
+        with torch.no_grad(), autocast:
+            for i, view in enumerate(key_views):
+                average_statistics(key_norms, i, groups)
+                key_rows.append(moco.key(view))  # g x dim
+        shuffled = processes.gather(torch.cat(key_rows))  # B x dim, as shuffled
+        keys = torch.empty_like(shuffled)
+        keys[draw.shuffle.to(device)] = shuffled  # B x dim, in the order of the queries
+
+        loss_sum = torch.zeros((), device=device)
+        ranked_first = torch.zeros((), device=device)
+        query_views = _views(config, images, draw.images, draw.query, mine, device)
+        for i, view in enumerate(query_views):
+            average_statistics(query_norms, i, groups)
+            last = i == groups - 1
+            with nullcontext() if last or processes.count == 1 else query.no_sync():  # type: ignore[operator]
+                with autocast:
+                    queries = query(view)  # g x dim
+                own = keys[mine][i * group : (i + 1) * group]
+                loss, correct = moco.loss(queries, own)
+                (loss / groups).backward()
+            loss_sum += loss.detach() / groups
+            ranked_first += correct / (groups * group)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        moco.enqueue(keys)
+
+        done = step + 1
+        window += 1
+        if done % config.log_every == 0 or done in (1, config.steps):
+            processes.average_([loss_sum, ranked_first])
+            now = time.perf_counter()
+            results = {
+                "loss": loss_sum.item(),
+                "contrastive_top1": ranked_first.item(),
+                "lr": lr,
+                "images_per_second": window * config.batch_size / (now - since),
+            }
+            window, since = 0, now
+            if not results["loss"] < float("inf"):
+                raise HptError(
+                    f"the loss is {results['loss']} at step {done}",
+                    "lower optimizer.lr, or use --precision fp32; the last checkpoint is kept",
+                )
+            if processes.main:
+                log(results, done)
+            if easy and results["contrastive_top1"] > 0.999 and done < filled:
+                easy = False
+                log_.info(
+                    "contrastive accuracy is 100 %% at step %d because most keys of the queue are still random;"
+                    " expect it to fall until step %d",
+                    done,
+                    filled,
+                )
+        progress(done, config.steps, "training")
+        signum = processes.largest(stop()) if done % look == 0 else 0
+        if done % config.checkpoint_every == 0 or done == config.steps or signum:
+            save(done)
+        if signum and done < config.steps:
+            raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
+    processes.average_(running)
+    return results
+
+
+def _views(
+    config: PretrainConfig,
+    images: Images,
+    indices: Tensor,
+    random: torch.Generator,
+    mine: slice,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """This process's views of the global batch `indices` [B], one BatchNorm group [g, 3, s, s] at a time."""
+    uniform = augment.draw(len(indices), random)
+    for rows in torch.arange(len(indices))[mine].split(config.bn_group):
+        raw = raw_batch(images, indices[rows], device)
+        view = augment.parameters(uniform[rows], raw.sizes, config.augment)
+        yield augment.train_view(
+            raw, view, config.image_size, images.mean, images.std, config.augment.blur_sigma[1]
+        )
+
+
+@torch.no_grad()
+def estimate_statistics(
+    config: PretrainConfig, backbone: nn.Module, images: Images, processes: Processes, progress: Progress
+) -> dict[str, float]:
+    """Strategy `base`: BatchNorm's running mean and variance become their averages over one pass of test views.
+
+    Groups of 64 as in pretraining (fewer where there are fewer images); a last group of one image is left out, since
+    one image's statistics at a 1 x 1 feature map are none.
+    """
+    if len(images) < 2:
+        raise DataError("one image has no statistics", "add images")
+    backbone.to(processes.device).train()
+    norms = encoder.batch_norms(backbone)
+    for bn in norms:
+        bn.reset_running_stats()
+        bn.momentum = None  # cumulative average
+    seen = 0
+    order = torch.randperm(len(images), generator=generator(config.seed, "statistics"))
+    for group in order.split(64):  # shuffled: groups of one class would bias the variance
+        if len(group) > 1:
+            raw = raw_batch(images, group, processes.device)
+            backbone(augment.centre_view(raw, config.image_size, images.mean, images.std))
+        seen += len(group)
+        progress(seen, len(images), "estimating statistics")
+    for bn in norms:
+        bn.momentum = 0.1
+    return {"images": float(len(images))}
+
+
+def step_seconds(config: PretrainConfig) -> float:
+    """Seconds of one step of the model alone on this machine: a few images through both encoders, scaled up."""
+    device = choose_device(config.device)
+    model = encoder.build(config.backbone, seed=0).to(device).train()
+    few = min(8, config.bn_group)
+    images = torch.randn(few, 3, config.image_size, config.image_size, device=device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
+    best = float("inf")
+    for _ in range(3):  # the first pass pays for warming up
+        start = time.perf_counter()
+        with autocast:
+            with torch.no_grad():
+                model(images)
+            loss = model(images).square().mean()
+        loss.backward()
+        loss.item()
+        best = min(best, time.perf_counter() - start)
+    return best * config.batch_size / few / config.processes
+
+
+def notes(config: PretrainConfig, images: int) -> Iterator[str]:
+    """What will look odd in this run and is not, one line each."""
+    if config.strategy == "base":
+        return
+    queue = config.moco.queue_size
+    filled = -(-queue // config.batch_size)
+    if queue > images:
+        yield (
+            f"the queue of {queue:,} keys is larger than the {images:,} images: a query's own image is among its negatives "
+            f"about {queue // images} times, which keeps the loss up (moco.queue_size sets it)"
+        )
+    if filled > 1:
+        yield (
+            f"the queue starts with random keys, which are easy: the loss rises and the accuracy falls until step {filled:,}"
+        )
+

@@ -1,0 +1,104 @@
+"""The processes of one run: who this one is, and the few things that they share.
+
+One process needs no framework. Several were started by `accelerate launch` (or any launcher that sets torch.distributed's
+environment), and Accelerate's state tells each its rank and device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from hpt.errors import ConfigError, HptError
+
+
+class Processes:
+    """This process among `count`."""
+
+    def __init__(self, count: int, device: str = "auto") -> None:
+        """Join the run's processes.
+
+        Raises:
+            ConfigError: no such device here. HptError: the launcher started another number of processes.
+        """
+        self.count = count
+        self.rank = 0
+        self.device = choose_device(device)
+        if count > 1:
+            from accelerate import PartialState
+
+            state = PartialState(cpu=self.device.type == "cpu")
+            self.rank, self.device = state.process_index, state.device
+            if state.num_processes != count:
+                raise HptError(f"the run wants {count} processes, but the launcher started {state.num_processes}")
+        self.main = self.rank == 0
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """[n, d] of every process -> [count * n, d], in the order of their ranks."""
+        if self.count == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, with one message."""
+        tensors = list(tensors)
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers: how they agree to stop at the same step."""
+        if self.count == 1:
+            return number
+        shared = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+        return int(shared)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def leave(self) -> None:
+        """Take the process group down."""
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """The module, its gradients averaged over the processes. BatchNorm's buffers stay each process's own."""
+        if self.count == 1:
+            return module
+        ids = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: the first CUDA device, else Apple's, else the CPU.
+
+    Raises:
+        ConfigError: the device is not on this machine.
+    """
+    if name == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)) if kind == "cuda" else None)
+    device = torch.device(name)
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= count:
+        raise ConfigError(f"device {name} is not on this machine, which has {count} of {device.type}", "use --device auto")
+    return device
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bf16: asked for, or `auto` on a GPU that does it in hardware."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"

@@ -1,0 +1,488 @@
+"""Anybody's ResNet weights: read without running code, recognised by structure, each tensor accounted for.
+
+A file becomes dictionaries of tensors, one for each container in it (`state_dict`, `model`, `student`, ...).
+In these the encoder is wherever `P + conv1.weight` and `P + layer1.0.conv1.weight` are, for some prefix P. So
+nothing has to know which wrappers a file went through. A layout with other key names is one more row of
+`_LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import re
+import urllib.parse
+import warnings
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hpt import encoder as encoders
+from hpt.data.fetch import Checksum, Progress, cache_folder, download
+from hpt.errors import DataError, WeightsError
+from hpt.files import replacing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone from a file, and what became of everything else in the file."""
+
+    state: dict[str, Tensor] = field(repr=False)
+    """torchvision's ResNet keys without `fc`, fp32 on the CPU. BatchNorm's step counters
+    (`num_batches_tracked`) are 0 where the file has none."""
+    backbone: str
+    """Detected architecture."""
+    dialect: str
+    """What kind of file it was, with the prefix of its keys: `MoCo query encoder (module.encoder_q.)`."""
+    sha256: str
+    """Of the file."""
+    path: Path
+    matched: int
+    """Tensors of the encoder that the file has."""
+    expected: int
+    """Tensors of the encoder."""
+    missing: tuple[str, ...]
+    """Only ever BatchNorm's step counters."""
+    unexpected: tuple[str, ...]
+    """Keys that belong neither to the encoder nor to any known companion of one."""
+    ignored: tuple[str, ...]
+    """Keys of known companions: heads, queues, key encoders and other copies."""
+
+    def summary(self) -> str:
+        """One line for the user."""
+        text = f"{self.path.name}: {self.dialect} of a {self.backbone}"
+        text += f", {self.matched} of {self.expected} tensors matched"
+        if self.missing:
+            text += f" (the other {len(self.missing)} are BatchNorm's step counters, set to 0)"
+        if self.ignored:
+            kinds = dict.fromkeys(_companion(key) or "another encoder" for key in self.ignored)
+            text += f", {len(self.ignored)} ignored ({', '.join(kinds)})"
+        if self.unexpected:
+            text += f", {len(self.unexpected)} unexpected ({_few(self.unexpected)})"
+        return text
+
+
+@dataclass(frozen=True)
+class KnownWeights:
+    """Published weights that a name stands for."""
+
+    url: str
+    size: int | None
+    """Bytes, where published."""
+    checksum: Checksum
+    backbone: str
+    source: str
+    """Page that publishes the address and the checksum."""
+    note: str
+
+    @property
+    def file_name(self) -> str:
+        return urllib.parse.urlsplit(self.url).path.rpartition("/")[2]
+
+
+_MOCO = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints"
+_MOCO_PAGE = "https://github.com/facebookresearch/moco"
+
+KNOWN: dict[str, KnownWeights] = {
+    "moco-v2-800ep": KnownWeights(
+        f"{_MOCO}/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+        None,
+        Checksum("md5", "a04e12f8"),
+        "resnet50",
+        _MOCO_PAGE,
+        "MoCo-v2, 800 epochs of ImageNet without labels: the protocol's base",
+    ),
+    "moco-v2-200ep": KnownWeights(
+        f"{_MOCO}/moco_v2_200ep/moco_v2_200ep_pretrain.pth.tar",
+        None,
+        Checksum("md5", "59fd9945"),
+        "resnet50",
+        _MOCO_PAGE,
+        "MoCo-v2, 200 epochs of ImageNet without labels",
+    ),
+    "imagenet-supervised": KnownWeights(
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        None,
+        Checksum("sha256", "0676ba61"),
+        "resnet50",
+        "https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet50.html",
+        "torchvision's ResNet-50 (IMAGENET1K_V1), trained with ImageNet's labels",
+    ),
+}
+
+
+def read(path: Path, *, backbone: str | None = None) -> Loaded:
+    """The ResNet backbone in a weights file, whatever wrote it.
+
+    PyTorch files (zip and the older format) and safetensors are told apart by content, not by name. Nothing
+    in the file is executed. Where a file has several encoders (query and key, student and teacher), the one
+    that was trained by gradients is taken, and its prefix is part of `dialect`.
+
+    Args:
+        backbone: the architecture that is wanted; None takes what the file has.
+
+    Raises:
+        WeightsError: no such file; damaged; not tensors alone; no ResNet or another one in it; a tensor of
+            the encoder missing, of another shape, or with NaN or infinity. Only BatchNorm's step counters
+            may be missing.
+    """
+    sha256 = _sha256(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.load's, about old formats
+            content, writer = _open(path)
+            containers = _containers(content)
+            found, *others = sorted(_encoders(containers), key=_rank)
+            name = encoders.detect(found.tensors)
+            if backbone is not None and name != backbone:
+                raise WeightsError(
+                    f"weights are of a {name}, asked for {backbone}",
+                    f"use --backbone {name} or other weights",
+                )
+            state, missing = _take(found, name)
+    except WeightsError as error:
+        raise WeightsError(f"{path.name}: {error.what}", error.fix) from None
+    taken = {found.keys[key] for key in state if key in found.keys}
+    beside = {key for other in others for key in other.keys.values()}
+    left = [container + key for container, tensors in containers.items() for key in tensors]
+    left = [key for key in left if key not in taken]
+    return Loaded(
+        state=state,
+        backbone=name,
+        dialect=_dialect(found, writer),
+        sha256=sha256,
+        path=path,
+        matched=len(state) - len(missing),
+        expected=len(state),
+        missing=tuple(missing),
+        unexpected=tuple(key for key in left if key not in beside and _companion(key) is None),
+        ignored=tuple(key for key in left if key in beside or _companion(key) is not None),
+    )
+
+
+def load_into(encoder: nn.Module, loaded: Loaded) -> None:
+    """Copy `loaded` into an encoder of `hpt.encoder.build`, every tensor of it.
+
+    Raises:
+        WeightsError: the encoder is of another architecture.
+    """
+    try:
+        encoder.load_state_dict(loaded.state, strict=True)
+    except RuntimeError:
+        raise WeightsError(
+            f"{loaded.path.name}: weights of a {loaded.backbone} do not fit the encoder",
+            f"use --backbone {loaded.backbone} or other weights",
+        ) from None
+
+
+def save(state: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> str:
+    """Write tensors and facts about them as safetensors, atomically; returns the file's sha256.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    # Copies: safetensors refuses tensors that share memory. One entry of metadata: it writes several in random order,
+    # and the same weights must give the same bytes.
+    tensors = {
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
+    try:
+        with replacing(path) as part:
+            save_file(tensors, part, metadata={_WRITTEN_BY: json.dumps(dict(metadata), sort_keys=True)})
+            return _sha256(part)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"cannot write {path} ({_why(error)})", "free some space or choose another folder"
+        ) from None
+
+
+def locate(name: str, *, progress: Progress | None = None) -> Path | None:
+    """The file of known weights, fetched into the cache on first use; None when the name is not in `KNOWN`.
+
+    Raises:
+        WeightsError: it cannot be fetched; says where to put it by hand.
+    """
+    known = KNOWN.get(name)
+    if known is None:
+        return None
+    path = cache_folder() / "weights" / known.file_name
+    if not path.exists():
+        logger.info("fetching %s (%s) into %s", name, known.url, path.parent)
+        try:
+            download(known.url, path, checksum=known.checksum, size=known.size, progress=progress)
+        except DataError as error:
+            raise WeightsError(
+                error.what, f"put {known.file_name} into {path.parent}, or give --weights FILE or RUN"
+            ) from None
+    return path
+
+
+_WRITTEN_BY = "written_by"
+
+# What each layout of key names calls the parts of a ResNet, which torchvision calls conv1, bn1, layer1, ...
+_LAYOUTS: dict[str, dict[str, str]] = {
+    "torchvision": {part: part for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")},
+    # nn.Sequential(*resnet.children()), where relu and maxpool are 2 and 3.
+    "children": {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"},
+}
+
+# Words that name an encoder trained by gradients, and one that only follows it.
+_TRAINED = {"q", "query", "online", "student"}
+_FOLLOWS = {"k", "key", "momentum", "teacher", "target", "ema"}
+
+# What else lies beside an encoder, by a word of the key.
+_COMPANIONS: dict[str, set[str]] = {
+    "queue": {"queue"},
+    "key encoder": {"k", "key"},
+    "momentum copy": _FOLLOWS,
+    "head": {
+        "fc", "head", "heads", "mlp", "neck", "classifier", "prototypes",
+        "projector", "projection", "predictor", "prediction",
+    },
+    "loss": {"loss", "criterion"},
+    "optimizer": {"optimizer"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """An encoder somewhere in a file, under torchvision's names."""
+
+    container: str
+    prefix: str
+    layout: str
+    tensors: Mapping[str, Tensor]
+    keys: Mapping[str, str]
+    """What the file calls each tensor, container and all."""
+
+
+_AGAIN = "download or copy it again"
+
+
+def _open(path: Path) -> tuple[Any, str | None]:
+    """The content of a file without code, and the program that wrote it where it says so."""
+    with path.open("rb") as file:
+        head = file.read(80)
+    if not head:
+        raise WeightsError("the file is empty", _AGAIN)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        content = _open_torch(path, zipped=head.startswith(b"PK"))
+        return content, _writer(content) if isinstance(content, Mapping) else None
+    if head[8:9] == b"{":
+        try:
+            with safe_open(path, "pt", device="cpu") as tensors:
+                writer = (tensors.metadata() or {}).get(_WRITTEN_BY)
+                return {key: tensors.get_tensor(key) for key in tensors.keys()}, writer  # noqa: SIM118
+        except Exception as error:
+            raise WeightsError(f"the file is truncated or damaged ({_why(error)})", _AGAIN) from None
+    text = head.decode("ascii", errors="replace").partition("\n")[0].strip()
+    what = (
+        f"a text that begins {text!r}"
+        if text.isascii() and text.isprintable()
+        else "neither PyTorch nor safetensors"
+    )
+    raise WeightsError(f"this is no weights file but {what}", _AGAIN)
+
+
+def _open_torch(path: Path, *, zipped: bool) -> Any:
+    if zipped:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = {name.rpartition("/")[2] for name in archive.namelist()}
+        except (zipfile.BadZipFile, NotImplementedError, ValueError):
+            raise WeightsError("the file is truncated or damaged", _AGAIN) from None
+        if "constants.pkl" in names:
+            raise WeightsError(
+                "the file holds a TorchScript program, which is code; nothing of it was run",
+                "give the model's state_dict",
+            )
+        if "data.pkl" not in names:
+            raise WeightsError(
+                "this is a zip file that PyTorch did not write", "give the weights file itself"
+            )
+    try:
+        with path.open("rb") as file:  # given a path, torch.load lets its ending decide about the format
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"the file cannot be read ({_why(error)})") from None
+    except Exception as error:  # a damaged pickle raises anything
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise WeightsError(
+                f"the file holds more than tensors: {refused[1]}, which could be code; nothing of it was run",
+                "if you trust its author, load it in Python and save its state_dict alone",
+            ) from None
+        raise WeightsError("the file is truncated or damaged", _AGAIN) from None
+
+
+def _writer(content: Mapping[Any, Any]) -> str | None:
+    if "pytorch-lightning_version" in content:
+        return "Lightning"
+    return "OpenSelfSup or MMSelfSup" if "meta" in content else None
+
+
+def _containers(content: Any) -> dict[str, dict[str, Tensor]]:
+    """Every dictionary of tensors at any depth, by its path: '' for the outermost, then 'state_dict.'."""
+    found: dict[str, dict[str, Tensor]] = {}
+    waiting: deque[tuple[str, Any]] = deque([("", content)])
+    seen: set[int] = set()  # a pickle may contain itself
+    while waiting:
+        path, value = waiting.popleft()
+        if not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        tensors = {
+            key: tensor
+            for key, tensor in value.items()
+            if isinstance(key, str) and isinstance(tensor, Tensor)
+        }
+        if tensors:
+            found[path] = tensors
+        waiting.extend((f"{path}{key}.", inner) for key, inner in value.items() if isinstance(key, str))
+    return found
+
+
+def _encoders(containers: Mapping[str, Mapping[str, Tensor]]) -> list[_Encoder]:
+    """Every encoder in the file, in its order; at least one."""
+    found = []
+    for container, tensors in containers.items():
+        for layout, parts in _LAYOUTS.items():
+            part_of = {theirs: ours for ours, theirs in parts.items()}
+            for prefix in _prefixes(tensors, parts):
+                keys = {}
+                for key in tensors:
+                    part, _, rest = key.removeprefix(prefix).partition(".")
+                    if key.startswith(prefix) and part in part_of:
+                        keys[f"{part_of[part]}.{rest}"] = key
+                renamed = {name: tensors[key] for name, key in keys.items()}
+                full = {name: container + key for name, key in keys.items()}
+                found.append(_Encoder(container, prefix, layout, renamed, full))
+    if not found:
+        names = [container + key for container, tensors in containers.items() for key in tensors]
+        inside = f"its tensors are {_few(names)}" if names else "it has no named tensors"
+        raise WeightsError(f"no ResNet in it ({inside})", "give weights of a torchvision or timm ResNet")
+    return found
+
+
+def _prefixes(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> Iterator[str]:
+    for key, tensor in tensors.items():
+        prefix = key.removesuffix(f"{parts['conv1']}.weight")
+        whole_words = prefix != key and (not prefix or prefix.endswith("."))
+        if whole_words and tensor.ndim == 4 and f"{prefix}{parts['layer1']}.0.conv1.weight" in tensors:
+            yield prefix
+
+
+def _rank(found: _Encoder) -> int:
+    """Low for the encoder to take."""
+    words = _words(found.container + found.prefix)
+    if not _TRAINED.isdisjoint(words):
+        return 0
+    return 1 if _FOLLOWS.isdisjoint(words) else 2
+
+
+def _take(found: _Encoder, backbone: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The encoder's tensors, checked and copied out of the file, and the step counters that it lacks."""
+    shapes = encoders.shapes(backbone)
+    absent = [name for name in shapes if name not in found.tensors]
+    counters = [name for name in absent if name.endswith(".num_batches_tracked")]
+    if len(counters) < len(absent):
+        lost = [name for name in absent if name not in counters]
+        raise WeightsError(
+            f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} "
+            f"(missing: {_few(lost)})",
+            "give the whole model's weights",
+        )
+    state = {}
+    for name, shape in shapes.items():
+        if name in counters:
+            state[name] = torch.zeros((), dtype=torch.int64)
+            continue
+        tensor, key = found.tensors[name], found.keys[name]
+        if tensor.shape != shape:
+            raise WeightsError(
+                f"{key} has shape {list(tensor.shape)}, in a {backbone} it is {list(shape)}",
+                f"use weights of a plain {backbone}",
+            )
+        state[name] = _plain(tensor, key, counter=name.endswith(".num_batches_tracked"))
+    return state, counters
+
+
+def _plain(tensor: Tensor, key: str, *, counter: bool) -> Tensor:
+    """A contiguous copy on the CPU: fp32, int64 for a counter."""
+    dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not dense or not (tensor.is_floating_point() or counter):
+        kind = str(tensor.dtype if dense else tensor.layout).removeprefix("torch.")
+        raise WeightsError(
+            f"{key} holds no plain numbers ({kind})", "give the weights before quantisation or pruning"
+        )
+    wanted = torch.int64 if counter else torch.float32
+    copy = tensor.detach().to("cpu", wanted, copy=True, memory_format=torch.contiguous_format)
+    if not copy.isfinite().all():
+        raise WeightsError(
+            f"{key} holds NaN or infinity", "take a checkpoint from before the training diverged"
+        )
+    return copy
+
+
+def _dialect(found: _Encoder, writer: str | None) -> str:
+    where = found.container + found.prefix
+    role = next((word for word in _words(where) if word in _TRAINED | _FOLLOWS), None)
+    if writer is not None:
+        kind = writer
+    elif role is not None:
+        kind = {"q": "MoCo query", "k": "MoCo key"}.get(role, role) + " encoder"
+    elif "_orig_mod." in found.prefix:
+        kind = "torch.compile"
+    elif found.layout == "children":
+        kind = "bare encoder"
+    else:
+        kind = "encoder" if found.prefix else "torchvision or timm"
+    shown = found.prefix if role is None or role in _words(found.prefix) else where
+    return f"{kind} ({shown})" if shown else kind
+
+
+def _companion(key: str) -> str | None:
+    """What a tensor beside the encoder is, by the words of its key."""
+    return next((kind for kind, names in _COMPANIONS.items() if not names.isdisjoint(_words(key))), None)
+
+
+def _words(key: str) -> list[str]:
+    """`"module.encoder_q."` -> ["module", "encoder", "q", ""]."""
+    return re.split(r"[._]+", key.lower())
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *rest = names
+    shown = [first, *rest[:2]]
+    more = len(rest) + 1 - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise WeightsError(f"weights file {path} does not exist", "check --weights") from None
+    except IsADirectoryError:
+        raise WeightsError(
+            f"{path} is a folder, not a weights file", "give the file in it, or the name of a run"
+        ) from None
+    except OSError as error:
+        raise WeightsError(f"weights file {path} cannot be read ({_why(error)})") from None
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]

@@ -1,0 +1,5 @@
+"""`python -m hptctl`"""
+
+from hptctl.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""One thin file per verb: options -> configuration -> one call -> print."""

@@ -1,0 +1,74 @@
+"""`hptctl demo`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BASE, TARGET = "shapes", "digits"
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the demonstration's runs go.")] = Path("hptctl-demo"),
+) -> None:
+    """Do the whole job on embedded images, in minutes: base, four strategies, probes, a sweep, a report.
+
+    A small base is pretrained on drawn shapes; the strategies adapt it to scans of handwritten digits.
+
+    Example:
+
+        hptctl demo
+    """
+    import os
+    import time
+
+    from hpt.config import EvaluateConfig, PretrainConfig, resolve
+    from hpt.errors import RunError
+    from hpt.strategies import STRATEGIES
+    from hptctl import console, launch, runs, search
+    from hptctl.report import page
+
+    start = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if runs.all_runs():
+        raise RunError(f"{Path.cwd()} holds runs already", "choose another --folder, or remove it")
+
+    def pretrain(strategy: str, dataset: str, weights: str | None, name: str) -> runs.Run:
+        flags = {"strategy": strategy, "dataset": dataset, "weights": weights, "preset": "tiny"}
+        run = launch.create_pretraining(resolve(PretrainConfig, flags=flags), name=name, experiment="demo")
+        console.say(f"[{time.monotonic() - start:3.0f} s] {STRATEGIES[strategy].summary}: {dataset}")
+        launch.execute(run)
+        return run
+
+    def config(kind: str, run: runs.Run) -> EvaluateConfig:
+        inherited = launch.evaluated_defaults(run.name)
+        return resolve(EvaluateConfig, inherited=inherited, flags={"kind": kind, "weights": run.name, "dataset": TARGET})
+
+    base = pretrain("target", BASE, None, "demo-base")
+    rows = []
+    for strategy in STRATEGIES:
+        run = pretrain(strategy, TARGET, None if strategy == "target" else base.name, strategy)
+        probe = launch.create_evaluation(config("linear", run), name=None, experiment="demo")
+        launch.execute(probe)
+        results = probe.status().results
+        spread = f"{100 * results['test/top1_std']:.1f}"
+        rows.append((strategy, console.percent(results["val/top1"]), f"{console.percent(results['test/top1'])} ± {spread}"))
+
+    console.say(f"[{time.monotonic() - start:3.0f} s] finetuning hpt with 200 labels: a sweep over lr and schedule")
+    tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
+    sweep = search.create(tuned, search.SPACES["tiny"], name=None, experiment="demo")
+    search.run_sweep(sweep)
+    made = page.render(None, Path("report.html"))
+
+    console.say("")
+    console.table(f"Linear probe on {TARGET}", ("strategy", ">val", ">test"), rows)
+    best = sweep.status()
+    console.say(
+        f"finetuned on {best.facts['labels_used']} labels ({best.facts['chosen']}): test {console.percent(best.results['test/top1'])}"
+    )
+    console.say(f"report: {made.path.resolve()}   (in {console.ago(time.monotonic() - start)})")
+    console.say(f"MLflow: cd {folder} && hptctl ui")

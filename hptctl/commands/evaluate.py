@@ -1,0 +1,171 @@
+"""`hptctl evaluate linear|knn|finetune`"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hptctl import options
+
+if TYPE_CHECKING:
+    from hptctl.runs import Run
+
+app = typer.Typer(no_args_is_help=True, help="Evaluate a backbone: linear probe, nearest neighbours, finetuning.")
+
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="Training labels used: all, 1000, 10% or 5-per-class.")
+]
+
+
+@app.command()
+def linear(
+    run: options.RunArgument = None,
+    dataset: options.Dataset = None,
+    labels: Labels = None,
+    seed: options.Seed = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    preset: options.Preset = None,
+    name: options.Name = None,
+    sets: options.Sets = None,
+    config: options.ConfigFile = None,
+    dry_run: options.DryRun = False,
+    experiment: options.Experiment = "hptctl",
+    as_json: options.Json = False,
+) -> None:
+    """Linear probe: one linear layer on the frozen backbone; several learning rates and reruns in one pass.
+
+    The learning rate and the step are chosen on val; test is computed once, for the choice.
+
+    Examples:
+
+        hptctl evaluate linear
+
+        hptctl evaluate linear my-base --dataset digits --set linear.steps=200
+
+        hptctl evaluate linear weights.pth --dataset my-images/
+    """
+    flags = {"labels": labels, "seed": seed, "image_size": image_size, "device": device, "precision": precision}
+    _evaluate("linear", run, flags | {"dataset": dataset, "preset": preset}, name, sets, config, dry_run, experiment, as_json)
+
+
+@app.command()
+def knn(
+    run: options.RunArgument = None,
+    dataset: options.Dataset = None,
+    labels: Labels = None,
+    seed: options.Seed = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    preset: options.Preset = None,
+    name: options.Name = None,
+    sets: options.Sets = None,
+    config: options.ConfigFile = None,
+    dry_run: options.DryRun = False,
+    experiment: options.Experiment = "hptctl",
+    as_json: options.Json = False,
+) -> None:
+    """Weighted nearest neighbours in the frozen backbone's features: quick, with nothing to train.
+
+    Examples:
+
+        hptctl evaluate knn
+
+        hptctl evaluate knn my-base --dataset digits --set knn.k=5
+    """
+    flags = {"labels": labels, "seed": seed, "image_size": image_size, "device": device, "precision": precision}
+    _evaluate("knn", run, flags | {"dataset": dataset, "preset": preset}, name, sets, config, dry_run, experiment, as_json)
+
+
+@app.command()
+def finetune(
+    run: options.RunArgument = None,
+    dataset: options.Dataset = None,
+    labels: Labels = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of the backbone; the head's is 100 times it.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="Length: 2500-steps, 90-epochs; lr drops at 1/3 and 2/3.")
+    ] = None,
+    seed: options.Seed = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    preset: options.Preset = None,
+    name: options.Name = None,
+    sets: options.Sets = None,
+    config: options.ConfigFile = None,
+    dry_run: options.DryRun = False,
+    experiment: options.Experiment = "hptctl",
+    as_json: options.Json = False,
+) -> None:
+    """Finetune all weights on few labels (1,000 by default, all where there are fewer).
+
+    Examples:
+
+        hptctl evaluate finetune my-base --lr 0.01 --schedule 2500-steps
+
+        hptctl evaluate finetune my-base -d digits --labels 100
+    """
+    flags = {"labels": labels, "seed": seed, "image_size": image_size, "device": device, "precision": precision}
+    tune = {key: value for key, value in {"lr": lr, "schedule": schedule}.items() if value is not None}
+    flags |= {"dataset": dataset, "preset": preset} | ({"finetune": tune} if tune else {})  # type: ignore[dict-item]
+    _evaluate("finetune", run, flags, name, sets, config, dry_run, experiment, as_json)
+
+
+def _evaluate(kind, run, flags, name, sets, config, dry_run, experiment, as_json) -> None:  # type: ignore[no-untyped-def]
+    from hpt.config import EvaluateConfig, flatten, resolve
+    from hptctl import console, launch, runs
+
+    weights = run or runs.newest().name
+    settings = resolve(
+        EvaluateConfig,
+        inherited=launch.evaluated_defaults(weights),
+        file=config,
+        sets=sets or (),
+        flags=flags | {"kind": kind, "weights": weights},
+    )
+    if dry_run:
+        values = flatten(settings.model_dump(mode="json"))
+        if as_json:
+            console.print_json({"config": values})
+        else:
+            console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
+        return
+    made = launch.create_evaluation(settings, name=name, experiment=experiment)
+    console.note(f"run '{made.name}' in {made.path}")
+    launch.execute(made)
+    show(made, as_json)
+
+
+def show(run: Run, as_json: bool) -> None:
+    """The figures of a finished evaluation."""
+    from hptctl import console
+
+    spec, status = run.spec(), run.status()
+    if as_json:
+        console.print_json(
+            {"name": run.name, "folder": str(run.path.resolve()), "source": spec.source, "dataset": spec.tags["dataset"]}
+            | {"results": status.results, "facts": status.facts}
+        )
+        return
+    results, facts = status.results, status.facts
+    rows = []
+    for key in results:
+        split, _, metric = key.partition("/")
+        if split != "test" or metric.endswith("_std"):
+            continue
+        cells = []
+        for part in ("val", "test"):
+            spread = results.get(f"{part}/{metric}_std")
+            cells.append(console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else ""))
+        rows.append((metric, *cells))
+    console.table(
+        f"{spec.kind} of {spec.source or spec.tags['weights']} on {spec.tags['dataset']}", ("metric", ">val", ">test"), rows
+    )
+    console.say(
+        f"{facts['labels_used']} training labels, {facts['val_images']} val and {facts['test_images']} test images;"
+        f" val chose {facts['chosen']}"
+    )

@@ -1,0 +1,144 @@
+"""`hptctl pretrain`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hptctl import options
+
+
+def pretrain(
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", "-s", help="base, target, hpt or hpt-bn; see above.")
+    ] = None,
+    dataset: options.Dataset = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", "-w", help="The base: a known name, a file, or an earlier run.", show_default="moco-v2-800ep"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", show_default="5000")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per step.", show_default="256")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="resnet18, 34, 50, 101 or 152.", show_default="resnet50")] = None,
+    image_size: options.ImageSize = None,
+    seed: options.Seed = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="Processes, a device each; the result does not depend on it.", show_default="1")
+    ] = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    preset: options.Preset = None,
+    name: options.Name = None,
+    sets: options.Sets = None,
+    config: options.ConfigFile = None,
+    dry_run: options.DryRun = False,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")] = None,
+    experiment: options.Experiment = "hptctl",
+    as_json: options.Json = False,
+) -> None:
+    """Pretrain a backbone on your images.
+
+    Strategies:
+
+        base     base weights, BatchNorm statistics re-estimated
+
+        target   MoCo-v2 from random weights
+
+        hpt      MoCo-v2 continued from base weights
+
+        hpt-bn   as hpt, but only BatchNorm trains in the backbone
+
+    Examples:
+
+        hptctl pretrain --strategy hpt-bn --dataset flowers
+
+        hptctl pretrain -s target -d shapes --preset tiny --name my-base
+
+        hptctl pretrain -s hpt -d my-images/ -w my-base --preset small
+
+        hptctl pretrain --resume my-base
+    """
+    from hpt.config import PretrainConfig, resolve
+    from hpt.errors import ConfigError
+    from hptctl import console, launch, runs
+
+    everyday = {
+        "strategy": strategy,
+        "dataset": dataset,
+        "weights": weights,
+        "steps": steps,
+        "batch_size": batch_size,
+        "backbone": backbone,
+        "image_size": image_size,
+        "seed": seed,
+        "processes": processes,
+        "device": device,
+        "precision": precision,
+        "preset": preset,
+    }
+    if resume is not None:
+        given = [key for key, value in (everyday | {"name": name, "set": sets, "config": config}).items() if value]
+        if given:
+            option = given[0].replace("_", "-")
+            raise ConfigError(f"--resume goes on with the run as it was, but --{option} was given", f"drop --{option}")
+        run = runs.get(resume)
+        if run.spec().kind != "pretrain":
+            raise ConfigError(f"run '{run.name}' is a {run.spec().kind} run", "only pretrainings resume this way")
+        if run.status().state == "finished":
+            console.note(f"run '{run.name}' is finished already")
+            _show(run, as_json)
+            return
+    else:
+        inherited: dict[str, object] = {}
+        if weights is not None and backbone is None and strategy != "target":
+            inherited = {"backbone": launch.evaluated_defaults(weights)["backbone"]}
+        settings = resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=everyday)
+        if settings.strategy == "base" and steps is not None:
+            console.note("note: strategy base takes no gradient step, so --steps does nothing")
+        if dry_run:
+            _plan(settings, as_json)
+            return
+        run = launch.create_pretraining(settings, name=name, experiment=experiment)
+    console.note(f"run '{run.name}' in {run.path}")
+    launch.execute(run)
+    _show(run, as_json)
+
+
+def _show(run, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+    from hptctl import console
+
+    status = run.status()
+    seconds = (status.ended or 0) - (status.started or 0)
+    if as_json:
+        console.print_json(
+            {"name": run.name, "folder": str(run.path.resolve()), "backbone": str(run.backbone.resolve())}
+            | {"seconds": round(seconds, 1), "results": status.results, "facts": status.facts}
+        )
+        return
+    figures = "".join(
+        f", {label} {status.results[key]:.3g}"
+        for key, label in (("loss", "loss"), ("contrastive_top1", "contrastive accuracy"))
+        if key in status.results
+    )
+    console.say(f"{run.name}: {status.facts.get('images', '?')} images, {console.ago(seconds)}{figures}")
+    console.say(f"backbone: {run.backbone}")
+    console.say(f"next: hptctl evaluate linear {run.name}")
+
+
+def _plan(settings, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+    from hpt.config import flatten
+    from hpt.pretrain import step_seconds
+    from hptctl import console
+
+    seconds = step_seconds(settings) * settings.steps if settings.strategy != "base" else 0.0
+    values = flatten(settings.model_dump(mode="json"))
+    if as_json:
+        console.print_json({"config": values, "steps": settings.steps, "estimated_seconds": round(seconds, 1)})
+        return
+    console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
+    if seconds:
+        console.say(
+            f"{settings.steps:,} steps of {settings.batch_size} images: about {console.ago(seconds)} on this machine,"
+            " by a quick measurement of the model alone"
+        )

@@ -1,0 +1,113 @@
+"""`hptctl runs list|show|sync`"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from hptctl import options
+
+app = typer.Typer(no_args_is_help=True, help="List and show the runs of this folder.")
+
+
+@app.command("list")
+def list_runs(
+    kind: Annotated[str | None, typer.Option("--kind", help="pretrain, linear, knn, finetune or sweep.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the runs of the working folder, the newest last.
+
+    Example:
+
+        hptctl runs list --kind pretrain
+    """
+    from hptctl import console, runs
+
+    found = [run for run in runs.all_runs() if kind in (None, run.spec().kind)]
+    rows = [(run, run.spec(), run.status()) for run in found]
+    if as_json:
+        console.print_json(
+            [
+                spec.model_dump(include={"name", "kind", "created", "source", "parent", "tags"})
+                | status.model_dump(include={"state", "reason", "results"})
+                | {"mlflow_run_id": runs.tracked_id(run)}
+                for run, spec, status in rows
+            ]
+        )
+        return
+    if not rows:
+        console.say(f"no runs in {runs.RUNS.resolve()}")
+        return
+    console.table(
+        "",
+        ("name", "kind", "dataset", ">steps", "state", "result", ">age"),
+        [
+            (
+                spec.name,
+                spec.kind,
+                spec.tags.get("dataset", ""),
+                spec.tags.get("steps", ""),
+                status.state,
+                _headline(status.results),
+                console.ago(time.time() - spec.created),
+            )
+            for _, spec, status in rows
+        ],
+    )
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run's name, MLflow id or folder.")],
+    as_json: options.Json = False,
+) -> None:
+    """Show all that is known of a run.
+
+    Example:
+
+        hptctl runs show my-base
+    """
+    from hpt.config import flatten
+    from hptctl import console, runs
+
+    found = runs.get(run)
+    spec, status = found.spec(), found.status()
+    if as_json:
+        console.print_json(
+            spec.model_dump() | status.model_dump() | {"mlflow_run_id": runs.tracked_id(found), "folder": str(found.path.resolve())}
+        )
+        return
+    about = {"state": status.state, "reason": status.reason, "command": spec.command, "folder": str(found.path)}
+    about |= {"source": spec.source or "", "parent": spec.parent or "", "mlflow_run_id": runs.tracked_id(found) or ""}
+    about |= spec.tags | status.facts
+    console.table(f"{spec.name} ({spec.kind})", ("", ""), [(key, value) for key, value in about.items() if value])
+    console.table("\nResults", ("", ">"), [(key, f"{value:.4g}") for key, value in status.results.items()])
+    console.table("\nConfiguration", ("", ""), [(key, str(value)) for key, value in flatten(spec.config).items()])
+
+
+@app.command()
+def sync(
+    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; all of the folder if left out.")] = None,
+) -> None:
+    """Send to MLflow what it has not got, after its store was away.
+
+    Example:
+
+        hptctl runs sync
+    """
+    from hptctl import console, runs, tracking
+
+    for found in [runs.get(name) for name in run] if run else runs.all_runs():
+        sent = tracking.sync(found)
+        console.say(f"{found.name}: {sent} values sent" if sent else f"{found.name}: nothing was missing")
+
+
+def _headline(results: dict[str, float]) -> str:
+    from hptctl import console
+
+    for key in ("test/top1", "val/top1"):
+        if key in results:
+            return f"{key.replace('/', ' ')} {console.percent(results[key])}"
+    return f"loss {results['loss']:.3f}" if "loss" in results else ""

@@ -1,0 +1,150 @@
+"""The only file that prints. Results go to standard output; notes, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+PLAIN_SECONDS = 5.0
+"""Without a terminal: seconds between lines of progress."""
+
+
+def say(text: str) -> None:
+    """A line of the result."""
+    out.print(escape(text))
+
+
+def note(text: str) -> None:
+    """A line beside the result."""
+    err.print(f"[dim]{escape(text)}[/dim]")
+
+
+def warn(text: str) -> None:
+    """Something that the user should know."""
+    err.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+
+def error(text: str) -> None:
+    """The one line that ends a failed command."""
+    err.print(f"[bold red]error:[/bold red] {escape(text)}")
+
+
+def print_json(value: Any) -> None:
+    """For scripts: JSON on standard output, nothing else there."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text for scripts, as it is."""
+    sys.stdout.write(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that fits the terminal; columns whose name starts with '>' are aligned right."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        shown.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    out.print(shown, soft_wrap=False)
+
+
+def traceback() -> None:
+    """The traceback of the exception being handled, for `--debug`."""
+    import traceback as tb
+
+    sys.stderr.write(tb.format_exc())
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+
+
+def show_library_notes() -> None:
+    """Print what the libraries of this project note."""
+    for name in ("hpt", "hptctl"):
+        logger = logging.getLogger(name)
+        logger.handlers = [_Handler()]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class Display:
+    """Progress of long work: a bar on a terminal, a plain line now and then elsewhere, nothing when `silent`."""
+
+    def __init__(self, silent: bool = False) -> None:
+        self.silent = silent
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._figures = ""
+        self._spoke = 0.0
+
+    def __enter__(self) -> Self:
+        if not self.silent and err.is_terminal and not os.environ.get("NO_PROGRESS"):
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[figures]}"),
+                console=err,
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` of a piece of work."""
+        if self._bar is not None:
+            if what not in self._tasks:
+                for task in self._tasks.values():
+                    self._bar.update(task, visible=False)
+                self._tasks[what] = self._bar.add_task(what, total=total, figures="")
+            self._bar.update(self._tasks[what], completed=done, total=total, visible=True, figures=self._figures)
+        elif not self.silent and (time.monotonic() - self._spoke > PLAIN_SECONDS or done == total):
+            self._spoke = time.monotonic()
+            note(f"{what} {done}/{total} {self._figures}".rstrip())
+
+    def metrics(self, metrics: dict[str, float]) -> None:
+        """The newest figures, shown behind the bar."""
+        names = {"images_per_second": "images/s", "contrastive_top1": "acc", "loss": "loss", "lr": "lr"}
+        shown = {short: metrics[name] for name, short in names.items() if name in metrics}
+        shown |= {key: value for key, value in metrics.items() if key.startswith("val_curve")}
+        if shown:
+            self._figures = "  ".join(f"{key} {_short(value)}" for key, value in shown.items())
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """0.8432 -> `84.3 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def ago(seconds: float) -> str:
+    """A duration in one unit: `42 s`, `3 min`, `5 h`, `2 d`."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,256 @@
+"""Start a run: here for one process, under `accelerate launch` for several."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.errors import HptError, Interrupted, RunError, WeightsError, did_you_mean
+from hptctl import __version__, runs
+from hptctl.runs import Run
+from hptctl.signals import held_back
+
+SHUTDOWN_SECONDS = "120"
+"""What workers get to save a checkpoint before they are killed: a step on a slow machine, and the write."""
+
+
+def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str) -> Run:
+    """A run folder for the configuration; its base weights are found first, so nothing is left when they are not.
+
+    Raises:
+        WeightsError: no such weights. RunError: a run of that name exists.
+    """
+    config = config.model_copy(update={"dataset": dataset_path(config.dataset)})
+    tags = _tags(config) | {"strategy": config.strategy, "steps": str(config.steps if config.strategy != "base" else 0)}
+    source = None
+    if config.weights is not None:
+        file, source = find_weights(config.weights)
+        tags |= {"weights": config.weights, "weights_file": str(file)}
+    return runs.create(
+        "pretrain",
+        name,
+        f"{config.strategy}-{dataset_name(config.dataset)}",
+        experiment=experiment,
+        command=command_line(),
+        config=config.model_dump(mode="json"),
+        source=source,
+        tags=tags,
+    )
+
+
+def create_evaluation(
+    config: EvaluateConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    parent: str | None = None,
+    suggestion: str | None = None,
+) -> Run:
+    """A run folder for an evaluation; `parent` is the sweep it is a trial of.
+
+    Raises:
+        WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
+    """
+    config, tags, source = describe_evaluation(config)
+    about = source or Path(config.weights).stem
+    elsewhere = "" if tags.get("pretrain_dataset") == tags["dataset"] else f"-{tags['dataset']}"
+    return runs.create(
+        config.kind,
+        name,
+        suggestion or f"{config.kind}-{about}{elsewhere}",
+        experiment=experiment,
+        command=command_line(),
+        config=config.model_dump(mode="json"),
+        source=source,
+        parent=parent,
+        tags=tags,
+    )
+
+
+def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], str | None]:
+    """The configuration with its paths made absolute, what is known of the backbone under test, and its run's name."""
+    config = config.model_copy(update={"dataset": dataset_path(config.dataset)})
+    file, source = find_weights(config.weights)
+    tags = _tags(config) | {"weights": config.weights, "weights_file": str(file), "strategy": "weights", "steps": "0"}
+    if source is not None:
+        run = runs.get(source)
+        about = run.spec().tags
+        tags |= {key: about[key] for key in ("strategy", "steps")}
+        tags |= {"pretrain_dataset": about["dataset"], "pretrain_seed": about["seed"]}
+        if tracked := runs.tracked_id(run):
+            tags["source_id"] = tracked
+    return config, tags, source
+
+
+def execute(run: Run) -> None:
+    """Do the run and return when it has finished.
+
+    Raises:
+        Interrupted: with the command that goes on. HptError: what went wrong.
+    """
+    spec = run.spec()
+    processes = int(spec.config.get("processes", 1))
+    try:
+        if processes == 1:
+            from hptctl.worker import work
+
+            work(run)
+        else:
+            _launch(run, processes)
+    except Interrupted as stop:
+        fix = f"go on with `hptctl pretrain --resume {shlex.quote(run.name)}`" if spec.kind == "pretrain" else stop.fix
+        raise Interrupted(stop.signum, stop.what, fix) from None
+    except OSError as error:
+        again = f"pretrain --resume {shlex.quote(run.name)}" if spec.kind == "pretrain" else "again"
+        raise RunError(
+            f"run '{run.name}' stopped: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+            f"mend that, then `hptctl {again}`" if spec.kind == "pretrain" else "mend that, then run it again",
+        ) from error
+
+
+def _launch(run: Run, processes: int) -> None:
+    """`accelerate launch` with the run's folder; its workers write what happened into `status.json`.
+
+    The launcher gets a session of its own, so a Ctrl-C at the terminal reaches this process alone, which asks the
+    launcher to end its workers (SIGTERM), who save a checkpoint first.
+    """
+    cpus = os.cpu_count() or 1
+    environment = os.environ | {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // processes))),
+    }
+    device = run.spec().config["device"]
+    if device == "cpu" or (device == "auto" and not _has_gpu()):
+        # `--cpu --num_processes 2` would silently start one process
+        environment["ACCELERATE_USE_CPU"] = "true"
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--main_process_port", "0"),
+        *("-m", "hptctl.worker", str(run.path)),
+    ]
+    # The workers' own words come on their standard output, the launchers' many on standard error.
+    log = run.path / "launcher.log"
+    with held_back() as stop, log.open("ab") as noise:
+        launcher = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr, stderr=noise)
+        asked = False
+        while True:
+            try:
+                launcher.wait(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if stop() and not asked:
+                    asked = True
+                    launcher.send_signal(signal.SIGTERM)
+    # A clean run may still abort while its interpreters exit: what counts is the status that the main process wrote.
+    status = run.status()
+    if status.state == "finished":
+        return
+    if status.state == "interrupted" or stop():
+        raise Interrupted(stop() or signal.SIGTERM, status.reason or "stopped before the first step")
+    reason = status.reason if status.state == "failed" else f"its processes died (exit code {launcher.returncode})"
+    run.write_status(state="failed", reason=reason)
+    error = HptError(f"run '{run.name}' failed: {reason}", f"see {log}")
+    error.exit_code = status.exit_code or 1
+    raise error
+
+
+def find_weights(text: str) -> tuple[Path, str | None]:
+    """The file of a run, of a known base (fetched when it is not in the cache), or a file itself; and the run's name.
+
+    Raises:
+        WeightsError: none of these. RunError: the run has no backbone yet.
+    """
+    run = runs.find(text)
+    if run is not None:
+        spec, status = run.spec(), run.status()
+        if spec.kind != "pretrain":
+            raise RunError(f"run '{run.name}' is a {spec.kind} run and has no backbone", "name a pretraining")
+        if not run.backbone.exists():
+            raise RunError(
+                f"run '{run.name}' is not finished ({status.state})", f"go on with `hptctl pretrain --resume {run.name}`"
+            )
+        return run.backbone.resolve(), run.name
+    if (file := Path(text)).is_file():
+        return file.resolve(), None
+    from hpt import weights
+
+    if (known := weights.locate(text)) is not None:
+        return known, None
+    names = [*weights.KNOWN, *(run.name for run in runs.all_runs())]
+    raise WeightsError(
+        f"there are no weights '{text}'{did_you_mean(text, names)}",
+        f"give a file, a run, or one of {', '.join(weights.KNOWN)}",
+    )
+
+
+def evaluated_defaults(weights: str) -> dict[str, object]:
+    """What an evaluation takes over from the pretraining it evaluates, or from the weights file."""
+    file, source = find_weights(weights)
+    if source is not None:
+        config = PretrainConfig.model_validate(runs.get(source).spec().config)
+        return config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
+    from hpt.weights import read
+
+    return {"backbone": read(file).backbone}
+
+
+def dataset_path(text: str) -> str:
+    """A catalogue name as it is; a path made absolute, since a run may be resumed from elsewhere."""
+    return str(Path(text).expanduser().resolve()) if looks_like_path(text) else text
+
+
+def dataset_name(text: str) -> str:
+    """How a dataset is called in names and tables."""
+    return Path(text).stem if looks_like_path(text) else text
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a dataset is a folder or a file; names of the catalogue win over a folder of that name."""
+    from hpt.data.catalog import CATALOG
+
+    return text.partition("@")[0] not in CATALOG
+
+
+def command_line() -> str:
+    """The command that was given, to be given again."""
+    return shlex.join(["hptctl", *sys.argv[1:]])
+
+
+def _tags(config: PretrainConfig | EvaluateConfig) -> dict[str, str]:
+    return {
+        "dataset": dataset_name(config.dataset),
+        "seed": str(config.seed),
+        "preset": config.preset,
+        "backbone": config.backbone,
+        "image_size": str(config.image_size),
+        "version": __version__,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, where it runs from a checkout; `+` for changes that are not committed."""
+    folder = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(folder)]
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=5)
+        if tracked.returncode:
+            return ""
+        asked = subprocess.run(
+            [*git, "describe", "--always", "--dirty=+"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return asked.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

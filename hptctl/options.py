@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", "-d", help="A catalogue name (see `hptctl datasets list`), a folder, or a zip file."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the configuration; repeatable."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A TOML file of fields.")]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="paper: the published protocol. small: a laptop. tiny: seconds, for trying out."),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run and of its folder runs/NAME.")]
+Experiment = Annotated[str, typer.Option("--experiment", help="MLflow experiment.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random but the split.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32 or bf16.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Side of a view in pixels.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and start nothing.")]
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="A run's name, MLflow id or folder, or a weights file; the newest pretraining if left out."
+    ),
+]

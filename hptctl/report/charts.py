@@ -1,0 +1,302 @@
+"""Figures as inline SVG: matplotlib draws, the page's style sheet colours.
+
+Every neutral and every strategy has a fixed colour here that becomes a CSS variable in the SVG, so that one
+picture serves light, dark and print. Text stays text: it can be searched, and takes the page's font. The same
+figures give the same bytes: no date, no random ids.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+WIDTH = 360
+"""Units of a chart's width: about its pixels on the page, so that type is the same size in all of them."""
+INK, MUTED, GRID, SURFACE = "#100f0e", "#5c5b5a", "#dad9d8", "#fefdfc"
+COLOURS = {  # Okabe and Ito's, told apart under the common colour-vision deficiencies
+    "base": "#555657",
+    "target": "#d55e01",
+    "hpt": "#0072b3",
+    "hpt-bn": "#009e74",
+    "weights": "#cc79a8",
+}
+OTHER = COLOURS["weights"]
+MARKERS = {"base": "s", "target": "^", "hpt": "o", "hpt-bn": "X"}
+_VARIABLES = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    GRID: "var(--rule)",
+    SURFACE: "var(--surface)",
+    **{colour: f"var(--{name})" for name, colour in COLOURS.items()},
+}
+_STYLE: Any = {  # matplotlib types its keys as one Literal of three hundred
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 11,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One arm's figure; shares, 0 to 1. `spread` is drawn to both sides where it is finite."""
+
+    arm: str
+    strategy: str
+    value: float
+    spread: float
+    note: str
+    """What the label says after the figure."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a curve: (pretraining steps, figure, spread) by steps."""
+
+    arm: str
+    strategy: str
+    points: tuple[tuple[float, float, float], ...]
+
+
+def arms(bars: Sequence[Bar], alt: str, key: str) -> Markup:
+    """A row per arm: a dot at its figure, a line for its spread, the figure in words beside it."""
+    height = 34 + 26 * len(bars)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _blank(height, left=8, bottom=26, top=4, right=8)
+        low = min(bar.value - _drawn(bar.spread) for bar in bars)
+        high = max(bar.value + _drawn(bar.spread) for bar in bars)
+        span = max(high - low, 0.02)
+        # Names stand left of the dots and figures right of them, in the same axes: both get room.
+        axes.set_xlim(low - 0.75 * span, high + 0.95 * span)
+        axes.set_ylim(len(bars) - 0.5, -0.6)
+        for row, bar in enumerate(bars):
+            colour = COLOURS.get(bar.strategy, OTHER)
+            spread = _drawn(bar.spread)
+            axes.plot([low - 0.05 * span, high + 0.05 * span], [row, row], color=GRID, linewidth=0.8)
+            axes.plot([bar.value - spread, bar.value + spread], [row, row], color=colour, linewidth=2.4)
+            axes.plot([bar.value], [row], color=colour, **_marker(bar.strategy, 8))
+            name = bar.arm if len(bar.arm) <= 18 else f"{bar.arm[:17]}…"
+            axes.text(0, row, name, transform=axes.get_yaxis_transform(), va="center", ha="left")
+            label = f"{percent(bar.value)}{bar.note}"
+            axes.text(1, row, label, transform=axes.get_yaxis_transform(), va="center", ha="right")
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_yticks([])
+        # Ticks only where there is data: the flanks are room for words, some of them below 0 or above 100 %.
+        ticks = MaxNLocator(nbins=4, steps=[1, 2, 5, 10]).tick_values(low, high)
+        axes.set_xticks([tick for tick in ticks if low - 0.05 * span <= tick <= high + 0.05 * span])
+        axes.xaxis.set_major_formatter(_percent_ticks(span))
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="x")
+        return _svg(figure, alt, key)
+
+
+def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
+    """Test figure against pretraining steps, log x. An arm of no steps is a dashed level."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _blank(250)
+        steps = sorted({step for line in lines for step, _, _ in line.points if step > 0})
+        axes.set_xscale("log")
+        axes.set_xlim(steps[0] / 1.6, steps[-1] * 1.6)
+        labels = []
+        for line in lines:
+            colour = COLOURS.get(line.strategy, OTHER)
+            x, y, spread = (list(column) for column in zip(*line.points, strict=True))
+            if not any(x):
+                axes.axhline(y[0], color=colour, linewidth=1.6, linestyle=(0, (5, 3)))
+            else:
+                axes.errorbar(
+                    x,
+                    y,
+                    yerr=[_drawn(value) for value in spread],
+                    color=colour,
+                    elinewidth=1.2,
+                    linestyle="" if line.strategy == "hpt-bn" else "-",
+                    **_marker(line.strategy, 10 if line.strategy == "hpt-bn" else 7),
+                )
+            labels.append((y[-1], line.arm, line.strategy))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.margins(y=0.12)
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_formatter(_percent_ticks(high - low))
+        _step_axis(axes, "pretraining steps (log scale)")
+        axes.set_xticks(_apart(steps, math.log(steps[-1] / steps[0] * 1.6**2)), minor=False)
+        axes.set_title(f"test {metric}", loc="left", fontsize=11, color=MUTED)
+        _label_ends(axes, labels)
+        return _svg(figure, alt, key)
+
+
+def losses(curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]], alt: str, key: str) -> Markup:
+    """Pretraining loss by step, log x. `curves`: (label, strategy) -> (step, loss)."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _blank(250)
+        axes.set_xscale("log")
+        labels = []
+        for (label, strategy), points in curves.items():
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=COLOURS.get(strategy, OTHER), linewidth=1.6)
+            labels.append((y[-1], label, strategy))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        _step_axis(axes, "pretraining step (log scale)")
+        axes.xaxis.set_major_locator(LogLocator(numticks=6))
+        axes.set_title("InfoNCE loss", loc="left", fontsize=11, color=MUTED)
+        _label_ends(axes, labels)
+        return _svg(figure, alt, key)
+
+
+def heat_map(
+    figures: Mapping[tuple[str, str], float], rows: Sequence[str], columns: Sequence[str], alt: str, key: str
+) -> Markup:
+    """A sweep's val figures, `figures[row, column]`: the fuller the colour the better; the best is framed."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _blank(62 + 44 * len(rows), left=56, right=8, bottom=22, top=26)
+        low, high = min(figures.values()), max(figures.values())
+        for (row, column), value in figures.items():
+            share = (value - low) / (high - low) if high > low else 1.0
+            x, y = columns.index(column), rows.index(row)
+            # Never so full that the figure on it would lose its contrast.
+            box = Rectangle(
+                (x + 0.02, y + 0.03), 0.96, 0.94, fc=COLOURS["hpt"], alpha=0.08 + 0.4 * share, ec="none"
+            )
+            axes.add_patch(box)
+            if value == high:
+                axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, fc="none", ec=INK, lw=1.8))
+            axes.text(x + 0.5, y + 0.5, percent(value), ha="center", va="center")
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(len(rows), 0)
+        axes.set_xticks([i + 0.5 for i in range(len(columns))], list(columns))
+        axes.set_yticks([i + 0.5 for i in range(len(rows))], list(rows))
+        axes.set_title("val, by learning rate and schedule", loc="left", fontsize=11, color=MUTED)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return _svg(figure, alt, key)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """`0.8432` -> `84.3 %`, with a space that does not break."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def compact(steps: float) -> str:
+    """`400000` -> `400k`."""
+    return f"{steps / 1000:g}k" if steps >= 1000 else f"{steps:g}"
+
+
+def _blank(
+    height: int, *, left: int = 46, right: int = 78, top: int = 24, bottom: int = 40
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
+    return figure, figure.add_axes(box)
+
+
+def _step_axis(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(length=0)
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
+
+
+def _apart(steps: Sequence[float], decades: float) -> list[float]:
+    """The lengths that were run, without those whose labels would touch the one before."""
+    kept: list[float] = []
+    for step in reversed(steps):
+        if not kept or math.log(kept[-1] / step) / decades > 0.13:
+            kept.append(step)
+    return kept
+
+
+def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
+    """Each line's name at the right edge, at its last figure's height; apart where they would overlap."""
+    low, high = axes.get_ylim()
+    height = axes.get_window_extent().height * 72 / axes.figure.dpi
+    line = 13 * (high - low) / height
+    ordered = sorted(labels)
+    places = [y for y, _, _ in ordered]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + line)
+    if places and places[-1] > high:
+        places[-1] = high
+        for i in reversed(range(len(places) - 1)):
+            places[i] = min(places[i], places[i + 1] - line)
+    for place, (_, name, strategy) in zip(places, ordered, strict=True):
+        colour = COLOURS.get(strategy, OTHER)
+        right = axes.get_yaxis_transform()
+        axes.plot([1.03, 1.055], [place, place], transform=right, color=colour, linewidth=3, clip_on=False)
+        short = name if len(name) <= 12 else f"{name[:11]}…"
+        axes.text(1.075, place, short, transform=right, va="center", ha="left", fontsize=10)
+    axes.set_ylim(low, high)
+
+
+def _marker(strategy: str, size: float) -> dict[str, Any]:
+    return {
+        "marker": MARKERS.get(strategy, "D"),
+        "markersize": size,
+        "markeredgecolor": SURFACE,
+        "markeredgewidth": 1.2,
+    }
+
+
+def _drawn(spread: float) -> float:
+    return spread if math.isfinite(spread) else 0.0
+
+
+def _percent_ticks(span: float) -> FuncFormatter:
+    digits = 0 if span >= 0.04 else 1
+    return FuncFormatter(lambda value, _: percent(value, digits))
+
+
+def _svg(figure: Figure, alt: str, key: str) -> Markup:
+    """The figure as one `<svg role="img">` for a page of many: no ids but those it refers to itself."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": key}), warnings.catch_warnings():
+        # Glyphs that matplotlib's font lacks are drawn by the reader's fonts: the text stays text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r"^<svg [^>]*>", _opening(text, alt), text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    return Markup(re.sub(r"\n\s*", "\n", text))
+
+
+def _opening(text: str, alt: str) -> str:
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    return f'<svg {box.group()} role="img" aria-label="{escape(alt)}">'.replace("\\", r"\\")

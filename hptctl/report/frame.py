@@ -1,0 +1,344 @@
+"""Tracked runs as one tidy DataFrame, one row per run, and the figures that a reader compares.
+
+A row holds what the report says of a run:
+
+    run_id name kind state start end experiment command        the run
+    strategy dataset pretrain_dataset steps labels             what was done
+    pretrain_seed seed preset backbone image_size              how
+    metric val test test_std test_images                       what came out (NaN where there is nothing)
+    origin target evaluation arm own                           what it is compared as (see `tidy`)
+    standing                                                   counts, superseded, or the state
+    digest weights_sha256 data_fingerprint split_fingerprint   what it can be checked by
+    source_id parent_id winner config.*                        links, and every setting
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
+from hpt.strategies import STRATEGIES
+from hptctl.tracking import Record
+
+EVALUATIONS = {"linear": "linear probe", "finetune": "finetuning", "knn": "kNN"}
+"""Evaluation kinds in the order of their weight: the first that a dataset has answers for it."""
+PROTOCOL_STEPS = {
+    "hpt": {50, 500, 5000, 50000},
+    "hpt-bn": {5000},
+    "target": {5000, 50000, 100000, 200000, 400000},
+}
+"""arXiv 2103.12718v2, section 4.1."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs that differ in nothing but their seeds, as one figure. All figures are shares, 0 to 1."""
+
+    target: str
+    evaluation: str
+    arm: str
+    strategy: str
+    own: bool
+    """Pretrained on the dataset that it is evaluated on, or on nothing known to us."""
+    steps: int
+    """Pretraining steps behind the backbone."""
+    metric: str
+    mean: float
+    std: float | None
+    """Sample standard deviation over seeds; None for a single seed."""
+    val: float
+    """Mean of the headline metric on val; NaN where it was not logged."""
+    spread: float
+    """What a difference must exceed to count: `std`, or two binomial standard errors for a single seed."""
+    run_ids: tuple[str, ...]
+    seeds: tuple[str, ...]
+
+    def ties(self, other: Cell) -> bool:
+        """Whether the difference is within the larger spread of the two."""
+        return abs(self.mean - other.mean) <= max(self.spread, other.spread)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A setting in which runs differ from the published protocol."""
+
+    stage: str
+    setting: str
+    used: tuple[str, ...]
+    protocol: str
+    runs: int
+    of: int
+
+
+def tidy(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per run, the oldest first.
+
+    Three columns say what a run is compared as, so that unlike runs never share a figure:
+
+    - `target`: the dataset; with the backbone and image size where a dataset was evaluated in several.
+    - `evaluation`: linear probe, finetuning or kNN, with the labels used.
+    - `arm`: the strategy; with the dataset it was pretrained on where that is another one, and with the
+      weights it started from where a strategy was started from several.
+    """
+    by_id = {record.run_id: record for record in records}
+    frame = pd.DataFrame([_row(record, by_id) for record in records])
+    if frame.empty:
+        return frame
+    evaluated = frame["evaluation"] != ""
+    frame["target"] = _qualified(frame, "dataset", " · ", "setting", ["dataset"], evaluated)
+    started = evaluated & (frame["strategy"] != "weights")
+    frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
+    frame["standing"] = _standing(frame)
+    return frame
+
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose test figure the report uses."""
+    return frame[frame["standing"] == "counts"]
+
+
+def cells(frame: pd.DataFrame) -> list[Cell]:
+    """Every figure, by target, evaluation, arm and steps."""
+    order = ["target", "evaluation", "arm", "strategy", "steps"]
+    out = []
+    for key, runs in counted(frame).groupby(order, sort=True):
+        target, evaluation, arm, strategy, steps = key
+        runs = runs.sort_values(["pretrain_seed", "seed"])
+        mean = float(runs["test"].mean())
+        alone = len(runs) == 1
+        std = None if alone else float(runs["test"].std(ddof=1))
+        by_pretraining = runs["pretrain_seed"].is_unique and runs["pretrain_seed"].ne("").all()
+        seeds = runs["pretrain_seed"] if by_pretraining else runs["pretrain_seed"] + "/" + runs["seed"]
+        out.append(
+            Cell(
+                target=str(target),
+                evaluation=str(evaluation),
+                arm=str(arm),
+                strategy=str(strategy),
+                own=bool(runs["own"].all()),
+                steps=int(str(steps)),
+                metric=str(runs["metric"].iloc[0]),
+                mean=mean,
+                std=std,
+                val=float(runs["val"].mean()),
+                spread=_sampling_noise(mean, int(runs["test_images"].min())) if std is None else std,
+                run_ids=tuple(runs["run_id"]),
+                seeds=tuple(seed.strip("/") for seed in seeds),
+            )
+        )
+    return out
+
+
+def at_best_length(found: Sequence[Cell]) -> list[Cell]:
+    """Of each arm's lengths of pretraining the one that is best on val; test takes no part in the choice."""
+    best: dict[tuple[str, str, str], Cell] = {}
+    for cell in found:
+        key = (cell.target, cell.evaluation, cell.arm)
+        if key not in best or _val(cell) > _val(best[key]):
+            best[key] = cell
+    return list(best.values())
+
+
+def evaluation_order(evaluation: str) -> tuple[int, int, float, str]:
+    """Sort key: linear probe, finetuning, kNN; all labels first, then fewer and fewer."""
+    name, _, labels = evaluation.partition(", ")
+    number = labels.removesuffix(" labels").replace(",", "")
+    place = list(EVALUATIONS.values()).index(name) if name in EVALUATIONS.values() else len(EVALUATIONS)
+    return place, int(number not in {"", "all"}), -float(number) if number.isdecimal() else 0.0, labels
+
+
+def arm_order(arm: str) -> tuple[int, str]:
+    """Sort key: the strategies in the protocol's order, each followed by its variants, then the rest."""
+    strategy = arm.split(" ")[0]
+    names = list(STRATEGIES)
+    return names.index(strategy) if strategy in names else len(names), arm
+
+
+def deviations(frame: pd.DataFrame) -> list[Deviation]:
+    """Where the runs behind the figures differ from the protocol, which the configuration defaults to."""
+    evaluations = counted(frame)
+    behind = frame[frame["run_id"].isin(evaluations["source_id"])]
+    trained = behind[behind["strategy"] != "base"]
+    images = {"config.backbone", "config.image_size"}
+    protocol = _defaults(PretrainConfig(strategy="hpt", dataset="-"))
+    found = _deviating("pretraining", behind, {k: v for k, v in protocol.items() if k in images})
+    method = protocol.keys() - images - {"config.steps"}
+    found += _deviating("pretraining", trained, {k: v for k, v in protocol.items() if k in method})
+    for strategy, lengths in PROTOCOL_STEPS.items():
+        rows = trained[trained["strategy"] == strategy]
+        found += _deviating(
+            f"pretraining {strategy}", rows, {"config.steps": {str(n) for n in sorted(lengths)}}
+        )
+    for kind, name in EVALUATIONS.items():
+        rows = evaluations[evaluations["kind"] == kind]
+        protocol = _defaults(EvaluateConfig(kind="linear", weights="-", dataset="-"))
+        mine = {k: v for k, v in protocol.items() if k in images or k.startswith(f"config.{kind}.")}
+        if kind == "finetune":
+            mine |= {
+                "config.finetune.lr": {"0.01", "0.001"},
+                "config.finetune.schedule": {"2500-steps", "90-epochs"},
+            }
+        found += _deviating(name, rows, mine)
+    return found
+
+
+def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
+    tags, params = record.tags, record.params
+    metric = tags.get("metric", "")
+    strategy = tags.get("strategy", "")
+    dataset = tags.get("dataset", "")
+    source = by_id.get(tags.get("source_id", ""))
+    origin = _origin(source) if source else ""
+    pretrain_dataset = tags.get("pretrain_dataset", "")
+    own = pretrain_dataset in {"", dataset}
+    if strategy == "weights":
+        arm = f"weights {Path(params.get('weights', '')).name}".strip()
+    else:
+        arm = strategy if own else f"{strategy} on {pretrain_dataset}"
+    backbone, size = params.get("backbone", ""), params.get("image_size", "")
+    config = {f"config.{key}": value for key, value in params.items()}
+    return {
+        "run_id": record.run_id,
+        "name": record.name,
+        "kind": record.kind,
+        "state": record.state.lower(),
+        "start": record.start,
+        "end": record.end if record.end is not None else math.nan,
+        "experiment": record.experiment,
+        "command": tags.get("command", ""),
+        "strategy": strategy,
+        "dataset": dataset,
+        "pretrain_dataset": pretrain_dataset,
+        "steps": _int(tags.get("steps")),
+        "labels": tags.get("labels", ""),
+        "pretrain_seed": tags.get("pretrain_seed", ""),
+        "seed": tags.get("seed", ""),
+        "preset": tags.get("preset", ""),
+        "setting": f"{backbone}, {size} px" if backbone and size else "",
+        "metric": metric,
+        "val": record.metrics.get(f"val/{metric}", math.nan),
+        "test": record.metrics.get(f"test/{metric}", math.nan),
+        "test_std": record.metrics.get(f"test/{metric}_std", math.nan),
+        "test_images": _int(tags.get("test_images")),
+        "origin": origin,
+        "evaluation": _evaluation(record.kind, tags.get("labels", "")),
+        "arm": arm,
+        "own": own,
+        "digest": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
+        "weights_sha256": tags.get("weights_sha256", ""),
+        "data_fingerprint": tags.get("data_fingerprint", ""),
+        "split_fingerprint": tags.get("split_fingerprint", ""),
+        "hardware": tags.get("hardware", ""),
+        "version": tags.get("version", ""),
+        "commit": tags.get("commit", ""),
+        "source_id": tags.get("source_id", ""),
+        "parent_id": record.parent_id or "",
+        "winner": tags.get("winner", ""),
+        **config,
+    }
+
+
+def _origin(pretraining: Record) -> str:
+    """What a pretraining started from: the run, or the weights by their name."""
+    if pretraining.tags.get("strategy") == "target":
+        return ""
+    return pretraining.tags.get("source") or Path(pretraining.tags.get("weights", "")).name
+
+
+def _evaluation(kind: str, labels: str) -> str:
+    name = EVALUATIONS.get(kind, "")
+    if not name or (kind != "finetune" and labels in {"", "all"}):
+        return name
+    return f"{name}, {int(labels):,} labels" if labels.isdecimal() else f"{name}, {labels or 'all'} labels"
+
+
+def _qualified(
+    frame: pd.DataFrame, column: str, joint: str, qualifier: str, within: list[str], telling: pd.Series[bool]
+) -> pd.Series[str]:
+    """`column`, followed by `qualifier` in the groups whose `telling` rows hold several of it."""
+    has_one = frame[qualifier] != ""
+    several = frame[telling & has_one].groupby(within)[qualifier].nunique()
+    groups = pd.MultiIndex.from_frame(frame[within])
+    ambiguous = groups.isin([key if isinstance(key, tuple) else (key,) for key in several[several > 1].index])
+    return (frame[column] + joint + frame[qualifier]).where(has_one & ambiguous, frame[column])
+
+
+def _standing(frame: pd.DataFrame) -> pd.Series[str]:
+    """`counts` for the newest finished run of a figure and seed, `superseded` for older ones, or the state."""
+    standing = frame["state"].copy()
+    usable = frame[(frame["state"] == "finished") & (frame["evaluation"] != "") & frame["test"].notna()]
+    same = ["target", "evaluation", "arm", "steps", "pretrain_seed", "seed"]
+    older = usable.sort_values("end", kind="stable").duplicated(same, keep="last")
+    standing[usable.index] = "counts"
+    standing[older[older].index] = "superseded"
+    return standing
+
+
+def _sampling_noise(share: float, images: int) -> float:
+    """Two standard errors of a share of so many test images; without their number no difference counts."""
+    return 2 * math.sqrt(max(share * (1 - share), 0.0) / images) if images else math.inf
+
+
+def _val(cell: Cell) -> tuple[float, int]:
+    return (-math.inf if math.isnan(cell.val) else cell.val), cell.steps
+
+
+def _defaults(config: Config) -> dict[str, set[str]]:
+    """What the protocol allows for each setting of the method, as against the machine and the bookkeeping."""
+    aside = {
+        "strategy",
+        "dataset",
+        "weights",
+        "seed",
+        "processes",
+        "device",
+        "precision",
+        "preset",
+        "kind",
+        "labels",
+    }
+    values = flatten(config.model_dump(mode="json"))
+    return {
+        f"config.{key}": {str(value)}
+        for key, value in values.items()
+        if key not in aside and not key.endswith("_every") and not key.startswith("data.")
+    }
+
+
+def _deviating(stage: str, rows: pd.DataFrame, protocol: dict[str, set[str]]) -> list[Deviation]:
+    found = []
+    for column, allowed in protocol.items():
+        if column not in rows or rows.empty:
+            continue
+        values = rows[column].dropna()
+        strange = values[~values.isin(allowed)]
+        if not strange.empty:
+            found.append(
+                Deviation(
+                    stage=stage,
+                    setting=column.removeprefix("config."),
+                    used=tuple(sorted(set(strange), key=_numerically)),
+                    protocol=" or ".join(sorted(allowed, key=_numerically)),
+                    runs=len(strange),
+                    of=len(rows),
+                )
+            )
+    return found
+
+
+def _numerically(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return math.inf, text
+
+
+def _int(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: outside a training loop they end the command, inside it they ask for a checkpoint first."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from hpt.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def raise_on_signals() -> None:
+    """From now on either signal raises Interrupted, which the error boundary turns into a line and an exit code."""
+    for number in SIGNALS:
+        signal.signal(number, _raise)
+
+
+class Pending:
+    """The signal that came, or 0. A second one does not wait."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> int:
+        return self.number
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            _raise(number, frame)
+        self.number = number
+
+
+@contextmanager
+def held_back() -> Iterator[Pending]:
+    """Inside the block a signal is noted, not raised."""
+    pending = Pending()
+    before = {number: signal.signal(number, pending.note) for number in SIGNALS}
+    try:
+        yield pending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number, f"stopped by {signal.Signals(number).name}")

@@ -1,0 +1,178 @@
+"""What each process of a run executes: read `run.json`, load the data, call the library, record how it ended.
+
+One process runs in the command itself; several are started as `accelerate launch -m hptctl.worker RUN-FOLDER`, which also
+suits people with a launcher of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from hpt import weights
+from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.data.dataset import Dataset, load
+from hpt.errors import HptError
+from hpt.evaluate import evaluate, score_on_test
+from hpt.files import write_text
+from hpt.pretrain import Log, notes, pretrain
+from hpt.processes import Processes
+from hptctl import console
+from hptctl.console import Display
+from hptctl.runs import Run
+from hptctl.signals import held_back, raise_on_signals
+from hptctl.tracking import tracked
+
+
+def work(run: Run) -> None:
+    """Do the run in this process, as one of its processes, and record its end in `status.json` whatever it is.
+
+    Raises:
+        Interrupted: after the state was saved. HptError: what went wrong.
+    """
+    spec = run.spec()
+    config = PretrainConfig.model_validate(spec.config) if spec.kind == "pretrain" else None
+    processes = Processes(config.processes if config else 1, config.device if config else "cpu")
+    with ExitStack() as open_things:
+        log: Log = lambda metrics, step: None  # noqa: E731
+        display = Display(silent=not processes.main)
+        if processes.main:
+            open_things.enter_context(run.working())
+            run.start()
+            tracker = open_things.enter_context(tracked(run))
+
+            def log(metrics: dict[str, float], step: int) -> None:
+                tracker.log(metrics, step)
+                display.metrics(metrics)
+
+        open_things.callback(processes.leave)
+        try:
+            with display:
+                if config is not None:
+                    results, facts = _pretrain(run, config, processes, log, display)
+                else:
+                    results, facts = _evaluate(run, EvaluateConfig.model_validate(spec.config), log, display)
+        except BaseException as error:
+            run.write_failure(error)
+            raise
+        if processes.main:
+            run.write_status(state="finished", ended=time.time(), results=results, facts=run.status().facts | facts)
+
+
+def _pretrain(
+    run: Run, config: PretrainConfig, processes: Processes, log: Log, display: Display
+) -> tuple[dict[str, float], dict[str, str]]:
+    dataset = load_data(config.dataset, config, display)
+    images = dataset.pretraining_images()
+    facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
+    start = None
+    if config.weights is not None:
+        loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
+        facts["weights_sha256"] = loaded.sha256
+        start = loaded.state
+        if processes.main:
+            console.note(loaded.summary())
+    if processes.main:
+        write_split(run, dataset)
+        run.write_status(facts=facts)
+        for line in notes(config, len(images)):
+            console.note(f"note: {line}")
+    with held_back() as stop:
+        outcome = pretrain(
+            config,
+            images,
+            start,
+            run.path,
+            processes=processes,
+            log=log,
+            progress=display.progress,
+            stop=stop,
+        )
+    return outcome.results, {"backbone_sha256": outcome.sha256}
+
+
+def _evaluate(
+    run: Run, config: EvaluateConfig, log: Log, display: Display
+) -> tuple[dict[str, float], dict[str, str]]:
+    dataset = load_data(config.dataset, config, display)
+    loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
+    write_split(run, dataset)
+    facts = data_facts(dataset) | {"weights_sha256": loaded.sha256, "metric": dataset.metric}
+    run.write_status(facts=facts)
+    with held_back() as stop:
+        found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=stop)
+    log(found.metrics, final_step(run))
+    return found.metrics, found.facts
+
+
+def test(run: Run) -> None:
+    """Compute the test figures of a finetuning that left the test images alone, and add them to the run."""
+    config = EvaluateConfig.model_validate(run.spec().config)
+    with Display() as display:
+        dataset = load_data(config.dataset, config, display)
+        found = score_on_test(config, dataset, run.path, progress=display.progress)
+    status = run.status()
+    run.append_metrics(found.metrics, final_step(run))
+    run.write_status(results=status.results | found.metrics, facts=status.facts | found.facts)
+
+
+def final_step(run: Run) -> int:
+    """The step of a run's final figures: its last one."""
+    return int(max((line["step"] for line in run.metrics()), default=0))
+
+
+def load_data(name: str, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
+    """The dataset of a run, decoded for its image size."""
+    return load(name, config.data, side=config.data.side(config.image_size), progress=display.progress)
+
+
+def write_split(run: Run, dataset: Dataset) -> None:
+    """`split.json`: which image is in which split."""
+    names = dataset.images.names
+    split = {key: [names[i] for i in rows] for key, rows in dataset.splits.items()}
+    write_text(run.path / "split.json", json.dumps(split, indent=0, ensure_ascii=False))
+
+
+def data_facts(dataset: Dataset) -> dict[str, str]:
+    """Hashes and counts of a dataset, as tags."""
+    return {
+        "data_fingerprint": dataset.fingerprint,
+        "split_fingerprint": dataset.split_fingerprint,
+        "split_counts": " ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
+        "quarantined": str(len(dataset.quarantined)),
+    }
+
+
+def hardware(processes: Processes) -> str:
+    """What the run computes on."""
+    kind = processes.device.type
+    name = torch.cuda.get_device_name(processes.device) if kind == "cuda" else f"{os.cpu_count()}-core {platform.machine()}"
+    return f"{processes.count} x {name} ({kind}), torch {torch.__version__}"
+
+
+def main() -> None:
+    """`python -m hptctl.worker RUN-FOLDER`, once per process."""
+    raise_on_signals()
+    console.err.file = sys.stdout  # standard error is the launchers', who say much there
+    if os.environ.get("RANK", "0") == "0":
+        console.show_library_notes()
+    run = Run(Path(sys.argv[1]))
+    try:
+        work(run)
+    except HptError as error:
+        run.write_failure(error)  # also what failed before there was a lock to work under
+        sys.exit(error.exit_code)
+    except BaseException as error:
+        run.write_failure(error)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Real small images, a real store, and nothing of the user's own machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["HPTCTL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HPTCTL_DATA"] = str(tmp_path_factory.mktemp("data"))
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`0/ 1/ 2/` with 40 scans of handwritten digits each, PNG, 16 px."""
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    root = tmp_path_factory.mktemp("images") / "my digits"
+    for digit in range(3):
+        (root / str(digit)).mkdir(parents=True)
+        for number, scan in enumerate(scans.images[scans.target == digit][:40]):
+            pixels = np.kron(scan * 255 / 16, np.ones((2, 2))).astype(np.uint8)
+            Image.fromarray(pixels).save(root / str(digit) / f"scan {number:02d}.png")
+    return root
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, entered."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: str, **options: object) -> list[str]:
+    """The command line of a real `hptctl` process."""
+    return [sys.executable, "-m", "hptctl", *arguments]
+
+
+@pytest.fixture
+def hptctl(workplace: Path):
+    """Run `hptctl` as a process of its own in the working folder; its output, and its exit code to be checked."""
+
+    def run(*arguments: str, code: int = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=workplace)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real image sets beside a developer's checkout."""
+    folder = Path(__file__).parents[1] / ".." / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real image sets are not beside this checkout")
+    return folder.resolve()

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+from torchvision.transforms import v2
+
+from hpt import augment
+from hpt.config import AugmentConfig
+from hpt.data.cache import RawBatch
+from hpt.randomness import generator
+
+NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+
+
+def raw_images(n: int, height: int, width: int, seed: int = 0) -> RawBatch:
+    """Noise and gradients, so that every frequency is there."""
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (n, 3, height, width), generator=random)
+    ramp = torch.linspace(0, 255, width).expand(n, 3, height, width)
+    pixels = ((noise + ramp) / 2).to(torch.uint8)
+    return RawBatch(pixels, torch.tensor([[height, width]] * n))
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return raw_images(6, 24, 24).pixels.float() / 255
+
+
+FACTORS = torch.tensor([0.6, 0.8, 1.0, 1.2, 1.4, 0.0])
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_a_colour_change_equals_torchvisions(name: str, images: torch.Tensor) -> None:
+    ours = getattr(augment, name)(images, FACTORS.view(-1, 1, 1, 1))
+    theirs = torch.stack([getattr(tv, f"adjust_{name}")(i, f.item()) for i, f in zip(images, FACTORS, strict=True)])
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+
+
+def test_a_hue_turn_equals_torchvisions(images: torch.Tensor) -> None:
+    images[0, :] = images[0, :1]  # gray pixels have no hue
+    turns = torch.tensor([-0.4, -0.2, 0.0, 0.1, 0.4, 0.5])
+    ours = augment.hue(images, turns.view(-1, 1, 1, 1))
+    theirs = torch.stack([tv.adjust_hue(i, t.item()) for i, t in zip(images, turns, strict=True)])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_luma_equals_torchvisions_grayscale(images: torch.Tensor) -> None:
+    torch.testing.assert_close(augment.luma(images), tv.rgb_to_grayscale(images), atol=2e-6, rtol=0)
+
+
+def test_a_blur_equals_torchvisions(images: torch.Tensor) -> None:
+    sigma = torch.tensor([0.1, 0.5, 1.0, 1.5, 2.0, 0.3])
+    ours = augment.gaussian_blur(images, sigma, 2.0)
+    theirs = torch.stack([tv.gaussian_blur(i, [13, 13], [s.item()] * 2) for i, s in zip(images, sigma, strict=True)])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_crop_equals_torchvisions_antialiased_resized_crop(size: int) -> None:
+    raw = raw_images(5, 40, 52)
+    box = torch.tensor([[0, 0, 40, 52], [3, 5, 20, 31], [10, 0, 30, 22], [39, 51, 1, 1], [7, 9, 16, 16]])
+    ours = augment.crop(raw, box, None, size)
+    theirs = torch.stack(
+        [
+            tv.resized_crop(image.float() / 255, *b.tolist(), [size, size], antialias=True)
+            for image, b in zip(raw.pixels, box, strict=True)
+        ]
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_flip_mirrors_left_and_right() -> None:
+    raw = raw_images(2, 20, 20)
+    box = torch.tensor([[2, 3, 15, 12]] * 2)
+    flipped = augment.crop(raw, box, torch.tensor([True, False]), 8)
+    plain = augment.crop(raw, box, None, 8)
+    torch.testing.assert_close(flipped[0], plain[0].flip(-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(flipped[1], plain[1])
+
+
+def test_padding_of_smaller_images_never_shows() -> None:
+    small, large = raw_images(1, 20, 16), raw_images(1, 30, 40)
+    pixels = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
+    pixels[0, :, :20, :16], pixels[1] = small.pixels[0], large.pixels[0]
+    for fill in (0, 255):
+        pixels[0, :, 20:], pixels[0, :, :, 16:] = fill, fill
+        both = augment.centre_view(RawBatch(pixels, torch.tensor([[20, 16], [30, 40]])), 12, **NORM)
+        torch.testing.assert_close(both[:1], augment.centre_view(small, 12, **NORM))
+        torch.testing.assert_close(both[1:], augment.centre_view(large, 12, **NORM))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 67), (67, 50), (20, 20)])
+def test_the_centre_view_equals_torchvisions_resize_and_centre_crop(height: int, width: int) -> None:
+    raw = raw_images(2, height, width)
+    theirs = v2.Compose([v2.Resize(37, antialias=True), v2.CenterCrop(32), v2.Normalize(**NORM)])
+    torch.testing.assert_close(
+        augment.centre_view(raw, 32, **NORM), theirs(raw.pixels.float() / 255), atol=5e-5, rtol=0
+    )
+
+
+def test_a_whole_view_equals_torchvisions_operations_in_the_drawn_order() -> None:
+    raw = raw_images(64, 36, 44)
+    config = AugmentConfig()
+    view = augment.parameters(augment.draw(64, generator(3, "test")), raw.sizes, config)
+    ours = augment.train_view(raw, view, 24, **NORM)
+    adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+    for n in range(64):
+        image = tv.resized_crop(raw.pixels[n].float() / 255, *view.box[n].tolist(), [24, 24], antialias=True)
+        image = image.flip(-1) if view.flip[n] else image
+        if view.jitter[n]:
+            for operation in view.order[n].tolist():
+                image = adjust[operation](image, view.factors[n, operation].item())
+        if view.grayscale[n]:
+            image = tv.rgb_to_grayscale(image, 3)
+        if view.sigma[n] > 0:
+            image = tv.gaussian_blur(image, [13, 13], [view.sigma[n].item()] * 2)
+        torch.testing.assert_close(ours[n], tv.normalize(image, **NORM), atol=2e-4, rtol=0)
+
+
+def test_drawn_parameters_follow_torchvisions_distributions() -> None:
+    n, sizes = 20_000, torch.tensor([[48, 64]])
+    view = augment.parameters(augment.draw(n, generator(0, "test")), sizes.expand(n, 2), AugmentConfig())
+    torch.manual_seed(0)
+    boxes = np.array([v2.RandomResizedCrop(32, scale=(0.2, 1)).make_params([torch.empty(3, 48, 64)]).values() for _ in range(5000)], dtype=object)
+    theirs = np.array([[b[0], b[1], b[2], b[3]] for b in (list(v) for v in boxes)], dtype=float)
+    ours = view.box.double()
+    for column in range(4):  # top, left, height, width: means within 4 standard errors
+        spread = theirs[:, column].std() / np.sqrt(len(theirs))
+        assert abs(ours[:, column].mean().item() - theirs[:, column].mean()) < 5 * spread
+        assert abs(ours[:, column].std().item() / theirs[:, column].std() - 1) < 0.05
+    assert (ours[:, 0] + ours[:, 2]).max() <= 48
+    assert (ours[:, 1] + ours[:, 3]).max() <= 64
+    assert ours[:, 2:].min() >= 1
+    for name, p in {"flip": 0.5, "jitter": 0.8, "grayscale": 0.2}.items():
+        assert abs(getattr(view, name).float().mean().item() - p) < 0.015
+    assert abs((view.sigma > 0).float().mean().item() - 0.5) < 0.015
+    assert view.factors[:, :3].min() >= 0.6
+    assert view.factors[:, :3].max() <= 1.4
+    assert view.factors[:, 3].abs().max() <= 0.4
+    assert len(view.order.unique(dim=0)) == 24
+
+
+def test_a_view_depends_on_its_row_alone() -> None:
+    raw, uniform = raw_images(8, 30, 30), augment.draw(8, generator(1, "test"))
+    together = augment.train_view(raw, augment.parameters(uniform, raw.sizes, AugmentConfig()), 16, **NORM)
+    some = RawBatch(raw.pixels[5:7], raw.sizes[5:7])
+    apart = augment.train_view(some, augment.parameters(uniform[5:7], some.sizes, AugmentConfig()), 16, **NORM)
+    torch.testing.assert_close(together[5:7], apart, atol=1e-5, rtol=0)
+
+
+def test_an_image_of_one_pixel_and_a_panorama_can_be_cropped() -> None:
+    for height, width in ((1, 1), (4, 400)):
+        raw = raw_images(3, height, width)
+        view = augment.parameters(augment.draw(3, generator(1, "test")), raw.sizes, AugmentConfig())
+        assert augment.train_view(raw, view, 16, **NORM).isfinite().all()

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from hpt import encoder
+from hpt.errors import WeightsError
+
+DEPTHS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+
+def test_the_encoder_maps_images_to_pooled_features() -> None:
+    model = encoder.build("resnet18", seed=0).eval()
+    features = model(torch.zeros(3, 3, 40, 32))
+    assert features.shape == (3, encoder.feature_dim("resnet18")) == (3, 512)
+
+
+@pytest.mark.parametrize("backbone", DEPTHS)
+def test_shapes_and_feature_dim_are_those_of_torchvision(backbone: str) -> None:
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, backbone)().state_dict()
+    assert encoder.feature_dim(backbone) == theirs.pop("fc.weight").shape[1]
+    del theirs["fc.bias"]
+    assert dict(encoder.shapes(backbone)) == {key: value.shape for key, value in theirs.items()}
+
+
+def test_the_state_dict_has_torchvisions_keys_without_the_classifier() -> None:
+    theirs = torchvision.models.resnet18().state_dict().keys()
+    ours = encoder.build("resnet18", seed=0).state_dict().keys()
+    assert list(ours) == [key for key in theirs if not key.startswith("fc.")]
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = encoder.build("resnet18", seed=5).state_dict()
+    torch.manual_seed(2)
+    again = encoder.build("resnet18", seed=5).state_dict()
+    other = encoder.build("resnet18", seed=6).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_building_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    encoder.build("resnet18", seed=7)
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("backbone", DEPTHS)
+def test_every_depth_is_detected_from_its_state(backbone: str) -> None:
+    with torch.device("meta"):
+        assert encoder.detect(getattr(torchvision.models, backbone)().state_dict()) == backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnext50_32x4d", "a variant of resnet50"),
+        ("wide_resnet50_2", "a variant of resnet50"),
+        ("vit_b_16", "no ResNet in it"),
+    ],
+)
+def test_other_architectures_of_torchvision_are_refused(name: str, said: str) -> None:
+    with torch.device("meta"):
+        state = getattr(torchvision.models, name)().state_dict()
+    with pytest.raises(WeightsError, match=said):
+        encoder.detect(state)
+
+
+def test_a_depth_that_is_not_in_the_table_is_refused_with_its_blocks() -> None:
+    with torch.device("meta"):
+        state = timm.create_model("resnet26").state_dict()
+    with pytest.raises(WeightsError, match=r"2\+2\+2\+2 bottleneck blocks is none of resnet18"):
+        encoder.detect(state)
+
+
+def test_a_stem_for_grey_images_is_refused_by_its_channels() -> None:
+    with torch.device("meta"):
+        state = timm.create_model("resnet18", in_chans=1).state_dict()
+    with pytest.raises(WeightsError, match="resnet18 for images of 1 channels"):
+        encoder.detect(state)
+
+
+def test_an_unknown_backbone_gets_a_suggestion() -> None:
+    with pytest.raises(WeightsError, match=r"unknown backbone 'resnet5' \(did you mean 'resnet50'\?\)"):
+        encoder.build("resnet5", seed=0)
+
+
+def test_batch_norms_lists_all_of_them_in_order() -> None:
+    model = encoder.build("resnet18", seed=0)
+    layers = encoder.batch_norms(model)
+    assert len(layers) == 20
+    assert layers[0] is model.bn1

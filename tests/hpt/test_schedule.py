@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from hpt.schedule import cosine, parse_schedule, thirds
+
+
+def test_the_cosine_equals_pytorchs() -> None:
+    import torch
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = SGD([parameter], lr=0.03)
+    scheduler = CosineAnnealingLR(optimizer, T_max=200)
+    for step in range(200):
+        assert cosine(step, 200, 0.03) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9, abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_the_protocols_2500_steps_drop_at_833_and_1667() -> None:
+    rates = [thirds(step, 2500, 1.0) for step in range(2500)]
+    assert rates.index(0.1) == 833
+    assert rates.index(0.01) == 1667
+
+
+def test_90_epochs_drop_at_30_and_60() -> None:
+    steps = parse_schedule("90-epochs").steps(images=1000, batch_size=512)
+    assert steps == 180
+    rates = [thirds(step, steps, 1.0) for step in range(steps)]
+    assert (rates.index(0.1), rates.index(0.01)) == (60, 120)
+
+
+@pytest.mark.parametrize("text", ["0-steps", "2500", "-1-steps", "ten-epochs", "5-days", ""])
+def test_a_schedule_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="schedule"):
+        parse_schedule(text)
