@@ -1,8 +1,8 @@
 """Views of images: batched, on the device of the images, every image with its own random parameters.
 
-A view is drawn in two moves. `draw` takes uniform numbers for a whole global batch from one generator, so each process can
-take its rows; `parameters` turns rows into crops, colours and blurs; `train_view` applies them. For given parameters
-each operation equals torchvision's functional transform on float images.
+A view is drawn in two moves. `draw` takes uniform numbers for a whole global batch from one generator, so each
+process can take its rows; `parameters` turns rows into crops, colours and blurs; `train_view` applies them. For given
+parameters each operation equals torchvision's functional transform on float images.
 
 Cropping, resizing and flipping are one product with two small matrices per image (a row holds the antialiased
 triangle filter of one output pixel), and so is the Gaussian blur: dense matrices of an image's size cost less than
@@ -84,7 +84,12 @@ def parameters(uniform: Tensor, sizes: Tensor, config: AugmentConfig) -> View:
 
 
 def train_view(
-    raw: RawBatch, view: View, size: int, mean: tuple[float, ...], std: tuple[float, ...], sigma_max: float = 2.0
+    raw: RawBatch,
+    view: View,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    sigma_max: float = 2.0,
 ) -> Tensor:
     """Augmented, normalised images, [n, 3, size, size] fp32 on the device of `raw.pixels`."""
     device = raw.pixels.device
@@ -217,9 +222,7 @@ def _boxes(area: Tensor, aspect: Tensor, place: Tensor, sizes: Tensor, min_scale
     return torch.cat([top, left, h, w], dim=1).long()
 
 
-def _resample(
-    pixels: Tensor, start: Tensor, scale: Tensor, bounds: Tensor, size: int, flip: Tensor | None
-) -> Tensor:
+def _resample(pixels: Tensor, start: Tensor, scale: Tensor, bounds: Tensor, size: int, flip: Tensor | None) -> Tensor:
     """Rows and columns of each image under triangle filters: [n, 3, size, size] in [0, 1].
 
     Output pixel i lies at `start + (i + 0.5) * scale` of the image (start and scale [n, 2]: rows, columns), sees a

@@ -1,7 +1,7 @@
 """Checkpoints: whole or not there, checked before use, the last two kept.
 
-`step-00000500.pt` is written beside its place, synced and renamed; its SHA-256 follows in `step-00000500.sha256`, so a file
-without one was cut short, and one that differs was damaged (a flipped bit would load silently).
+`step-00000500.pt` is written beside its place, synced and renamed; its SHA-256 follows in `step-00000500.sha256`, so
+a file without one was cut short, and one that differs was damaged (a flipped bit would load silently).
 """
 
 from __future__ import annotations

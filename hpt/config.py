@@ -232,7 +232,7 @@ class EvaluateConfig(Config):
     1,000 (all where there are fewer)."""
     backbone: Backbone = "resnet50"
     image_size: Annotated[int, Field(ge=8)] = 224
-    """Side of the view that the model sees, pixels. The test view is the centre of the image resized to 256/224 of it."""
+    """Side of the view, pixels. The test view is the centre of the image resized to 256/224 of it."""
     seed: int = 0
     device: Device = "auto"
     precision: Precision = "auto"
@@ -405,7 +405,9 @@ def _parse_sets(sets: Iterable[str]) -> dict[str, Any]:
     for text in sets:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text!r} is not of the form field=value", "for example --set moco.queue_size=4096")
+            raise ConfigError(
+                f"--set {text!r} is not of the form field=value", "for example --set moco.queue_size=4096"
+            )
         value: Any = raw.strip()
         if value.lower() in {"none", "null"}:
             value = None

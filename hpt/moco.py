@@ -1,8 +1,8 @@
 """MoCo-v2 (arXiv 1911.05722 and 2003.04297): the method, in one class.
 
-BatchNorm groups are explicit. A step's batch of B images is B / g groups of g images (the paper: 256 = 4 x 64); each group
-goes through the encoder by itself, so BatchNorm sees g images at a time whatever the number of processes. A query's
-loss depends on its own key and the queue only, so gradients may accumulate over groups.
+BatchNorm groups are explicit. A step's batch of B images is B / g groups of g images (the paper: 256 = 4 x 64); each
+group goes through the encoder by itself, so BatchNorm sees g images at a time whatever the number of processes. A
+query's loss depends on its own key and the queue only, so gradients may accumulate over groups.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class MoCo(nn.Module):
     queue: Tensor
     position: Tensor
 
-    def __init__(
-        self, backbone: nn.Module, features: int, config: MocoConfig, *, seed: int
-    ) -> None:
+    def __init__(self, backbone: nn.Module, features: int, config: MocoConfig, *, seed: int) -> None:
         super().__init__()
         self.momentum = config.momentum
         self.temperature = config.temperature
@@ -65,11 +63,12 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update_key_encoder(self) -> None:
         """key <- m * key + (1 - m) * query, parameters only: BatchNorm's buffers follow from the key's own batches."""
-        keys, queries = list(self.key.parameters()), list(self.query.parameters())
+        keys: list[Tensor] = list(self.key.parameters())
+        queries: list[Tensor] = list(self.query.parameters())
         torch._foreach_lerp_(keys, queries, 1 - self.momentum)
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """[n, 1 + K] similarities over the temperature: of queries [n, dim] to their keys [n, dim], then to the queue."""
+        """[n, 1 + K] similarities of queries [n, dim] to their keys [n, dim] and to the queue, over the temperature."""
         positive = (queries * keys).sum(dim=1, keepdim=True)  # n x 1
         negative = queries @ self.queue.T  # n x K
         return torch.cat([positive, negative], dim=1) / self.temperature

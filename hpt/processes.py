@@ -1,7 +1,7 @@
 """The processes of one run: who this one is, and the few things that they share.
 
-One process needs no framework. Several were started by `accelerate launch` (or any launcher that sets torch.distributed's
-environment), and Accelerate's state tells each its rank and device.
+One process needs no framework. Several were started by `accelerate launch` (or any launcher that sets
+torch.distributed's environment), and Accelerate's state tells each its rank and device.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpt.errors import ConfigError, HptError
 
@@ -73,13 +73,6 @@ class Processes:
         if self.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    def replicate(self, module: nn.Module) -> nn.Module:
-        """The module, its gradients averaged over the processes. BatchNorm's buffers stay each process's own."""
-        if self.count == 1:
-            return module
-        ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
-
 
 def choose_device(name: str) -> torch.device:
     """`auto`: the first CUDA device, else Apple's, else the CPU.
@@ -89,11 +82,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)) if kind == "cuda" else None)
+        return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
     device = torch.device(name)
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= count:
-        raise ConfigError(f"device {name} is not on this machine, which has {count} of {device.type}", "use --device auto")
+        raise ConfigError(
+            f"device {name} is not on this machine, which has {count} of {device.type}", "use --device auto"
+        )
     return device
 
 

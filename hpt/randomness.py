@@ -1,7 +1,7 @@
 """Random numbers as a function of what they are for, never of what was drawn before.
 
-A generator is made anew for each (seed, purpose, step), so a resumed run, or one with another number of processes, draws
-what the unbroken one would have drawn, with no state to save.
+A generator is made anew for each (seed, purpose, step), so a resumed run, or one with another number of processes,
+draws what the unbroken one would have drawn, with no state to save.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ nothing has to know which wrappers a file went through. A layout with other key 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import pickle
 import re
@@ -27,9 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpt import encoder as encoders
-from hpt.data.fetch import Checksum, Progress, cache_folder, download
+from hpt.callbacks import Progress
+from hpt.data.fetch import Checksum, download
 from hpt.errors import DataError, WeightsError
 from hpt.files import replacing
+from hpt.places import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -192,20 +195,17 @@ def save(state: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]
     Raises:
         WeightsError: the file cannot be written.
     """
-    # Copies: safetensors refuses tensors that share memory. One entry of metadata: it writes several in random order,
-    # and the same weights must give the same bytes.
+    # Copies: safetensors refuses tensors that share memory. One entry of metadata: it writes several
+    # in random order, and the same weights must give the same bytes.
     tensors = {
-        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for key, value in state.items()
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for key, value in state.items()
     }
     try:
         with replacing(path) as part:
-            save_file(tensors, part, metadata={_WRITTEN_BY: json.dumps(dict(metadata), sort_keys=True)})
+            save_file(tensors, part, metadata={_US: json.dumps(dict(metadata), sort_keys=True)})
             return _sha256(part)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"cannot write {path} ({_why(error)})", "free some space or choose another folder"
-        ) from None
+        raise WeightsError(f"cannot write {path} ({_why(error)})", "free some space or choose another folder") from None
 
 
 def locate(name: str, *, progress: Progress | None = None) -> Path | None:
@@ -229,7 +229,7 @@ def locate(name: str, *, progress: Progress | None = None) -> Path | None:
     return path
 
 
-_WRITTEN_BY = "written_by"
+_US = "hptctl"
 
 # What each layout of key names calls the parts of a ResNet, which torchvision calls conv1, bn1, layer1, ...
 _LAYOUTS: dict[str, dict[str, str]] = {
@@ -283,15 +283,14 @@ def _open(path: Path) -> tuple[Any, str | None]:
     if head[8:9] == b"{":
         try:
             with safe_open(path, "pt", device="cpu") as tensors:
-                writer = (tensors.metadata() or {}).get(_WRITTEN_BY)
-                return {key: tensors.get_tensor(key) for key in tensors.keys()}, writer  # noqa: SIM118
+                ours = _US in (tensors.metadata() or {})
+                content = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+                return content, _US if ours else None
         except Exception as error:
             raise WeightsError(f"the file is truncated or damaged ({_why(error)})", _AGAIN) from None
     text = head.decode("ascii", errors="replace").partition("\n")[0].strip()
     what = (
-        f"a text that begins {text!r}"
-        if text.isascii() and text.isprintable()
-        else "neither PyTorch nor safetensors"
+        f"a text that begins {text!r}" if text.isascii() and text.isprintable() else "neither PyTorch nor safetensors"
     )
     raise WeightsError(f"this is no weights file but {what}", _AGAIN)
 
@@ -309,9 +308,7 @@ def _open_torch(path: Path, *, zipped: bool) -> Any:
                 "give the model's state_dict",
             )
         if "data.pkl" not in names:
-            raise WeightsError(
-                "this is a zip file that PyTorch did not write", "give the weights file itself"
-            )
+            raise WeightsError("this is a zip file that PyTorch did not write", "give the weights file itself")
     try:
         with path.open("rb") as file:  # given a path, torch.load lets its ending decide about the format
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -343,11 +340,7 @@ def _containers(content: Any) -> dict[str, dict[str, Tensor]]:
         if not isinstance(value, Mapping) or id(value) in seen:
             continue
         seen.add(id(value))
-        tensors = {
-            key: tensor
-            for key, tensor in value.items()
-            if isinstance(key, str) and isinstance(tensor, Tensor)
-        }
+        tensors = {key: tensor for key, tensor in value.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
         if tensors:
             found[path] = tensors
         waiting.extend((f"{path}{key}.", inner) for key, inner in value.items() if isinstance(key, str))
@@ -400,8 +393,7 @@ def _take(found: _Encoder, backbone: str) -> tuple[dict[str, Tensor], list[str]]
     if len(counters) < len(absent):
         lost = [name for name in absent if name not in counters]
         raise WeightsError(
-            f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} "
-            f"(missing: {_few(lost)})",
+            f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} (missing: {_few(lost)})",
             "give the whole model's weights",
         )
     state = {}
@@ -424,15 +416,11 @@ def _plain(tensor: Tensor, key: str, *, counter: bool) -> Tensor:
     dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
     if not dense or not (tensor.is_floating_point() or counter):
         kind = str(tensor.dtype if dense else tensor.layout).removeprefix("torch.")
-        raise WeightsError(
-            f"{key} holds no plain numbers ({kind})", "give the weights before quantisation or pruning"
-        )
+        raise WeightsError(f"{key} holds no plain numbers ({kind})", "give the weights before quantisation or pruning")
     wanted = torch.int64 if counter else torch.float32
     copy = tensor.detach().to("cpu", wanted, copy=True, memory_format=torch.contiguous_format)
     if not copy.isfinite().all():
-        raise WeightsError(
-            f"{key} holds NaN or infinity", "take a checkpoint from before the training diverged"
-        )
+        raise WeightsError(f"{key} holds NaN or infinity", "take a checkpoint from before the training diverged")
     return copy
 
 

@@ -11,7 +11,6 @@ import typer
 
 from hptctl.commands import datasets, demo, doctor, evaluate, pretrain, report, runs, sweep, ui
 
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

@@ -54,7 +54,14 @@ def print_text(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table that fits the terminal; columns whose name starts with '>' are aligned right."""
-    shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    shown = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     for column in columns:
         right = column.startswith(">")
         shown.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")

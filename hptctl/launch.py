@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, RunError, WeightsError, did_you_mean
@@ -23,10 +24,13 @@ def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: 
     """A run folder for the configuration; its base weights are found first, so nothing is left when they are not.
 
     Raises:
-        WeightsError: no such weights. RunError: a run of that name exists.
+        DataError: no such dataset. WeightsError: no such weights. RunError: a run of that name exists.
     """
-    config = config.model_copy(update={"dataset": dataset_path(config.dataset)})
-    tags = _tags(config) | {"strategy": config.strategy, "steps": str(config.steps if config.strategy != "base" else 0)}
+    config, name_of_data = _pin_dataset(config)
+    tags = _tags(config, name_of_data) | {
+        "strategy": config.strategy,
+        "steps": str(config.steps if config.strategy != "base" else 0),
+    }
     source = None
     if config.weights is not None:
         file, source = find_weights(config.weights)
@@ -34,7 +38,7 @@ def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: 
     return runs.create(
         "pretrain",
         name,
-        f"{config.strategy}-{dataset_name(config.dataset)}",
+        f"{config.strategy}-{name_of_data}",
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
@@ -74,9 +78,14 @@ def create_evaluation(
 
 def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], str | None]:
     """The configuration with its paths made absolute, what is known of the backbone under test, and its run's name."""
-    config = config.model_copy(update={"dataset": dataset_path(config.dataset)})
+    config, name_of_data = _pin_dataset(config)
     file, source = find_weights(config.weights)
-    tags = _tags(config) | {"weights": config.weights, "weights_file": str(file), "strategy": "weights", "steps": "0"}
+    tags = _tags(config, name_of_data) | {
+        "weights": config.weights,
+        "weights_file": str(file),
+        "strategy": "weights",
+        "steps": "0",
+    }
     if source is not None:
         run = runs.get(source)
         about = run.spec().tags
@@ -173,7 +182,8 @@ def find_weights(text: str) -> tuple[Path, str | None]:
             raise RunError(f"run '{run.name}' is a {spec.kind} run and has no backbone", "name a pretraining")
         if not run.backbone.exists():
             raise RunError(
-                f"run '{run.name}' is not finished ({status.state})", f"go on with `hptctl pretrain --resume {run.name}`"
+                f"run '{run.name}' is not finished ({status.state})",
+                f"go on with `hptctl pretrain --resume {run.name}`",
             )
         return run.backbone.resolve(), run.name
     if (file := Path(text)).is_file():
@@ -200,31 +210,27 @@ def evaluated_defaults(weights: str) -> dict[str, object]:
     return {"backbone": read(file).backbone}
 
 
-def dataset_path(text: str) -> str:
-    """A catalogue name as it is; a path made absolute, since a run may be resumed from elsewhere."""
-    return str(Path(text).expanduser().resolve()) if looks_like_path(text) else text
-
-
-def dataset_name(text: str) -> str:
-    """How a dataset is called in names and tables."""
-    return Path(text).stem if looks_like_path(text) else text
-
-
-def looks_like_path(text: str) -> bool:
-    """Whether a dataset is a folder or a file; names of the catalogue win over a folder of that name."""
-    from hpt.data.catalog import CATALOG
-
-    return text.partition("@")[0] not in CATALOG
-
-
 def command_line() -> str:
     """The command that was given, to be given again."""
     return shlex.join(["hptctl", *sys.argv[1:]])
 
 
-def _tags(config: PretrainConfig | EvaluateConfig) -> dict[str, str]:
+C = TypeVar("C", PretrainConfig, EvaluateConfig)
+
+
+def _pin_dataset(config: C) -> tuple[C, str]:
+    """The configuration with the dataset's path made absolute, since a run may go on from elsewhere; and its name."""
+    from hpt.data.dataset import find, name_of
+
+    found = find(config.dataset)
+    if isinstance(found, Path):
+        config = config.model_copy(update={"dataset": str(found)})
+    return config, name_of(found)
+
+
+def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> dict[str, str]:
     return {
-        "dataset": dataset_name(config.dataset),
+        "dataset": dataset,
         "seed": str(config.seed),
         "preset": config.preset,
         "backbone": config.backbone,

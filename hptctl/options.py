@@ -31,6 +31,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved conf
 RunArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]", help="A run's name, MLflow id or folder, or a weights file; the newest pretraining if left out."
+        metavar="[RUN]",
+        help="A run's name, MLflow id or folder, or a weights file; the newest pretraining if left out.",
     ),
 ]

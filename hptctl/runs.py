@@ -242,7 +242,8 @@ def newest(kind: Kind = "pretrain", having: Iterable[State] = ("finished",)) -> 
         if run.spec().kind == kind and run.status().state in having:
             return run
     raise RunError(
-        f"there is no finished {kind} run in {RUNS.resolve()}", "name a run or a weights file, or `hptctl pretrain` first"
+        f"there is no finished {kind} run in {RUNS.resolve()}",
+        "name a run or a weights file, or `hptctl pretrain` first",
     )
 
 

@@ -116,8 +116,11 @@ class Tracker:
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def open(self) -> Tracker:
-        """Start carrying. The first push creates or reopens the MLflow run, and happens beside the work: MLflow's import
-        and the first use of a store take seconds. A store that is away costs a warning, not the run."""
+        """Start carrying; a store that is away costs a warning, not the run.
+
+        The first push creates or reopens the MLflow run, beside the work: MLflow's import and the first use of a store
+        take seconds.
+        """
         self._thread.start()
         return self
 
@@ -158,7 +161,14 @@ class _Push:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.file = run.path / "tracking.json"
-        self.state: dict[str, Any] = {"uri": uri(), "run_id": None, "sent": {}, "facts": {}, "artifacts": {}, "state": None}
+        self.state: dict[str, Any] = {
+            "uri": uri(),
+            "run_id": None,
+            "sent": {},
+            "facts": {},
+            "artifacts": {},
+            "state": None,
+        }
         if self.file.exists():
             saved = json.loads(self.file.read_bytes())
             if saved["uri"] == uri():  # another store has none of it yet
@@ -364,7 +374,8 @@ def _readable() -> Iterator[None]:
         raise
     except Exception as error:
         raise RunError(
-            f"tracking store {uri()} cannot be used: {_first_line(error)}", "check MLFLOW_TRACKING_URI and the store"
+            f"tracking store {uri()} cannot be used: {_first_line(error)}",
+            "check MLFLOW_TRACKING_URI and the store",
         ) from error
 
 

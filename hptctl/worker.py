@@ -1,7 +1,7 @@
 """What each process of a run executes: read `run.json`, load the data, call the library, record how it ended.
 
-One process runs in the command itself; several are started as `accelerate launch -m hptctl.worker RUN-FOLDER`, which also
-suits people with a launcher of their own.
+One process runs in the command itself; several are started as `accelerate launch -m hptctl.worker RUN-FOLDER`, which
+also suits people with a launcher of their own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 
 from hpt import weights
+from hpt.callbacks import Log
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError
 from hpt.evaluate import evaluate, score_on_test
 from hpt.files import write_text
-from hpt.pretrain import Log, notes, pretrain
+from hpt.pretrain import notes, pretrain
 from hpt.processes import Processes
 from hptctl import console
 from hptctl.console import Display
@@ -98,9 +99,7 @@ def _pretrain(
     return outcome.results, {"backbone_sha256": outcome.sha256}
 
 
-def _evaluate(
-    run: Run, config: EvaluateConfig, log: Log, display: Display
-) -> tuple[dict[str, float], dict[str, str]]:
+def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> tuple[dict[str, float], dict[str, str]]:
     dataset = load_data(config.dataset, config, display)
     loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
     write_split(run, dataset)
@@ -153,7 +152,11 @@ def data_facts(dataset: Dataset) -> dict[str, str]:
 def hardware(processes: Processes) -> str:
     """What the run computes on."""
     kind = processes.device.type
-    name = torch.cuda.get_device_name(processes.device) if kind == "cuda" else f"{os.cpu_count()}-core {platform.machine()}"
+    name = (
+        torch.cuda.get_device_name(processes.device)
+        if kind == "cuda"
+        else f"{os.cpu_count()}-core {platform.machine()}"
+    )
     return f"{processes.count} x {name} ({kind}), torch {torch.__version__}"
 
 

@@ -22,7 +22,7 @@ import shutil
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,18 +33,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 import torch
 from filelock import FileLock, Timeout
 
+from hpt.callbacks import Progress
 from hpt.data import decode
 from hpt.data.listing import Listing, Read, Unreadable
 from hpt.files import sync, write_text
+from hpt.places import cache_folder
 
 log = logging.getLogger("hpt.data")
 
-Progress = Callable[[int, int, str], None]
-"""done, total, what"""
 RGB = tuple[float, float, float]
 
 CHUNK = 8
@@ -142,12 +141,6 @@ class Images:
         return RawBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
 
 
-def root() -> Path:
-    """Where caches live: `$HPTCTL_CACHE`, or the system's place for them."""
-    given = os.environ.get("HPTCTL_CACHE")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("hptctl"))
-
-
 def open_or_build(listing: Listing, side: int, progress: Progress | None = None) -> Entry:
     """The decoded images of a listing; they are read only where no entry holds them yet.
 
@@ -157,7 +150,7 @@ def open_or_build(listing: Listing, side: int, progress: Progress | None = None)
     Raises:
         OSError: the cache cannot be written, for example because the disk is full; nothing is left behind.
     """
-    folder = root() / "images"
+    folder = cache_folder() / "images"
     folder.mkdir(parents=True, exist_ok=True)
     stamp = _stamp(listing, side)
     entry = _find(folder, stamp)
@@ -218,7 +211,8 @@ class _Damaged(Exception):
 def _open(path: Path) -> Entry:
     try:
         facts = json.loads((path / "index.json").read_bytes())
-        with np.load(path / "index.npz", allow_pickle=False) as index:
+        # Opened here, because np.load leaves a damaged file open.
+        with (path / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
             arrays = {name: index[name] for name in ("sizes", "digests", "sums")}
         names = tuple(facts["names"])
         quarantined = tuple((name, reason) for name, reason in facts["quarantined"])
@@ -227,12 +221,12 @@ def _open(path: Path) -> Entry:
     if any(len(array) != len(names) for array in arrays.values()):
         raise _Damaged("its index is incomplete")
     expected = int(3 * arrays["sizes"].prod(axis=1).sum())
-    file = path / "images.bin"
-    if file.stat().st_size != expected:
-        raise _Damaged(f"images.bin has {file.stat().st_size:,} bytes instead of {expected:,}")
+    size = (path / "images.bin").stat().st_size
+    if size != expected:
+        raise _Damaged(f"images.bin has {size:,} bytes instead of {expected:,}")
     pixels: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
     if expected:  # an empty file cannot be mapped
-        pixels = np.memmap(file, dtype=np.uint8, mode="r")
+        pixels = np.memmap(path / "images.bin", dtype=np.uint8, mode="r")
     return Entry(names=names, quarantined=quarantined, pixels=pixels, **arrays)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import os
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from hpt.data import embedded
 from hpt.data.folder import Folder
 from hpt.data.listing import Listing, Split
 from hpt.errors import DataError
+from hpt.places import data_folder
 
 log = logging.getLogger("hpt.data")
 
@@ -47,13 +46,21 @@ class Row:
     """Published normalisation, with `std`; None: computed from train and val."""
     std: RGB | None = None
 
+    def ready(self) -> bool:
+        """Whether the dataset is on this machine."""
+        try:
+            self.list_images(data_folder())
+        except (FileNotFoundError, DataError):
+            return False
+        return True
+
     def listing(self) -> Listing:
         """The dataset's images, downloaded first where that is possible and needed.
 
         Raises:
             DataError: the files are not there and cannot be downloaded, or are damaged.
         """
-        root = data_root()
+        root = data_folder()
         try:
             return self.list_images(root)
         except FileNotFoundError as error:
@@ -70,12 +77,6 @@ class Row:
         except RuntimeError as error:  # torchvision's word for a wrong checksum
             raise DataError(f"{self.name} was not downloaded well: {error}", f"try again, or {fix}") from None
         return self.list_images(root)
-
-
-def data_root() -> Path:
-    """Where datasets are kept: `$HPTCTL_DATA`, or the system's place for data."""
-    given = os.environ.get("HPTCTL_DATA")
-    return Path(given) if given else Path(platformdirs.user_data_dir("hptctl")) / "datasets"
 
 
 def find(name: str) -> Row | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hpt.callbacks import Progress
 from hpt.config import DataConfig
 from hpt.data import cache, catalog, folder, splits
-from hpt.data.cache import Entry, Images, Progress
+from hpt.data.cache import Entry, Images
 from hpt.data.catalog import METRICS, Row, Task
 from hpt.data.listing import Labels, Listing
 from hpt.errors import DataError, did_you_mean
@@ -61,9 +62,7 @@ class Dataset:
         """
         indices = self.splits[name]
         if not len(indices):
-            raise DataError(
-                f"{self.name} has no {name} images", "add some, or use the set for pretraining only"
-            )
+            raise DataError(f"{self.name} has no {name} images", "add some, or use the set for pretraining only")
         labels = self.labels[indices]
         if labels.ndim == 1 and (labels < 0).any():
             raise DataError(
@@ -84,8 +83,10 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
         DataError: nothing of that name, no images, too many unreadable ones, or a layout that is not clear.
         OSError: the cache cannot be written.
     """
-    row, listing = _resolve(dataset)
-    name = row.name if row else _stem(dataset)
+    found = find(dataset)
+    row = found if isinstance(found, Row) else None
+    listing = _list(found)
+    name = name_of(found)
     task: Task = row.task if row else "single-label"
     entry = cache.open_or_build(listing, side, progress)
     _check_quarantine(name, entry, config.max_unreadable)
@@ -93,9 +94,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     at = {image: i for i, image in enumerate(listing.names)}
     readable = np.array([at[image] for image in entry.names], dtype=np.int64)
     labels = listing.labels[readable]
-    indices = splits.complete(
-        name, entry.names, labels, [listing.splits[i] for i in readable], config.split_seed
-    )
+    indices = splits.complete(name, entry.names, labels, [listing.splits[i] for i in readable], config.split_seed)
     mean, std = row.mean if row else None, row.std if row else None
     if mean is None or std is None:
         mean, std = entry.mean_std(_pretraining(indices))
@@ -113,20 +112,21 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     )
 
 
-def _resolve(dataset: str) -> tuple[Row | None, Listing]:
+def find(dataset: str) -> Row | Path:
+    """The row of the catalogue, or the folder or zip file, that a dataset's name stands for.
+
+    Raises:
+        DataError: nothing of that name.
+    """
     is_path = dataset.startswith((".", "~")) or any(mark in dataset for mark in ("/", os.sep))
     row = None if is_path else catalog.find(dataset)
     if row is not None:
-        return row, row.listing()
+        return row
     path = Path(dataset).expanduser()
-    if path.is_dir():
-        return None, folder.list_folder(path)
-    if path.suffix.lower() == ".zip" and path.is_file():
-        return None, folder.list_zip(path)
-    if path.exists():
-        raise DataError(
-            f"{dataset} is neither a folder nor a zip file", "name a folder of images, or a .zip of one"
-        )
+    if dataset and (path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file())):
+        return path.resolve()
+    if dataset and path.exists():
+        raise DataError(f"{dataset} is neither a folder nor a zip file", "name a folder of images, or a .zip of one")
     known = ", ".join(catalog.CATALOG)
     if is_path or path.suffix:
         raise DataError(f"no such folder or zip file: {dataset}", f"check the path, or choose one of {known}")
@@ -136,9 +136,17 @@ def _resolve(dataset: str) -> tuple[Row | None, Listing]:
     )
 
 
-def _stem(dataset: str) -> str:
-    path = Path(dataset).expanduser().resolve()
-    return path.stem if path.suffix.lower() == ".zip" else path.name
+def name_of(found: Row | Path) -> str:
+    """How a dataset is called in names and tables: the catalogue's name, or the folder's or zip file's."""
+    if isinstance(found, Row):
+        return found.name
+    return found.name if found.is_dir() else found.stem
+
+
+def _list(found: Row | Path) -> Listing:
+    if isinstance(found, Row):
+        return found.listing()
+    return folder.list_folder(found) if found.is_dir() else folder.list_zip(found)
 
 
 def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:

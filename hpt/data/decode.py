@@ -69,9 +69,7 @@ def decode(data: bytes, side: int) -> npt.NDArray[np.uint8]:
         raise
     except UnidentifiedImageError:
         raise Unreadable("not an image in a known format") from None
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise anything on damaged files: struct.error, KeyError, ...
+    except Exception as error:  # Pillow's readers raise anything on damaged files: struct.error, KeyError, ...
         raise Unreadable(str(error) or type(error).__name__) from None
     if orientation in _ORIENTATION:
         small = small.transpose(_ORIENTATION[orientation])
@@ -95,9 +93,7 @@ def ppm(pixels: npt.NDArray[np.uint8]) -> bytes:
 def _check_size(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise Unreadable(
-            f"{image.width} x {image.height} pixels, above the limit of {limit / 1e6:.0f} million"
-        )
+        raise Unreadable(f"{image.width} x {image.height} pixels, above the limit of {limit / 1e6:.0f} million")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
-import os
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError, URLError
 
-import platformdirs
 from filelock import FileLock
 
+from hpt.callbacks import Progress
 from hpt.errors import DataError
 from hpt.files import sync
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
-"""Called as (bytes so far, bytes in all or 0 where the server does not say, file name)."""
 
 _TIMEOUT = 30.0  # seconds, to connect and for each read
 _PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt
@@ -48,12 +43,6 @@ class Checksum:
 
 class _Dropped(Exception):
     """The connection failed in a way that another attempt may mend."""
-
-
-def cache_folder() -> Path:
-    """Where downloads and caches live: `$HPTCTL_CACHE`, or the system's folder for user caches."""
-    chosen = os.environ.get("HPTCTL_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("hptctl")
 
 
 def download(
@@ -136,9 +125,7 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
         length = response.headers["Content-Length"]
         total = start + int(length) if length and length.isdecimal() else 0
         if size is not None and total and total != size:
-            raise DataError(
-                f"{host} offers {part.stem} with {total:,} bytes, not the published {size:,}", _CHANGED
-            )
+            raise DataError(f"{host} offers {part.stem} with {total:,} bytes, not the published {size:,}", _CHANGED)
         done = start
         with part.open("ab" if start else "wb") as file:
             progress(done, total, part.stem)
@@ -173,16 +160,12 @@ def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http
         answer = f"{error.code} {error.reason}"
         if error.code in _TRANSIENT:
             raise _Dropped(f"it answered {answer}") from None
-        raise DataError(
-            f"{host} answered {answer} for {request.full_url}", "the file may have moved"
-        ) from None
+        raise DataError(f"{host} answered {answer} for {request.full_url}", "the file may have moved") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError | ConnectionResetError | http.client.RemoteDisconnected):
             raise _Dropped(_why(reason)) from None
-        raise DataError(
-            f"cannot reach {host} ({_why(reason)})", "check the network and the proxy settings"
-        ) from None
+        raise DataError(f"cannot reach {host} ({_why(reason)})", "check the network and the proxy settings") from None
     return response
 
 

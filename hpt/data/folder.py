@@ -142,10 +142,8 @@ def list_zip(path: Path) -> Listing:
             name = member.filename
             if _hidden(name):
                 continue
-            tree.folders.update(str(parent) for parent in PurePosixPath(name).parents[:-1])
-            if member.is_dir():
-                tree.folders.add(name.rstrip("/"))
-            else:
+            tree.folders.update(name[: slash.start()] for slash in re.finditer("/", name))
+            if not member.is_dir():
                 tree.add(name)
         for name in tree.images:
             _check_member(archive.getinfo(name), path)
@@ -264,9 +262,7 @@ def _check_split_labels(images: Mapping[str, tuple[Split, str | None]], where: P
 
 def _refuse_empty(classes: set[str], where: Path) -> None:
     if classes:
-        raise DataError(
-            f"class '{min(classes)}' has no images in {where}", "remove the folder or put images into it"
-        )
+        raise DataError(f"class '{min(classes)}' has no images in {where}", "remove the folder or put images into it")
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

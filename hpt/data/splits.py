@@ -39,9 +39,7 @@ def complete(
     if missing and _labelled(labels[train]):
         given = _cut(names, labels, given, train, missing, seed)
         shares = ", ".join(f"{split} ({float(SHARES[split]):.0%})" for split in reversed(missing))
-        log.info(
-            "%s comes without %s: cut from train, per class, by data.split_seed=%d", dataset, shares, seed
-        )
+        log.info("%s comes without %s: cut from train, per class, by data.split_seed=%d", dataset, shares, seed)
     return {split: np.flatnonzero(given == split) for split in SPLITS}
 
 

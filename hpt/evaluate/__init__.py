@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hpt import encoder, weights
+from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
-from hpt.data.cache import Images, Progress
+from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
 from hpt.errors import DataError
 from hpt.evaluate.features import embed
@@ -23,7 +24,6 @@ from hpt.evaluate.labels import choose
 from hpt.evaluate.linear import train_probe
 from hpt.files import replacing
 from hpt.metrics import single_label
-from hpt.pretrain import Log, Stop
 from hpt.processes import choose_device, use_bf16
 
 MODEL = "model.safetensors"
@@ -70,7 +70,10 @@ def evaluate(
     used = choose(all_labels, classes, config)
     train = (images.subset(used), torch.from_numpy(all_labels[used]))
     val = _tensors(dataset.split("val"))
-    facts = {"labels": config.labels or ("1000" if len(used) < len(all_labels) else "all"), "labels_used": str(len(used))}
+    facts = {
+        "labels": config.labels or ("1000" if len(used) < len(all_labels) else "all"),
+        "labels_used": str(len(used)),
+    }
 
     if config.kind == "finetune":
         model = Classifier(backbone, encoder.feature_dim(config.backbone), classes, config.seed)
@@ -81,17 +84,34 @@ def evaluate(
         facts["chosen"] = f"step {best.step} of {best.steps}"
         scores = {"val": predict(config, model, val[0], device, bf16=bf16, progress=progress)[None]}
         if config.test:
-            scores["test"] = predict(config, model, dataset.split("test")[0], device, bf16=bf16, progress=progress)[None]
+            scores["test"] = predict(config, model, dataset.split("test")[0], device, bf16=bf16, progress=progress)[
+                None
+            ]
     elif config.kind == "linear":
         probe = train_probe(
-            config, backbone, train, val, classes, device=device, bf16=bf16, log=log, progress=progress, stop=stop
+            config,
+            backbone,
+            train,
+            val,
+            classes,
+            device=device,
+            bf16=bf16,
+            log=log,
+            progress=progress,
+            stop=stop,
         )
         facts["chosen"] = f"lr={probe.lr:g}"
         facts["tried"] = ", ".join(f"lr={lr:g}: {value:.4f}" for lr, value in probe.by_lr.items())
         scores = {}
         for name in ("val", "test") if config.test else ("val",):
             features = embed(
-                backbone, dataset.split(name)[0], config.image_size, device, bf16=bf16, progress=progress, what=name
+                backbone,
+                dataset.split(name)[0],
+                config.image_size,
+                device,
+                bf16=bf16,
+                progress=progress,
+                what=name,
             )
             scores[name] = probe.scores(features).cpu()
     else:
@@ -104,7 +124,7 @@ def evaluate(
         scores = {name: knn_scores(bank, labels, f, classes, config.knn).cpu()[None] for name, f in features_of.items()}
         facts["chosen"] = f"k={min(config.knn.k, len(bank))}"
     facts |= {f"{name}_images": str(each.shape[1]) for name, each in scores.items()}
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, each in scores.items():
         metrics |= summarise(name, each, dataset)
         write_predictions(folder, name, each, dataset)
@@ -129,10 +149,13 @@ def score_on_test(config: EvaluateConfig, dataset: Dataset, folder: Path, *, pro
 def check_labels(dataset: Dataset) -> None:
     """A DataError when there is nothing to tell apart."""
     if not dataset.classes:
-        raise DataError(f"dataset '{dataset.name}' has no labels, so nothing can be evaluated on it", "use class folders")
+        raise DataError(
+            f"dataset '{dataset.name}' has no labels, so nothing can be evaluated on it", "use class folders"
+        )
     if len(dataset.classes) < 2:
         raise DataError(
-            f"dataset '{dataset.name}' has one class only ('{dataset.classes[0]}')", "an evaluation needs two or more"
+            f"dataset '{dataset.name}' has one class only ('{dataset.classes[0]}')",
+            "an evaluation needs two or more",
         )
 
 

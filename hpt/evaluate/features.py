@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hpt import augment
-from hpt.data.cache import Images, Progress
+from hpt.callbacks import Progress
+from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
 
 BATCH = 256
@@ -29,7 +30,14 @@ def frozen(backbone: nn.Module) -> Iterator[None]:
 
 
 def embed(
-    backbone: nn.Module, images: Images, size: int, device: torch.device, *, bf16: bool, progress: Progress, what: str
+    backbone: nn.Module,
+    images: Images,
+    size: int,
+    device: torch.device,
+    *,
+    bf16: bool,
+    progress: Progress,
+    what: str,
 ) -> Tensor:
     """Features [n, d] of the test views, fp32 on the device."""
     parts = []

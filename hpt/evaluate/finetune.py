@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpt import augment
+from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
-from hpt.data.cache import Images, Progress
+from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError, Interrupted
 from hpt.evaluate.features import BATCH, frozen
-from hpt.pretrain import Log, Stop
 from hpt.randomness import generator
 from hpt.schedule import parse_schedule, thirds
 
@@ -110,7 +110,10 @@ def finetune(
         if done % config.log_every == 0 or done == steps:
             value = loss_sum.item()
             if not value < float("inf"):
-                raise HptError(f"the loss is {value} at step {done}", f"finetune.lr {tune.lr:g} is too high here: lower it")
+                raise HptError(
+                    f"the loss is {value} at step {done}",
+                    f"finetune.lr {tune.lr:g} is too high here: lower it",
+                )
             log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, done)
         if done % tune.eval_every == 0 or done == steps:
             top1 = _top1(config, model, val, device, bf16)
@@ -126,7 +129,13 @@ def finetune(
 
 
 def predict(
-    config: EvaluateConfig, model: Classifier, images: Images, device: torch.device, *, bf16: bool, progress: Progress
+    config: EvaluateConfig,
+    model: Classifier,
+    images: Images,
+    device: torch.device,
+    *,
+    bf16: bool,
+    progress: Progress,
 ) -> Tensor:
     """Logits [n, C] of the test views, on the CPU."""
     model.to(device)

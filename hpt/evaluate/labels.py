@@ -32,15 +32,14 @@ def choose(labels: NDArray[np.int64], classes: int, config: EvaluateConfig) -> N
     first = np.unique(labels[shuffled], return_index=True)[1]
     if count < len(first):
         raise DataError(
-            f"--labels {wanted} is {count} images, fewer than the {len(first)} classes", f"use {len(first)} or more"
+            f"--labels {wanted} is {count} images, fewer than the {len(first)} classes",
+            f"use {len(first)} or more",
         )
     rest = np.delete(shuffled, first)
     return np.sort(np.concatenate([shuffled[first], rest[: count - len(first)]]))
 
 
-def _per_class(
-    labels: NDArray[np.int64], positions: NDArray[np.int64], classes: int, count: int
-) -> NDArray[np.int64]:
+def _per_class(labels: NDArray[np.int64], positions: NDArray[np.int64], classes: int, count: int) -> NDArray[np.int64]:
     have = np.bincount(labels, minlength=classes)
     if have.min() < count:
         raise DataError(

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpt import augment
+from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
-from hpt.data.cache import Images, Progress
-from hpt.evaluate.features import embed, embed_views
-from hpt.pretrain import Log, Stop
+from hpt.data.cache import Images
 from hpt.errors import Interrupted
+from hpt.evaluate.features import embed, embed_views
 from hpt.randomness import generator
 from hpt.schedule import thirds
 
@@ -156,7 +156,13 @@ class _Features:
         bf16: bool,
         progress: Progress,
     ) -> None:
-        self.config, self.backbone, self.images, self.device, self.bf16 = config, backbone, images, device, bf16
+        self.config, self.backbone, self.images, self.device, self.bf16 = (
+            config,
+            backbone,
+            images,
+            device,
+            bf16,
+        )
         self.stored: list[Tensor] = []
         everything = torch.arange(len(images))
         for number in range(config.linear.views):

@@ -22,17 +22,16 @@ def list_datasets(as_json: options.Json = False) -> None:
     from hpt.data import catalog
     from hptctl import console
 
-    rows = [
-        {"name": row.name, "task": row.task, "domain": row.domain, "title": row.title, "ready": row.ready()}
-        for row in catalog.CATALOG.values()
-    ]
+    rows = [(row, row.ready()) for row in catalog.CATALOG.values()]
     if as_json:
-        console.print_json(rows)
+        console.print_json(
+            [{"name": r.name, "task": r.task, "domain": r.domain, "title": r.title, "ready": here} for r, here in rows]
+        )
         return
     console.table(
         "",
         ("name", "domain", "task", "ready", "title"),
-        [(r["name"], r["domain"], r["task"], "yes" if r["ready"] else "no", r["title"]) for r in rows],
+        [(row.name, row.domain, row.task, "yes" if here else "no", row.title) for row, here in rows],
     )
     console.say("A folder or a zip file of images works too: hptctl pretrain --dataset my-images/")
 
@@ -82,7 +81,12 @@ def info(
         return
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
     console.say(f"{data.name}: {len(data.images):,} images ({sizes}), {len(data.classes)} classes, {data.task}")
-    console.say("mean " + " ".join(f"{m:.4f}" for m in data.images.mean) + "  std " + " ".join(f"{s:.4f}" for s in data.images.std))
+    console.say(
+        "mean "
+        + " ".join(f"{m:.4f}" for m in data.images.mean)
+        + "  std "
+        + " ".join(f"{s:.4f}" for s in data.images.std)
+    )
     if data.classes:
         rows = [(name, *(f"{counts[split][i]:,}" for split in data.splits)) for i, name in enumerate(data.classes)]
         console.table("", ("class", *(f">{split}" for split in data.splits)), rows)

@@ -46,7 +46,9 @@ def demo(
 
     def config(kind: str, run: runs.Run) -> EvaluateConfig:
         inherited = launch.evaluated_defaults(run.name)
-        return resolve(EvaluateConfig, inherited=inherited, flags={"kind": kind, "weights": run.name, "dataset": TARGET})
+        return resolve(
+            EvaluateConfig, inherited=inherited, flags={"kind": kind, "weights": run.name, "dataset": TARGET}
+        )
 
     base = pretrain("target", BASE, None, "demo-base")
     rows = []
@@ -56,7 +58,13 @@ def demo(
         launch.execute(probe)
         results = probe.status().results
         spread = f"{100 * results['test/top1_std']:.1f}"
-        rows.append((strategy, console.percent(results["val/top1"]), f"{console.percent(results['test/top1'])} ± {spread}"))
+        rows.append(
+            (
+                strategy,
+                console.percent(results["val/top1"]),
+                f"{console.percent(results['test/top1'])} ± {spread}",
+            )
+        )
 
     console.say(f"[{time.monotonic() - start:3.0f} s] finetuning hpt with 200 labels: a sweep over lr and schedule")
     tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
@@ -67,8 +75,7 @@ def demo(
     console.say("")
     console.table(f"Linear probe on {TARGET}", ("strategy", ">val", ">test"), rows)
     best = sweep.status()
-    console.say(
-        f"finetuned on {best.facts['labels_used']} labels ({best.facts['chosen']}): test {console.percent(best.results['test/top1'])}"
-    )
+    test = console.percent(best.results["test/top1"])
+    console.say(f"finetuned on {best.facts['labels_used']} labels ({best.facts['chosen']}): test {test}")
     console.say(f"report: {made.path.resolve()}   (in {console.ago(time.monotonic() - start)})")
     console.say(f"MLflow: cd {folder} && hptctl ui")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from hptctl import options
 
 PACKAGES = ("torch", "torchvision", "accelerate", "mlflow", "optuna", "pandas", "typer", "numpy", "pillow")
@@ -25,8 +23,8 @@ def doctor(as_json: options.Json = False) -> None:
 
     import torch
 
-    from hpt.data import cache
     from hpt.errors import HptError
+    from hpt.places import cache_folder
     from hptctl import __version__, console, tracking
 
     checks: list[tuple[str, bool, str]] = [
@@ -41,7 +39,7 @@ def doctor(as_json: options.Json = False) -> None:
         checks.append(("tracking", True, f"{tracking.uri()} ({found})"))
     except HptError as error:
         checks.append(("tracking", False, str(error)))
-    for what, folder in (("working folder", Path.cwd()), ("cache", cache.root())):
+    for what, folder in (("working folder", Path.cwd()), ("cache", cache_folder())):
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         writable = os.access(existing, os.W_OK)
         free = shutil.disk_usage(existing).free / 1e9

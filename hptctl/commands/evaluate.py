@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a backbone: linear probe, nearest neighbours, finetuning.")
 
-Labels = Annotated[
-    str | None, typer.Option("--labels", help="Training labels used: all, 1000, 10% or 5-per-class.")
-]
+Labels = Annotated[str | None, typer.Option("--labels", help="Training labels used: all, 1000, 10% or 5-per-class.")]
 
 
 @app.command()
@@ -47,8 +45,24 @@ def linear(
 
         hptctl evaluate linear weights.pth --dataset my-images/
     """
-    flags = {"labels": labels, "seed": seed, "image_size": image_size, "device": device, "precision": precision}
-    _evaluate("linear", run, flags | {"dataset": dataset, "preset": preset}, name, sets, config, dry_run, experiment, as_json)
+    flags = {
+        "labels": labels,
+        "seed": seed,
+        "image_size": image_size,
+        "device": device,
+        "precision": precision,
+    }
+    _evaluate(
+        "linear",
+        run,
+        flags | {"dataset": dataset, "preset": preset},
+        name,
+        sets,
+        config,
+        dry_run,
+        experiment,
+        as_json,
+    )
 
 
 @app.command()
@@ -76,8 +90,24 @@ def knn(
 
         hptctl evaluate knn my-base --dataset digits --set knn.k=5
     """
-    flags = {"labels": labels, "seed": seed, "image_size": image_size, "device": device, "precision": precision}
-    _evaluate("knn", run, flags | {"dataset": dataset, "preset": preset}, name, sets, config, dry_run, experiment, as_json)
+    flags = {
+        "labels": labels,
+        "seed": seed,
+        "image_size": image_size,
+        "device": device,
+        "precision": precision,
+    }
+    _evaluate(
+        "knn",
+        run,
+        flags | {"dataset": dataset, "preset": preset},
+        name,
+        sets,
+        config,
+        dry_run,
+        experiment,
+        as_json,
+    )
 
 
 @app.command()
@@ -85,7 +115,9 @@ def finetune(
     run: options.RunArgument = None,
     dataset: options.Dataset = None,
     labels: Labels = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of the backbone; the head's is 100 times it.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate of the backbone; the head's is 100 times it.")
+    ] = None,
     schedule: Annotated[
         str | None, typer.Option("--schedule", help="Length: 2500-steps, 90-epochs; lr drops at 1/3 and 2/3.")
     ] = None,
@@ -109,7 +141,13 @@ def finetune(
 
         hptctl evaluate finetune my-base -d digits --labels 100
     """
-    flags = {"labels": labels, "seed": seed, "image_size": image_size, "device": device, "precision": precision}
+    flags = {
+        "labels": labels,
+        "seed": seed,
+        "image_size": image_size,
+        "device": device,
+        "precision": precision,
+    }
     tune = {key: value for key, value in {"lr": lr, "schedule": schedule}.items() if value is not None}
     flags |= {"dataset": dataset, "preset": preset} | ({"finetune": tune} if tune else {})  # type: ignore[dict-item]
     _evaluate("finetune", run, flags, name, sets, config, dry_run, experiment, as_json)
@@ -147,7 +185,12 @@ def show(run: Run, as_json: bool) -> None:
     spec, status = run.spec(), run.status()
     if as_json:
         console.print_json(
-            {"name": run.name, "folder": str(run.path.resolve()), "source": spec.source, "dataset": spec.tags["dataset"]}
+            {
+                "name": run.name,
+                "folder": str(run.path.resolve()),
+                "source": spec.source,
+                "dataset": spec.tags["dataset"],
+            }
             | {"results": status.results, "facts": status.facts}
         )
         return
@@ -160,10 +203,14 @@ def show(run: Run, as_json: bool) -> None:
         cells = []
         for part in ("val", "test"):
             spread = results.get(f"{part}/{metric}_std")
-            cells.append(console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else ""))
+            cells.append(
+                console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+            )
         rows.append((metric, *cells))
     console.table(
-        f"{spec.kind} of {spec.source or spec.tags['weights']} on {spec.tags['dataset']}", ("metric", ">val", ">test"), rows
+        f"{spec.kind} of {spec.source or spec.tags['weights']} on {spec.tags['dataset']}",
+        ("metric", ">val", ">test"),
+        rows,
     )
     console.say(
         f"{facts['labels_used']} training labels, {facts['val_images']} val and {facts['test_images']} test images;"

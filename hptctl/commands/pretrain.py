@@ -16,15 +16,27 @@ def pretrain(
     dataset: options.Dataset = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", "-w", help="The base: a known name, a file, or an earlier run.", show_default="moco-v2-800ep"),
+        typer.Option(
+            "--weights",
+            "-w",
+            help="The base: a known name, a file, or an earlier run.",
+            show_default="moco-v2-800ep",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", show_default="5000")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per step.", show_default="256")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="resnet18, 34, 50, 101 or 152.", show_default="resnet50")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="resnet18, 34, 50, 101 or 152.", show_default="resnet50")
+    ] = None,
     image_size: options.ImageSize = None,
     seed: options.Seed = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", help="Processes, a device each; the result does not depend on it.", show_default="1")
+        int | None,
+        typer.Option(
+            "--processes",
+            help="Processes, a device each; the result does not depend on it.",
+            show_default="1",
+        ),
     ] = None,
     device: options.Device = None,
     precision: options.Precision = None,
@@ -33,7 +45,9 @@ def pretrain(
     sets: options.Sets = None,
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")
+    ] = None,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -128,9 +142,11 @@ def _show(run, as_json: bool) -> None:  # type: ignore[no-untyped-def]
 
 def _plan(settings, as_json: bool) -> None:  # type: ignore[no-untyped-def]
     from hpt.config import flatten
+    from hpt.data.dataset import find
     from hpt.pretrain import step_seconds
     from hptctl import console
 
+    find(settings.dataset)
     seconds = step_seconds(settings) * settings.steps if settings.strategy != "base" else 0.0
     values = flatten(settings.model_dump(mode="json"))
     if as_json:

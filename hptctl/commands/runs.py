@@ -76,11 +76,22 @@ def show(
     spec, status = found.spec(), found.status()
     if as_json:
         console.print_json(
-            spec.model_dump() | status.model_dump() | {"mlflow_run_id": runs.tracked_id(found), "folder": str(found.path.resolve())}
+            spec.model_dump()
+            | status.model_dump()
+            | {"mlflow_run_id": runs.tracked_id(found), "folder": str(found.path.resolve())}
         )
         return
-    about = {"state": status.state, "reason": status.reason, "command": spec.command, "folder": str(found.path)}
-    about |= {"source": spec.source or "", "parent": spec.parent or "", "mlflow_run_id": runs.tracked_id(found) or ""}
+    about = {
+        "state": status.state,
+        "reason": status.reason,
+        "command": spec.command,
+        "folder": str(found.path),
+    }
+    about |= {
+        "source": spec.source or "",
+        "parent": spec.parent or "",
+        "mlflow_run_id": runs.tracked_id(found) or "",
+    }
     about |= spec.tags | status.facts
     console.table(f"{spec.name} ({spec.kind})", ("", ""), [(key, value) for key, value in about.items() if value])
     console.table("\nResults", ("", ">"), [(key, f"{value:.4g}") for key, value in status.results.items()])
@@ -89,7 +100,9 @@ def show(
 
 @app.command()
 def sync(
-    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; all of the folder if left out.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; all of the folder if left out.")
+    ] = None,
 ) -> None:
     """Send to MLflow what it has not got, after its store was away.
 

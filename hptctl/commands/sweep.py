@@ -15,11 +15,16 @@ app = typer.Typer(no_args_is_help=True, help="Sweep finetuning over learning rat
 @app.command()
 def finetune(
     run: options.RunArgument = None,
-    lr: Annotated[str | None, typer.Option("--lr", help="Learning rates, comma-separated.", show_default="0.01,0.001")] = None,
-    schedule: Annotated[
-        str | None, typer.Option("--schedule", help="Schedules, comma-separated.", show_default="2500-steps,90-epochs")
+    lr: Annotated[
+        str | None, typer.Option("--lr", help="Learning rates, comma-separated.", show_default="0.01,0.001")
     ] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Training labels: all, 1000, 10%, 5-per-class.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="Schedules, comma-separated.", show_default="2500-steps,90-epochs"),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Training labels: all, 1000, 10%, 5-per-class.")
+    ] = None,
     dataset: options.Dataset = None,
     seed: options.Seed = None,
     device: options.Device = None,
@@ -28,7 +33,9 @@ def finetune(
     name: options.Name = None,
     sets: options.Sets = None,
     config: options.ConfigFile = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="SWEEP", help="Go on with a sweep that stopped.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="SWEEP", help="Go on with a sweep that stopped.")
+    ] = None,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -63,7 +70,9 @@ def finetune(
         default = search.SPACES[settings.preset]
         space = search.Space(
             lr=_numbers(lr) if lr else default.lr,
-            schedule=tuple(part.strip() for part in schedule.split(",") if part.strip()) if schedule else default.schedule,
+            schedule=tuple(part.strip() for part in schedule.split(",") if part.strip())
+            if schedule
+            else default.schedule,
         )
         sweep = search.create(settings, space, name=name, experiment=experiment)
     console.note(f"sweep '{sweep.name}' in {sweep.path}")
@@ -107,7 +116,9 @@ def show(
     )
     if status.state == "finished":
         test = console.percent(status.results["test/top1"])
-        console.say(f"* val chose {status.facts['chosen']}: test {test} on {status.facts['test_images']} images, computed once")
+        console.say(
+            f"* val chose {status.facts['chosen']}: test {test} on {status.facts['test_images']} images, computed once"
+        )
 
 
 @app.command()

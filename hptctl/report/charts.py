@@ -17,6 +17,7 @@ from html import escape
 from typing import Any
 
 import matplotlib
+import matplotlib.transforms
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,6 +26,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 WIDTH = 360
 """Units of a chart's width: about its pixels on the page, so that type is the same size in all of them."""
+CHARACTER = 6.8
+"""Units of a character's width in the charts' type, on the safe side: the reader's font is not known here."""
 INK, MUTED, GRID, SURFACE = "#100f0e", "#5c5b5a", "#dad9d8", "#fefdfc"
 COLOURS = {  # Okabe and Ito's, told apart under the common colour-vision deficiencies
     "base": "#555657",
@@ -45,7 +48,7 @@ _VARIABLES = {
 _STYLE: Any = {  # matplotlib types its keys as one Literal of three hundred
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 11,
+    "font.size": 12,
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
@@ -91,29 +94,28 @@ def arms(bars: Sequence[Bar], alt: str, key: str) -> Markup:
     """A row per arm: a dot at its figure, a line for its spread, the figure in words beside it."""
     height = 34 + 26 * len(bars)
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _blank(height, left=8, bottom=26, top=4, right=8)
+        names = [_short(bar.arm, 18) for bar in bars]
+        figures = [f"{percent(bar.value)}{bar.note}" for bar in bars]
+        left, right = (round(14 + CHARACTER * max(map(len, texts))) for texts in (names, figures))
+        figure, axes = _blank(height, left=left, bottom=26, top=4, right=right)
         low = min(bar.value - _drawn(bar.spread) for bar in bars)
         high = max(bar.value + _drawn(bar.spread) for bar in bars)
         span = max(high - low, 0.02)
-        # Names stand left of the dots and figures right of them, in the same axes: both get room.
-        axes.set_xlim(low - 0.75 * span, high + 0.95 * span)
+        axes.set_xlim(low - 0.05 * span, high + 0.05 * span)
         axes.set_ylim(len(bars) - 0.5, -0.6)
+        sides = matplotlib.transforms.blended_transform_factory(figure.transFigure, axes.transData)
         for row, bar in enumerate(bars):
             colour = COLOURS.get(bar.strategy, OTHER)
             spread = _drawn(bar.spread)
-            axes.plot([low - 0.05 * span, high + 0.05 * span], [row, row], color=GRID, linewidth=0.8)
+            axes.axhline(row, color=GRID, linewidth=0.8)
             axes.plot([bar.value - spread, bar.value + spread], [row, row], color=colour, linewidth=2.4)
             axes.plot([bar.value], [row], color=colour, **_marker(bar.strategy, 8))
-            name = bar.arm if len(bar.arm) <= 18 else f"{bar.arm[:17]}…"
-            axes.text(0, row, name, transform=axes.get_yaxis_transform(), va="center", ha="left")
-            label = f"{percent(bar.value)}{bar.note}"
-            axes.text(1, row, label, transform=axes.get_yaxis_transform(), va="center", ha="right")
+            axes.text(0.005, row, names[row], transform=sides, va="center", ha="left")
+            axes.text(0.995, row, figures[row], transform=sides, va="center", ha="right")
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
         axes.set_yticks([])
-        # Ticks only where there is data: the flanks are room for words, some of them below 0 or above 100 %.
-        ticks = MaxNLocator(nbins=4, steps=[1, 2, 5, 10]).tick_values(low, high)
-        axes.set_xticks([tick for tick in ticks if low - 0.05 * span <= tick <= high + 0.05 * span])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(_percent_ticks(span))
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x")
@@ -167,7 +169,9 @@ def losses(curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]], alt:
             labels.append((y[-1], label, strategy))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         _step_axis(axes, "pretraining step (log scale)")
-        axes.xaxis.set_major_locator(LogLocator(numticks=6))
+        first, last = axes.get_xlim()
+        subs = (1.0, 2.0, 5.0) if last / first < 50 else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
         axes.set_title("InfoNCE loss", loc="left", fontsize=11, color=MUTED)
         _label_ends(axes, labels)
         return _svg(figure, alt, key)
@@ -178,15 +182,13 @@ def heat_map(
 ) -> Markup:
     """A sweep's val figures, `figures[row, column]`: the fuller the colour the better; the best is framed."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _blank(62 + 44 * len(rows), left=56, right=8, bottom=22, top=26)
+        figure, axes = _blank(26 + 40 * len(rows), left=64, right=4, bottom=22, top=4)
         low, high = min(figures.values()), max(figures.values())
         for (row, column), value in figures.items():
             share = (value - low) / (high - low) if high > low else 1.0
             x, y = columns.index(column), rows.index(row)
             # Never so full that the figure on it would lose its contrast.
-            box = Rectangle(
-                (x + 0.02, y + 0.03), 0.96, 0.94, fc=COLOURS["hpt"], alpha=0.08 + 0.4 * share, ec="none"
-            )
+            box = Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, fc=COLOURS["hpt"], alpha=0.08 + 0.4 * share, ec="none")
             axes.add_patch(box)
             if value == high:
                 axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, fc="none", ec=INK, lw=1.8))
@@ -194,8 +196,7 @@ def heat_map(
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(rows), 0)
         axes.set_xticks([i + 0.5 for i in range(len(columns))], list(columns))
-        axes.set_yticks([i + 0.5 for i in range(len(rows))], list(rows))
-        axes.set_title("val, by learning rate and schedule", loc="left", fontsize=11, color=MUTED)
+        axes.set_yticks([i + 0.5 for i in range(len(rows))], [f"lr {row}" for row in rows])
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -204,7 +205,7 @@ def heat_map(
 
 def percent(share: float, digits: int = 1) -> str:
     """`0.8432` -> `84.3 %`, with a space that does not break."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def compact(steps: float) -> str:
@@ -212,9 +213,7 @@ def compact(steps: float) -> str:
     return f"{steps / 1000:g}k" if steps >= 1000 else f"{steps:g}"
 
 
-def _blank(
-    height: int, *, left: int = 46, right: int = 78, top: int = 24, bottom: int = 40
-) -> tuple[Figure, Axes]:
+def _blank(height: int, *, left: int = 46, right: int = 82, top: int = 24, bottom: int = 40) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
     return figure, figure.add_axes(box)
@@ -256,18 +255,22 @@ def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
         colour = COLOURS.get(strategy, OTHER)
         right = axes.get_yaxis_transform()
         axes.plot([1.03, 1.055], [place, place], transform=right, color=colour, linewidth=3, clip_on=False)
-        short = name if len(name) <= 12 else f"{name[:11]}…"
-        axes.text(1.075, place, short, transform=right, va="center", ha="left", fontsize=10)
+        axes.text(1.075, place, _short(name, 12), transform=right, va="center", ha="left", fontsize=11)
     axes.set_ylim(low, high)
 
 
 def _marker(strategy: str, size: float) -> dict[str, Any]:
+    marker = MARKERS.get(strategy, "D")
     return {
-        "marker": MARKERS.get(strategy, "D"),
-        "markersize": size,
+        "marker": marker,
+        "markersize": size * (1.3 if marker == "^" else 1.0),  # a triangle fills half of its square
         "markeredgecolor": SURFACE,
         "markeredgewidth": 1.2,
     }
+
+
+def _short(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def _drawn(spread: float) -> float:

@@ -9,7 +9,7 @@ A row holds what the report says of a run:
     origin target evaluation arm own                           what it is compared as (see `tidy`)
     standing                                                   counts, superseded, or the state
     digest weights_sha256 data_fingerprint split_fingerprint   what it can be checked by
-    source_id parent_id winner config.*                        links, and every setting
+    source_id parent_id config.*                               links, and every setting
 """
 
 from __future__ import annotations
@@ -166,20 +166,18 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
     evaluations = counted(frame)
     behind = frame[frame["run_id"].isin(evaluations["source_id"])]
     trained = behind[behind["strategy"] != "base"]
-    images = {"config.backbone", "config.image_size"}
     protocol = _defaults(PretrainConfig(strategy="hpt", dataset="-"))
-    found = _deviating("pretraining", behind, {k: v for k, v in protocol.items() if k in images})
-    method = protocol.keys() - images - {"config.steps"}
-    found += _deviating("pretraining", trained, {k: v for k, v in protocol.items() if k in method})
+    everywhere = {key: protocol.pop(key) for key in ("config.backbone", "config.image_size")}
+    del protocol["config.steps"]
+    found = _deviating("all runs", pd.concat([behind, evaluations]), everywhere)
+    found += _deviating("pretraining", trained, protocol)
     for strategy, lengths in PROTOCOL_STEPS.items():
         rows = trained[trained["strategy"] == strategy]
-        found += _deviating(
-            f"pretraining {strategy}", rows, {"config.steps": {str(n) for n in sorted(lengths)}}
-        )
+        found += _deviating(f"pretraining {strategy}", rows, {"config.steps": {str(n) for n in sorted(lengths)}})
     for kind, name in EVALUATIONS.items():
         rows = evaluations[evaluations["kind"] == kind]
         protocol = _defaults(EvaluateConfig(kind="linear", weights="-", dataset="-"))
-        mine = {k: v for k, v in protocol.items() if k in images or k.startswith(f"config.{kind}.")}
+        mine = {k: v for k, v in protocol.items() if k.startswith(f"config.{kind}.")}
         if kind == "finetune":
             mine |= {
                 "config.finetune.lr": {"0.01", "0.001"},
@@ -240,7 +238,6 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "commit": tags.get("commit", ""),
         "source_id": tags.get("source_id", ""),
         "parent_id": record.parent_id or "",
-        "winner": tags.get("winner", ""),
         **config,
     }
 
@@ -271,7 +268,7 @@ def _qualified(
 
 
 def _standing(frame: pd.DataFrame) -> pd.Series[str]:
-    """`counts` for the newest finished run of a figure and seed, `superseded` for older ones, or the state."""
+    """`counts`: the newest finished run of a figure and seed; `superseded`: the older ones; or the state."""
     standing = frame["state"].copy()
     usable = frame[(frame["state"] == "finished") & (frame["evaluation"] != "") & frame["test"].notna()]
     same = ["target", "evaluation", "arm", "steps", "pretrain_seed", "seed"]

@@ -1,6 +1,6 @@
 """The report as one self-contained HTML file: no script, no network, the same bytes for the same runs.
 
-Each template's context is one of the frozen dataclasses below, so that what a page may say is written down here.
+The templates' context is the frozen dataclasses below: what a page may say is written down here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -134,7 +135,10 @@ class Detail:
     steps: int
     val: str
     figure: Figure
+    runs: tuple[Link, ...]
+    """By name."""
     shown: bool
+    """False: a length of pretraining that val did not choose."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Trial:
     test: str
     state: str
     won: bool
+    """It has the sweep's one test figure."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,8 @@ class Page:
     counts: str
     lead: str
     answers: tuple[Answer, ...]
-    deviations: tuple[Deviation, ...]
+    deviations: tuple[tuple[str, tuple[Deviation, ...]], ...]
+    """By stage."""
     presets: tuple[str, ...]
     """Presets other than the protocol's own, among the runs that count."""
     tables: tuple[Table, ...]
@@ -214,7 +220,8 @@ def render(experiment: str | None, out: Path) -> Summary:
     """Write the report on an experiment (None: on the whole store) to `out`, atomically.
 
     Raises:
-        RunError: no store, no such experiment, or no finished evaluation in it. ConfigError: `out` cannot be written.
+        RunError: no store, no such experiment, or no finished evaluation in it.
+        ConfigError: `out` cannot be written.
     """
     frame = tidy(tracking.read_runs(experiment))
     if frame.empty or counted(frame).empty:
@@ -225,9 +232,7 @@ def render(experiment: str | None, out: Path) -> Summary:
     try:
         write_text(out, html)
     except OSError as error:
-        raise ConfigError(
-            f"the report cannot be written to {out}: {error.strerror}", "choose another --out"
-        ) from None
+        raise ConfigError(f"the report cannot be written to {out}: {error.strerror}", "choose another --out") from None
     return Summary(len(page.sections), len(page.provenance), len(html.encode()), out)
 
 
@@ -251,17 +256,16 @@ def build(frame: pd.DataFrame) -> Page:
                 _count(len(frame), "run in all", "runs in all"),
             )
         ),
-        lead=_lead([answer.verdict for answer in answers]),
+        lead=_lead(answers),
         answers=answers,
-        deviations=tuple(deviations(frame)),
+        deviations=tuple((stage, tuple(found)) for stage, found in groupby(deviations(frame), key=lambda d: d.stage)),
         presets=tuple(sorted(set(runs["preset"]) - {"", "paper"})),
         tables=tuple(
             _table(evaluation, [c for c in shown if c.evaluation == evaluation])
             for evaluation in dict.fromkeys(cell.evaluation for cell in every)
         ),
         sections=tuple(
-            _section(ids[target], target, [c for c in every if c.target == target], shown, frame)
-            for target in targets
+            _section(ids[target], target, [c for c in every if c.target == target], shown, frame) for target in targets
         ),
         provenance=tuple(_provenance(row) for _, row in frame.sort_index(ascending=False).iterrows()),
     )
@@ -269,7 +273,7 @@ def build(frame: pd.DataFrame) -> Page:
 
 def _answer(shown: Sequence[Cell], section: str) -> Answer:
     headline = [cell for cell in shown if cell.evaluation == shown[0].evaluation]
-    # A backbone of another dataset may win, but it does not answer the question: it was not pretrained further here.
+    # A backbone of another dataset may win, but it does not answer the question: it never saw these images.
     rivals = [cell for cell in headline if cell.own] or headline
     best = max(rivals, key=lambda cell: cell.mean)
     others = [cell for cell in rivals if cell is not best]
@@ -299,18 +303,22 @@ def _verdict(rivals: Sequence[Cell]) -> str:
     return "gain" if best.mean > base.mean else "loss"
 
 
-def _lead(verdicts: Sequence[str]) -> str:
+def _lead(answers: Sequence[Answer]) -> str:
     """The answer over all datasets, in a sentence."""
-    judged = [verdict for verdict in verdicts if verdict != "open"]
-    if not judged:
-        return "Not answered yet: no dataset has figures for both base and a further pretraining."
-    said = {"gain": "yes on {}", "tie": "a tie within noise on {}", "loss": "no on {}"}
-    parts = [text.format(judged.count(verdict)) for verdict, text in said.items() if verdict in judged]
-    sentence = ", ".join(parts)
-    of = _count(len(judged), "dataset")
-    still_open = len(verdicts) - len(judged)
-    tail = f"; {_count(still_open, 'dataset')} without base or without pretraining" if still_open else ""
-    return f"{sentence[0].upper()}{sentence[1:]} of {of}{tail}."
+    said = {
+        "gain": "yes on {}",
+        "tie": "a tie within noise on {}",
+        "loss": "no on {}",
+        "open": "not answered on {}, which lacks base or a further pretraining",
+    }
+    parts = []
+    for verdict, text in said.items():
+        names = [answer.target for answer in answers if answer.verdict == verdict]
+        if names:
+            several = f"{len(names)} of {_count(len(answers), 'dataset')}"
+            parts.append(text.format(" and ".join(names) if len(names) < 3 else several))
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _arms_chart(headline: Sequence[Cell], key: str) -> Chart:
@@ -346,34 +354,27 @@ def _figure(cell: Cell, best: Cell) -> Figure:
     return Figure(
         value=percent(cell.mean),
         std="" if cell.std is None else f"± {100 * cell.std:.1f}",
-        runs=tuple(
-            Link(seed or "run", run_id) for seed, run_id in zip(cell.seeds, cell.run_ids, strict=True)
-        ),
+        runs=tuple(Link(seed or "run", run_id) for seed, run_id in zip(cell.seeds, cell.run_ids, strict=True)),
         steps=cell.steps,
         mark="best" if cell is best else "tie" if cell.ties(best) else "",
     )
 
 
-def _section(
-    id: str, target: str, every: Sequence[Cell], shown: Sequence[Cell], frame: pd.DataFrame
-) -> Section:
-    drawn = [
-        chart
-        for number, evaluation in enumerate(dict.fromkeys(cell.evaluation for cell in every), 1)
-        if (
-            chart := _steps_chart(
-                [c for c in every if c.evaluation == evaluation and c.own], f"{id}-steps-{number}"
-            )
-        )
-    ]
+def _section(id: str, target: str, every: Sequence[Cell], shown: Sequence[Cell], frame: pd.DataFrame) -> Section:
+    drawn = []
+    for number, evaluation in enumerate(dict.fromkeys(cell.evaluation for cell in every)):
+        mine = [cell for cell in every if cell.evaluation == evaluation and cell.own]
+        lengths = {cell.steps for cell in mine if cell.steps}
+        # A single length is in the tables; the evaluation that answers for the dataset is drawn even then.
+        if len(lengths) > 1 or (lengths and number == 0):
+            drawn.append(_steps_chart(mine, f"{id}-steps-{number}"))
     if loss := _loss_chart(target, frame, f"{id}-loss"):
         drawn.append(loss)
     best = {
-        evaluation: max(
-            (c for c in shown if c.target == target and c.evaluation == evaluation), key=lambda c: c.mean
-        )
+        evaluation: max((c for c in shown if c.target == target and c.evaluation == evaluation), key=lambda c: c.mean)
         for evaluation in {cell.evaluation for cell in every}
     }
+    names = dict(zip(frame["run_id"], frame["name"], strict=True))
     trials = frame[(frame["target"] == target) & (frame["parent_id"] != "")]
     sweeps = frame[(frame["kind"] == "sweep") & frame["run_id"].isin(trials["parent_id"])]
     return Section(
@@ -392,6 +393,7 @@ def _section(
                 steps=cell.steps,
                 val=_share(cell.val),
                 figure=_figure(cell, best[cell.evaluation]),
+                runs=tuple(Link(names[run_id], run_id) for run_id in cell.run_ids),
                 shown=cell in shown,
             )
             for cell in every
@@ -399,9 +401,7 @@ def _section(
     )
 
 
-def _steps_chart(found: Sequence[Cell], key: str) -> Chart | None:
-    if not any(cell.steps for cell in found):
-        return None
+def _steps_chart(found: Sequence[Cell], key: str) -> Chart:
     lines = [
         charts.Line(arm, mine[0].strategy, tuple((c.steps, c.mean, c.spread) for c in mine))
         for arm in dict.fromkeys(cell.arm for cell in found)
@@ -409,12 +409,11 @@ def _steps_chart(found: Sequence[Cell], key: str) -> Chart | None:
     ]
     metric, evaluation = _metric(found[0].metric), found[0].evaluation
     figures = "; ".join(
-        f"{line.arm} "
-        + ", ".join(f"{percent(y)} at {x:,.0f} steps" if x else percent(y) for x, y, _ in line.points)
+        f"{line.arm} " + ", ".join(f"{percent(y)} at {x:,.0f} steps" if x else percent(y) for x, y, _ in line.points)
         for line in lines
     )
     alt = f"Test {metric} on {found[0].target} against pretraining steps, {evaluation}: {figures}"
-    return Chart(charts.against_steps(lines, metric, alt, key), f"{evaluation}, by length of pretraining")
+    return Chart(charts.against_steps(lines, metric, alt, key), f"Length of pretraining, {evaluation}")
 
 
 def _loss_chart(target: str, frame: pd.DataFrame, key: str) -> Chart | None:
@@ -437,12 +436,12 @@ def _loss_chart(target: str, frame: pd.DataFrame, key: str) -> Chart | None:
         return None
     ends = "; ".join(f"{label} ends at {points[-1][1]:.2f}" for (label, _), points in curves.items())
     alt = f"InfoNCE loss of the pretrainings on {target} by step: {ends}"
-    caption = "pretraining loss, newest run of each strategy and length"
+    caption = "Pretraining loss, newest run of each length"
     return Chart(charts.losses(curves, alt, key), caption)
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most CURVE_POINTS means over steps that follow each other; a logarithmic axis has no place for step 0."""
+    """At most CURVE_POINTS means over neighbouring steps; a logarithmic axis has no place for step 0."""
     kept = [(max(step, 1), value) for step, value in points if math.isfinite(value)]
     size = -(-len(kept) // CURVE_POINTS) or 1
     chunks = [kept[i : i + size] for i in range(0, len(kept), size)]
@@ -459,13 +458,11 @@ def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
             val=_share(float(row["val"])),
             test=_share(float(row["test"])),
             state=str(row["standing"]),
-            won=str(row["name"]) == str(sweep["winner"]),
+            won=math.isfinite(float(row["test"])),
         )
         for _, row in ordered.iterrows()
     )
-    scored = {
-        (t.lr, t.schedule): float(v) for t, v in zip(rows, ordered["val"], strict=True) if math.isfinite(v)
-    }
+    scored = {(t.lr, t.schedule): float(v) for t, v in zip(rows, ordered["val"], strict=True) if math.isfinite(v)}
     heat_map = None
     if len(scored) > 1:
         lrs = sorted({lr for lr, _ in scored}, key=_number)
@@ -474,7 +471,7 @@ def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
         figures = "; ".join(f"lr {lr}, {schedule}: {percent(v)}" for (lr, schedule), v in scored.items())
         alt = f"Val {metric} of the trials of {sweep['name']}: {figures}"
         svg = charts.heat_map(scored, lrs, schedules, alt, key)
-        heat_map = Chart(svg, f"val {metric}")
+        heat_map = Chart(svg, f"Val {metric} by learning rate and schedule")
     return Sweep(
         run=Link(str(sweep["name"]), str(sweep["run_id"])),
         strategy=str(sweep["strategy"]),
@@ -505,9 +502,7 @@ def _provenance(row: pd.Series) -> Provenance:
         data=str(row["data_fingerprint"])[:10],
         split=str(row["split_fingerprint"])[:10],
         weights=str(row["weights_sha256"])[:10],
-        made_by=" ".join(
-            part for part in (str(row["version"]), str(row["commit"])[:10], str(row["hardware"])) if part
-        ),
+        made_by=" ".join(part for part in (str(row["version"]), str(row["commit"])[:10], str(row["hardware"])) if part),
         command=str(row["command"]),
     )
 

@@ -123,7 +123,10 @@ def test_drawn_parameters_follow_torchvisions_distributions() -> None:
     n, sizes = 20_000, torch.tensor([[48, 64]])
     view = augment.parameters(augment.draw(n, generator(0, "test")), sizes.expand(n, 2), AugmentConfig())
     torch.manual_seed(0)
-    boxes = np.array([v2.RandomResizedCrop(32, scale=(0.2, 1)).make_params([torch.empty(3, 48, 64)]).values() for _ in range(5000)], dtype=object)
+    boxes = np.array(
+        [v2.RandomResizedCrop(32, scale=(0.2, 1)).make_params([torch.empty(3, 48, 64)]).values() for _ in range(5000)],
+        dtype=object,
+    )
     theirs = np.array([[b[0], b[1], b[2], b[3]] for b in (list(v) for v in boxes)], dtype=float)
     ours = view.box.double()
     for column in range(4):  # top, left, height, width: means within 4 standard errors

@@ -42,7 +42,9 @@ def images(digits_folder: Path) -> Images:
     return load(str(digits_folder), settings.data, side=settings.data.side(32)).pretraining_images()
 
 
-def run(settings: PretrainConfig, images: Images, start: dict[str, Tensor] | None, folder: Path) -> list[dict[str, float]]:
+def run(
+    settings: PretrainConfig, images: Images, start: dict[str, Tensor] | None, folder: Path
+) -> list[dict[str, float]]:
     folder.mkdir(exist_ok=True)
     logged: list[dict[str, float]] = []
     pretrain(
@@ -64,7 +66,7 @@ def views(settings: PretrainConfig, images: Images, indices: Tensor, random: tor
 
 
 class Plain(nn.Module):
-    """MoCo-v2 once more, written from Algorithm 1 of arXiv 1911.05722, with nothing shared but the parts' initial values.
+    """MoCo-v2 once more, from Algorithm 1 of arXiv 1911.05722; it shares only the parts' initial values with ours.
 
     Four "GPUs" of the paper are a loop over groups, each with its own copy of BatchNorm's buffers.
     """
@@ -120,7 +122,10 @@ def test_logits_and_gradients_equal_the_papers(images: Images) -> None:
     settings, plain = config(), Plain(5)
     moco = MoCo(encoder.build("resnet18", seed=5), 512, settings.moco, seed=5)
     draw = Order(len(images), B, 5).draw(0)
-    x_q, x_k = views(settings, images, draw.images, draw.query), views(settings, images, draw.images, draw.key)
+    x_q, x_k = (
+        views(settings, images, draw.images, draw.query),
+        views(settings, images, draw.images, draw.key),
+    )
     loss, expected = plain.step(x_q, x_k, draw.shuffle, 0.2)
     loss.backward()
 

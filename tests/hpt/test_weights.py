@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import json
 import os
 import pickle
 import zipfile
@@ -85,9 +86,7 @@ def moco(state: State) -> dict[str, object]:
     }
 
 
-def test_a_torchvision_file_is_read_whole(
-    tmp_path: Path, state: State, features: Callable[..., bool]
-) -> None:
+def test_a_torchvision_file_is_read_whole(tmp_path: Path, state: State, features: Callable[..., bool]) -> None:
     path = tmp_path / "resnet18.pth"
     torch.save(state, path)
     loaded = weights.read(path)
@@ -110,9 +109,7 @@ def test_a_timm_model_gives_the_same_features_here(tmp_path: Path) -> None:
     weights.load_into(ours, loaded)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(
-            ours.eval()(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True)
-        )
+        assert torch.equal(ours.eval()(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
 
 
 def test_moco_gives_the_query_encoder(tmp_path: Path, state: State, features: Callable[..., bool]) -> None:
@@ -210,9 +207,7 @@ def test_content_decides_about_the_format_and_not_the_name(
     assert features(weights.read(tmp_path / "w.safetensors"))
 
 
-def test_half_precision_becomes_fp32_and_missing_step_counters_become_zero(
-    tmp_path: Path, state: State
-) -> None:
+def test_half_precision_becomes_fp32_and_missing_step_counters_become_zero(tmp_path: Path, state: State) -> None:
     halves = {k: v.bfloat16() for k, v in state.items() if not k.endswith("num_batches_tracked")}
     torch.save(halves, tmp_path / "half.pth")
     loaded = weights.read(tmp_path / "half.pth")
@@ -256,7 +251,15 @@ def test_saved_weights_come_back_with_their_hash_and_name(
     assert torch.equal(loaded.state["bn1.bias"], state["bn1.weight"])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with safe_open(path, "pt") as file:
-        assert file.metadata()["strategy"] == "hpt"
+        assert json.loads(file.metadata()["hptctl"]) == {"strategy": "hpt"}
+
+
+def test_the_same_weights_and_facts_are_the_same_bytes(tmp_path: Path) -> None:
+    facts = {"strategy": "hpt", "dataset": "flowers", "steps": "5000", "seed": "0"}
+    tensors = {"conv1.weight": torch.ones(2, 2)}
+    hashes = {weights.save(tensors, tmp_path / f"{n}.safetensors", metadata=facts) for n in range(20)}
+    hashes.add(weights.save(tensors, tmp_path / "r.safetensors", metadata=dict(reversed(facts.items()))))
+    assert len(hashes) == 1
 
 
 def test_saving_into_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -296,9 +299,7 @@ def test_code_in_a_plain_pickle_is_refused_and_not_run(tmp_path: Path, protocol:
 
 def test_settings_pickled_beside_the_weights_are_named(tmp_path: Path, state: State) -> None:
     torch.save({"state_dict": state, "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pth")
-    with pytest.raises(
-        WeightsError, match=r"argparse.Namespace.*nothing of it was run; if you trust its author"
-    ):
+    with pytest.raises(WeightsError, match=r"argparse.Namespace.*nothing of it was run; if you trust its author"):
         weights.read(tmp_path / "w.pth")
 
 
@@ -321,9 +322,7 @@ def test_a_truncated_file_is_one_line(tmp_path: Path, state: State, kind: str, s
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(
-        WeightsError, match=r"w.pth: the file is truncated or damaged.*; download or copy it again"
-    ):
+    with pytest.raises(WeightsError, match=r"w.pth: the file is truncated or damaged.*; download or copy it again"):
         weights.read(path)
 
 
@@ -363,9 +362,7 @@ def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
 def test_files_without_a_resnet_say_what_they_have(tmp_path: Path) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False)
     torch.save({"model": vit.state_dict()}, tmp_path / "vit.pth")
-    with pytest.raises(
-        WeightsError, match=r"no ResNet in it \(its tensors are model.cls_token, .* and \d+ more\)"
-    ):
+    with pytest.raises(WeightsError, match=r"no ResNet in it \(its tensors are model.cls_token, .* and \d+ more\)"):
         weights.read(tmp_path / "vit.pth")
     for content in ([torch.ones(2)], torch.ones(2), {}, {"epoch": 3}):
         torch.save(content, tmp_path / "other.pth")
@@ -386,9 +383,7 @@ def test_another_depth_than_asked_for_is_refused_with_the_option_that_mends_it(
     tmp_path: Path, has: str, wanted: str
 ) -> None:
     torch.save(encoder.build(has, seed=0).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(
-        WeightsError, match=f"weights are of a {has}, asked for {wanted}; use --backbone {has}"
-    ):
+    with pytest.raises(WeightsError, match=f"weights are of a {has}, asked for {wanted}; use --backbone {has}"):
         weights.read(tmp_path / "w.pth", backbone=wanted)
     with pytest.raises(WeightsError, match=f"weights of a {has} do not fit the encoder"):
         weights.load_into(encoder.build(wanted, seed=0), weights.read(tmp_path / "w.pth"))
@@ -430,9 +425,7 @@ def test_quantised_and_sparse_weights_are_refused_by_name(tmp_path: Path, state:
 
 def test_a_stem_for_grey_images_is_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18", in_chans=1).state_dict(), tmp_path / "grey.pth")
-    with pytest.raises(
-        WeightsError, match=r"grey.pth: a resnet18 for images of 1 channels, but images here have 3"
-    ):
+    with pytest.raises(WeightsError, match=r"grey.pth: a resnet18 for images of 1 channels, but images here have 3"):
         weights.read(tmp_path / "grey.pth")
 
 

@@ -118,9 +118,7 @@ def test_a_broken_connection_is_resumed_where_it_stopped(tmp_path: Path, server:
 
 def test_a_later_call_goes_on_after_the_third_broken_connection(tmp_path: Path, server: Server) -> None:
     server.drops, server.ranges = 3, False
-    with pytest.raises(
-        DataError, match=r"cannot fetch w from 127.0.0.1 \(the connection broke after 1,000,000 of"
-    ):
+    with pytest.raises(DataError, match=r"cannot fetch w from 127.0.0.1 \(the connection broke after 1,000,000 of"):
         download(f"{server.url}/file", tmp_path / "w", checksum=SHA256, size=None)
     assert not (tmp_path / "w").exists()
     server.ranges = True
@@ -155,9 +153,7 @@ def test_without_a_checksum_an_earlier_part_is_not_trusted(tmp_path: Path, serve
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
 def test_a_wrong_checksum_leaves_nothing_behind(tmp_path: Path, server: Server, algorithm: str) -> None:
     wrong = Checksum(algorithm, "0123abcd")  # type: ignore[arg-type]
-    with pytest.raises(
-        DataError, match=rf"w from 127.0.0.1 has {algorithm} \w{{8}}, not the published 0123abcd"
-    ):
+    with pytest.raises(DataError, match=rf"w from 127.0.0.1 has {algorithm} \w{{8}}, not the published 0123abcd"):
         download(f"{server.url}/file", tmp_path / "w", checksum=wrong, size=None)
     assert not (tmp_path / "w").exists()
     assert not (tmp_path / "w.part").exists()
@@ -204,9 +200,7 @@ def test_a_refused_connection_is_one_line_at_once(tmp_path: Path, monkeypatch: p
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        with pytest.raises(
-            DataError, match=r"^cannot reach 127.0.0.1 \(Connection refused\); check the network"
-        ):
+        with pytest.raises(DataError, match=r"^cannot reach 127.0.0.1 \(Connection refused\); check the network"):
             download(f"http://127.0.0.1:{port}/file", tmp_path / "w", checksum=None, size=None)
 
 
@@ -233,14 +227,5 @@ def test_two_that_want_one_file_fetch_it_once(tmp_path: Path, server: Server) ->
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, server: Server) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(
-        DataError, match=r"cannot write .*file/w \(Not a directory|cannot write .*\(File exists"
-    ):
+    with pytest.raises(DataError, match=r"cannot write .*file/w \(Not a directory|cannot write .*\(File exists"):
         download(f"{server.url}/file", tmp_path / "file" / "w", checksum=None, size=None)
-
-
-def test_the_cache_folder_is_the_users_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path))
-    assert fetch.cache_folder() == tmp_path
-    monkeypatch.setenv("HPTCTL_CACHE", "")
-    assert fetch.cache_folder().name == "hptctl"

@@ -1,0 +1,145 @@
+"""Pretraining as people start it: real processes, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import command
+from safetensors.torch import load_file
+
+TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--set", "log_every=1")
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def state(run: Path) -> dict[str, object]:
+    return json.loads((run / "status.json").read_text())  # type: ignore[no-any-return]
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "the command ended too early"
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(workplace: Path):
+    """Start `hptctl` and leave it running; killed at the end if it still runs."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command(*arguments), cwd=workplace, stderr=subprocess.PIPE, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_two_processes_compute_what_one_does(hptctl, workplace: Path, digits_folder: Path) -> None:
+    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "5")
+    gentle = (
+        "--set",
+        "optimizer.lr=0.003",
+        "--set",
+        "moco.bn_group=8",
+    )  # float noise grows with the learning rate
+    for processes in ("1", "2"):
+        hptctl(*arguments, *gentle, "--processes", processes, "--name", processes)
+    one, two = (losses(workplace / "runs" / name) for name in ("1", "2"))
+    assert two == pytest.approx(one, abs=2e-3)
+    assert len(set(one)) == 5
+    weights = [load_file(workplace / "runs" / name / "backbone.safetensors") for name in ("1", "2")]
+    for name, value in weights[0].items():
+        if value.is_floating_point():
+            assert (value - weights[1][name]).abs().max() < 1e-2 * value.abs().max() + 1e-5, name
+    assert json.loads((workplace / "runs/2/run.json").read_text())["config"]["processes"] == 2
+
+
+def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace: Path, digits_folder: Path) -> None:
+    arguments = (
+        "pretrain",
+        "-s",
+        "target",
+        "-d",
+        str(digits_folder),
+        *TINY,
+        "--steps",
+        "24",
+        "--set",
+        "checkpoint_every=4",
+    )
+    hptctl(*arguments, "--name", "unbroken")
+    process = start(*arguments, "--name", "killed")
+    wait_for(workplace / "runs/killed/checkpoints/step-00000008.sha256", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (workplace / "runs/killed/backbone.safetensors").exists()
+    assert "killed" in hptctl("runs", "list").stdout  # a dead process is not shown as running
+    hptctl("pretrain", "--resume", "killed")
+    unbroken, killed = (workplace / "runs" / name for name in ("unbroken", "killed"))
+    assert (killed / "backbone.safetensors").read_bytes() == (unbroken / "backbone.safetensors").read_bytes()
+    assert losses(killed) == losses(unbroken)
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
+    for run in (unbroken, killed):
+        run_id = json.loads((run / "tracking.json").read_text())["run_id"]
+        history = client.get_metric_history(run_id, "loss")
+        assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == list(enumerate(losses(run), 1))
+        assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
+    processes: str, number: signal.Signals, start, hptctl, workplace: Path, digits_folder: Path
+) -> None:
+    if (processes, number) == ("2", signal.SIGINT):
+        pytest.skip("the launching process treats both signals alike")
+    arguments = (
+        "pretrain",
+        "-s",
+        "target",
+        "-d",
+        str(digits_folder),
+        *TINY,
+        "--steps",
+        "2000",
+        "--name",
+        "long",
+    )
+    process = start(*arguments, "--processes", processes)
+    wait_for(workplace / "runs/long/metrics.jsonl", process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, stderr
+    last = stderr.decode().strip().splitlines()[-1]
+    assert "hptctl pretrain --resume long" in last
+    assert state(workplace / "runs/long")["state"] == "interrupted"
+    saved = list((workplace / "runs/long/checkpoints").glob("*.pt"))
+    assert [f"step-{len(losses(workplace / 'runs/long')):08d}.pt"] == [path.name for path in saved]
+
+
+def test_a_failing_worker_gives_its_reason_and_exit_code(hptctl, workplace: Path, digits_folder: Path) -> None:
+    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--device", "cpu")
+    done = hptctl(*arguments, "--processes", "2", "--batch-size", "256", "--name", "few", code=2)
+    assert "108 images do not fill one batch of 256; use --batch-size 64" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert state(workplace / "runs/few")["state"] == "failed"
