@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,26 +16,43 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Evaluate a backbone: linear probe, nearest neighbours, finetuning.")
 
 Labels = Annotated[str | None, typer.Option("--labels", help="Training labels used: all, 1000, 10% or 5-per-class.")]
+Lr = Annotated[float | None, typer.Option("--lr", help="Learning rate of the backbone; the head's is 100 times it.")]
+Schedule = Annotated[
+    str | None, typer.Option("--schedule", help="Length: 2500-steps, 90-epochs; lr drops at 1/3 and 2/3.")
+]
 
 
-@app.command()
-def linear(
-    run: options.RunArgument = None,
-    dataset: options.Dataset = None,
-    labels: Labels = None,
-    seed: options.Seed = None,
-    image_size: options.ImageSize = None,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    preset: options.Preset = None,
-    name: options.Name = None,
-    sets: options.Sets = None,
-    config: options.ConfigFile = None,
-    dry_run: options.DryRun = False,
-    experiment: options.Experiment = "hptctl",
-    as_json: options.Json = False,
-) -> None:
-    """Linear probe: one linear layer on the frozen backbone; several learning rates and reruns in one pass.
+def _on_frozen_features(kind: str, doc: str) -> Callable[..., None]:
+    """The command of an evaluation that trains nothing in the backbone."""
+
+    def command(
+        run: options.RunArgument = None,
+        dataset: options.Dataset = None,
+        labels: Labels = None,
+        seed: options.Seed = None,
+        image_size: options.ImageSize = None,
+        device: options.Device = None,
+        precision: options.Precision = None,
+        preset: options.Preset = None,
+        name: options.Name = None,
+        sets: options.Sets = None,
+        config: options.ConfigFile = None,
+        dry_run: options.DryRun = False,
+        experiment: options.Experiment = "hptctl",
+        as_json: options.Json = False,
+    ) -> None:
+        flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
+        flags |= {"precision": precision, "preset": preset}
+        _evaluate(kind, run, flags, name, sets, config, dry_run=dry_run, experiment=experiment, as_json=as_json)
+
+    command.__doc__ = doc
+    return command
+
+
+app.command("linear")(
+    _on_frozen_features(
+        "linear",
+        """Linear probe: one linear layer on the frozen backbone; several learning rates and reruns in one pass.
 
     The learning rate and the step are chosen on val; test is computed once, for the choice.
 
@@ -44,70 +63,22 @@ def linear(
         hptctl evaluate linear my-base --dataset digits --set linear.steps=200
 
         hptctl evaluate linear weights.pth --dataset my-images/
-    """
-    flags = {
-        "labels": labels,
-        "seed": seed,
-        "image_size": image_size,
-        "device": device,
-        "precision": precision,
-    }
-    _evaluate(
-        "linear",
-        run,
-        flags | {"dataset": dataset, "preset": preset},
-        name,
-        sets,
-        config,
-        dry_run,
-        experiment,
-        as_json,
+    """,
     )
-
-
-@app.command()
-def knn(
-    run: options.RunArgument = None,
-    dataset: options.Dataset = None,
-    labels: Labels = None,
-    seed: options.Seed = None,
-    image_size: options.ImageSize = None,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    preset: options.Preset = None,
-    name: options.Name = None,
-    sets: options.Sets = None,
-    config: options.ConfigFile = None,
-    dry_run: options.DryRun = False,
-    experiment: options.Experiment = "hptctl",
-    as_json: options.Json = False,
-) -> None:
-    """Weighted nearest neighbours in the frozen backbone's features: quick, with nothing to train.
+)
+app.command("knn")(
+    _on_frozen_features(
+        "knn",
+        """Weighted nearest neighbours in the frozen backbone's features: quick, with nothing to train.
 
     Examples:
 
         hptctl evaluate knn
 
         hptctl evaluate knn my-base --dataset digits --set knn.k=5
-    """
-    flags = {
-        "labels": labels,
-        "seed": seed,
-        "image_size": image_size,
-        "device": device,
-        "precision": precision,
-    }
-    _evaluate(
-        "knn",
-        run,
-        flags | {"dataset": dataset, "preset": preset},
-        name,
-        sets,
-        config,
-        dry_run,
-        experiment,
-        as_json,
+    """,
     )
+)
 
 
 @app.command()
@@ -115,12 +86,8 @@ def finetune(
     run: options.RunArgument = None,
     dataset: options.Dataset = None,
     labels: Labels = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Learning rate of the backbone; the head's is 100 times it.")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option("--schedule", help="Length: 2500-steps, 90-epochs; lr drops at 1/3 and 2/3.")
-    ] = None,
+    lr: Lr = None,
+    schedule: Schedule = None,
     seed: options.Seed = None,
     image_size: options.ImageSize = None,
     device: options.Device = None,
@@ -141,19 +108,25 @@ def finetune(
 
         hptctl evaluate finetune my-base -d digits --labels 100
     """
-    flags = {
-        "labels": labels,
-        "seed": seed,
-        "image_size": image_size,
-        "device": device,
-        "precision": precision,
-    }
     tune = {key: value for key, value in {"lr": lr, "schedule": schedule}.items() if value is not None}
-    flags |= {"dataset": dataset, "preset": preset} | ({"finetune": tune} if tune else {})  # type: ignore[dict-item]
-    _evaluate("finetune", run, flags, name, sets, config, dry_run, experiment, as_json)
+    flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
+    flags |= {"precision": precision, "preset": preset}
+    nested = flags | {"finetune": tune or None}
+    _evaluate("finetune", run, nested, name, sets, config, dry_run=dry_run, experiment=experiment, as_json=as_json)
 
 
-def _evaluate(kind, run, flags, name, sets, config, dry_run, experiment, as_json) -> None:  # type: ignore[no-untyped-def]
+def _evaluate(
+    kind: str,
+    run: str | None,
+    flags: dict[str, Any],
+    name: str | None,
+    sets: list[str] | None,
+    config: Path | None,
+    *,
+    dry_run: bool,
+    experiment: str,
+    as_json: bool,
+) -> None:
     from hpt.config import EvaluateConfig, flatten, resolve
     from hptctl import console, launch, runs
 

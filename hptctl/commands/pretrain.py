@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hptctl import options
+
+if TYPE_CHECKING:
+    from hpt.config import PretrainConfig
+    from hptctl.runs import Run
 
 
 def pretrain(
@@ -119,7 +123,7 @@ def pretrain(
     _show(run, as_json)
 
 
-def _show(run, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+def _show(run: Run, as_json: bool) -> None:
     from hptctl import console
 
     status = run.status()
@@ -140,7 +144,7 @@ def _show(run, as_json: bool) -> None:  # type: ignore[no-untyped-def]
     console.say(f"next: hptctl evaluate linear {run.name}")
 
 
-def _plan(settings, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+def _plan(settings: PretrainConfig, as_json: bool) -> None:
     from hpt.config import flatten
     from hpt.data.dataset import find
     from hpt.pretrain import step_seconds
