@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hpt.config import EvaluateConfig, PretrainConfig
-from hpt.errors import HptError, Interrupted, RunError, WeightsError, did_you_mean
+from hpt.errors import HptError, Interrupted, RunError, UserError, WeightsError, did_you_mean
 from hptctl import __version__, runs
 from hptctl.runs import Run
 from hptctl.signals import held_back
@@ -21,10 +21,10 @@ SHUTDOWN_SECONDS = "120"
 
 
 def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str) -> Run:
-    """A run folder for the configuration; its base weights are found first, so nothing is left when they are not.
+    """A run folder for the configuration; what it needs is looked for first, so nothing is left when that is not there.
 
     Raises:
-        DataError: no such dataset. WeightsError: no such weights. RunError: a run of that name exists.
+        ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights. RunError: a run of that name exists.
     """
     config, name_of_data = _pin_dataset(config)
     tags = _tags(config, name_of_data) | {
@@ -33,7 +33,7 @@ def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: 
     }
     source = None
     if config.weights is not None:
-        file, source = find_weights(config.weights)
+        file, source = _fitting_weights(config)
         tags |= {"weights": config.weights, "weights_file": str(file)}
     return runs.create(
         "pretrain",
@@ -79,7 +79,7 @@ def create_evaluation(
 def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], str | None]:
     """The configuration with its paths made absolute, what is known of the backbone under test, and its run's name."""
     config, name_of_data = _pin_dataset(config)
-    file, source = find_weights(config.weights)
+    file, source = _fitting_weights(config)
     tags = _tags(config, name_of_data) | {
         "weights": config.weights,
         "weights_file": str(file),
@@ -104,6 +104,7 @@ def execute(run: Run) -> None:
     """
     spec = run.spec()
     processes = int(spec.config.get("processes", 1))
+    resume = f"`hptctl pretrain --resume {shlex.quote(run.name)}`" if spec.kind == "pretrain" else ""
     try:
         if processes == 1:
             from hptctl.worker import work
@@ -112,14 +113,11 @@ def execute(run: Run) -> None:
         else:
             _launch(run, processes)
     except Interrupted as stop:
-        fix = f"go on with `hptctl pretrain --resume {shlex.quote(run.name)}`" if spec.kind == "pretrain" else stop.fix
-        raise Interrupted(stop.signum, stop.what, fix) from None
+        raise Interrupted(stop.signum, stop.what, f"go on with {resume}" if resume else stop.fix) from None
     except OSError as error:
-        again = f"pretrain --resume {shlex.quote(run.name)}" if spec.kind == "pretrain" else "again"
-        raise RunError(
-            f"run '{run.name}' stopped: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-            f"mend that, then `hptctl {again}`" if spec.kind == "pretrain" else "mend that, then run it again",
-        ) from error
+        where = f": {error.filename}" if error.filename else ""
+        what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
+        raise RunError(what, f"mend that, then {resume or 'run it again'}") from error
 
 
 def _launch(run: Run, processes: int) -> None:
@@ -145,6 +143,7 @@ def _launch(run: Run, processes: int) -> None:
     ]
     # The workers' own words come on their standard output, the launchers' many on standard error.
     log = run.path / "launcher.log"
+    run.write_status(state="created", reason="", exit_code=0)
     with held_back() as stop, log.open("ab") as noise:
         launcher = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr, stderr=noise)
         asked = False
@@ -164,9 +163,9 @@ def _launch(run: Run, processes: int) -> None:
         raise Interrupted(stop() or signal.SIGTERM, status.reason or "stopped before the first step")
     reason = status.reason if status.state == "failed" else f"its processes died (exit code {launcher.returncode})"
     run.write_status(state="failed", reason=reason)
-    error = HptError(f"run '{run.name}' failed: {reason}", f"see {log}")
-    error.exit_code = status.exit_code or 1
-    raise error
+    if status.exit_code == UserError.exit_code:
+        raise UserError(reason)
+    raise HptError(f"run '{run.name}' failed: {reason}", f"see {log}")
 
 
 def find_weights(text: str) -> tuple[Path, str | None]:
@@ -228,7 +227,20 @@ def _pin_dataset(config: C) -> tuple[C, str]:
     return config, name_of(found)
 
 
+def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, str | None]:
+    """As `find_weights`, of a file that is whole and holds the configuration's backbone."""
+    from hpt import weights
+
+    assert config.weights is not None
+    file, source = find_weights(config.weights)
+    weights.read(file, backbone=config.backbone)
+    return file, source
+
+
 def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> dict[str, str]:
+    from hpt.processes import choose_device
+
+    choose_device(config.device)
     return {
         "dataset": dataset,
         "seed": str(config.seed),

@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -129,7 +130,9 @@ class Run:
 
     def write_failure(self, error: BaseException) -> None:
         """Record why the run stopped; of several processes the first to fail has the word."""
-        if self.status().state in {"created", "running"}:
+        if self.status().state not in {"created", "running"}:
+            return
+        with suppress(OSError):  # on a full disk the run reads as killed, and the error itself reaches the user
             self.write_status(
                 state="interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed",
                 ended=time.time(),
@@ -151,9 +154,11 @@ class Run:
                     if line.endswith("\n"):
                         yield json.loads(line)
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run will do again."""
-        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+    def forget_metrics_from(self, step: int) -> None:
+        """Drop the lines from a step on, which a resumed run does again, and a line that a crash cut short."""
+        if not self.metrics_file.exists():
+            return
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] < step]
         write_text(self.metrics_file, "".join(kept))
 
     @contextmanager
@@ -178,6 +183,8 @@ class Run:
 def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
     """A new run folder, claimed by one atomic `mkdir`; a suggested name gets a number where it is taken.
 
+    A run that failed before its first result gives its name back: the command is given again, mended.
+
     Raises:
         ConfigError: the name is no file name. RunError: a run of that name exists.
     """
@@ -192,6 +199,9 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
         try:
             path.mkdir()
         except FileExistsError:
+            if name and _came_to_nothing(Run(path)):
+                shutil.rmtree(path)
+                return create(kind, name, suggestion, **spec)
             if name:
                 raise RunError(
                     f"a run named '{name}' exists already",
@@ -253,6 +263,12 @@ def tracked_id(run: Run) -> str | None:
         return str(json.loads((run.path / "tracking.json").read_bytes())["run_id"])
     except (FileNotFoundError, ValueError, KeyError):
         return None
+
+
+def _came_to_nothing(run: Run) -> bool:
+    status = run.status()
+    left = [run.metrics_file, run.path / "checkpoints", run.backbone]
+    return status.state in {"failed", "killed"} and not status.results and not any(path.exists() for path in left)
 
 
 def _verb(kind: Kind) -> str:

@@ -112,6 +112,7 @@ class Tracker:
         self.run = run
         self._push = _Push(run)
         self._warned = False
+        self._logged = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
@@ -125,7 +126,13 @@ class Tracker:
         return self
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Metrics of a step, in the run's folder when this returns, in MLflow a few seconds later."""
+        """Metrics of a step, in the run's folder when this returns, in MLflow a few seconds later.
+
+        The first call says where a resumed run takes up; what it logged from there on before is forgotten.
+        """
+        if not self._logged:
+            self.run.forget_metrics_from(step)
+            self._logged = True
         self.run.append_metrics(metrics, step)
 
     def close(self) -> None:

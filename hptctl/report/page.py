@@ -335,7 +335,7 @@ def _arms_chart(headline: Sequence[Cell], key: str) -> Chart:
 def _table(evaluation: str, shown: Sequence[Cell]) -> Table:
     targets = sorted({cell.target for cell in shown})
     by_place = {(cell.arm, cell.target): cell for cell in shown}
-    best = {t: max((c for c in shown if c.target == t), key=lambda c: c.mean) for t in targets}
+    rivals = {t: [c for c in shown if c.target == t] for t in targets}
     # A strategy keeps its row where nobody has run it: a gap that shows is a gap that gets filled.
     found = {cell.arm: cell.strategy for cell in shown}
     found |= {name: name for name in STRATEGIES if name not in found.values()}
@@ -343,20 +343,22 @@ def _table(evaluation: str, shown: Sequence[Cell]) -> Table:
         Row(
             arm,
             found[arm],
-            tuple(_figure(cell, best[t]) if (cell := by_place.get((arm, t))) else None for t in targets),
+            tuple(_figure(cell, rivals[t]) if (cell := by_place.get((arm, t))) else None for t in targets),
         )
         for arm in sorted(found, key=arm_order)
     )
-    return Table(evaluation, tuple((t, _metric(best[t].metric)) for t in targets), rows)
+    return Table(evaluation, tuple((t, _metric(rivals[t][0].metric)) for t in targets), rows)
 
 
-def _figure(cell: Cell, best: Cell) -> Figure:
+def _figure(cell: Cell, rivals: Sequence[Cell]) -> Figure:
+    best = max(rivals, key=lambda c: c.mean)
+    mark = "best" if cell is best else "tie" if cell.ties(best) else ""
     return Figure(
         value=percent(cell.mean),
         std="" if cell.std is None else f"± {100 * cell.std:.1f}",
         runs=tuple(Link(seed or "run", run_id) for seed, run_id in zip(cell.seeds, cell.run_ids, strict=True)),
         steps=cell.steps,
-        mark="best" if cell is best else "tie" if cell.ties(best) else "",
+        mark=mark if len(rivals) > 1 else "",  # the best of one is no news
     )
 
 
@@ -370,8 +372,8 @@ def _section(id: str, target: str, every: Sequence[Cell], shown: Sequence[Cell],
             drawn.append(_steps_chart(mine, f"{id}-steps-{number}"))
     if loss := _loss_chart(target, frame, f"{id}-loss"):
         drawn.append(loss)
-    best = {
-        evaluation: max((c for c in shown if c.target == target and c.evaluation == evaluation), key=lambda c: c.mean)
+    rivals = {
+        evaluation: [c for c in shown if c.target == target and c.evaluation == evaluation]
         for evaluation in {cell.evaluation for cell in every}
     }
     names = dict(zip(frame["run_id"], frame["name"], strict=True))
@@ -392,7 +394,7 @@ def _section(id: str, target: str, every: Sequence[Cell], shown: Sequence[Cell],
                 strategy=cell.strategy,
                 steps=cell.steps,
                 val=_share(cell.val),
-                figure=_figure(cell, best[cell.evaluation]),
+                figure=_figure(cell, rivals[cell.evaluation]),
                 runs=tuple(Link(names[run_id], run_id) for run_id in cell.run_ids),
                 shown=cell in shown,
             )
@@ -450,6 +452,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
     ordered = trials.sort_values("val", ascending=False, kind="stable", na_position="last")
+    metric = _metric(str(ordered["metric"].max()))  # trials that have not ended do not know it
     rows = tuple(
         Trial(
             run=Link(str(row["name"]), str(row["run_id"])),
@@ -467,7 +470,6 @@ def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
     if len(scored) > 1:
         lrs = sorted({lr for lr, _ in scored}, key=_number)
         schedules = sorted({schedule for _, schedule in scored}, key=lambda s: _number(s.partition("-")[0]))
-        metric = _metric(str(sweep["metric"]))
         figures = "; ".join(f"lr {lr}, {schedule}: {percent(v)}" for (lr, schedule), v in scored.items())
         alt = f"Val {metric} of the trials of {sweep['name']}: {figures}"
         svg = charts.heat_map(scored, lrs, schedules, alt, key)
@@ -477,7 +479,7 @@ def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
         strategy=str(sweep["strategy"]),
         steps=int(sweep["steps"]),
         evaluation=str(ordered["evaluation"].iloc[0]),
-        metric=_metric(str(sweep["metric"])),
+        metric=metric,
         state=str(sweep["standing"]),
         trials=rows,
         heat_map=heat_map,

@@ -87,6 +87,8 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace
     hptctl(*arguments, "--name", "unbroken")
     process = start(*arguments, "--name", "killed")
     wait_for(workplace / "runs/killed/checkpoints/step-00000008.sha256", process)
+    while len(losses(workplace / "runs/killed")) < 10:  # past the checkpoint, so that steps are done again
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (workplace / "runs/killed/backbone.safetensors").exists()
@@ -106,13 +108,10 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace
         assert client.get_run(run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("processes", "number"), [("1", signal.SIGINT), ("1", signal.SIGTERM), ("2", signal.SIGINT)])
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     processes: str, number: signal.Signals, start, hptctl, workplace: Path, digits_folder: Path
 ) -> None:
-    if (processes, number) == ("2", signal.SIGINT):
-        pytest.skip("the launching process treats both signals alike")
     arguments = (
         "pretrain",
         "-s",
@@ -140,6 +139,6 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
 def test_a_failing_worker_gives_its_reason_and_exit_code(hptctl, workplace: Path, digits_folder: Path) -> None:
     arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--device", "cpu")
     done = hptctl(*arguments, "--processes", "2", "--batch-size", "256", "--name", "few", code=2)
-    assert "108 images do not fill one batch of 256; use --batch-size 64" in done.stderr
+    assert "96 images do not fill one batch of 256; use --batch-size 64" in done.stderr
     assert "Traceback" not in done.stderr
     assert state(workplace / "runs/few")["state"] == "failed"

@@ -21,9 +21,6 @@ from hptctl import runs, tracking
 from hptctl.report import page
 from hptctl.report.frame import at_best_length, cells, deviations, tidy
 
-# MLflow's own models use it; under `error` the store cannot even be opened.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 ODD = "<script>alert(1)</script> $x^ & 图"
 T0 = 1_760_000_000.0
 HOUR = 3600.0
@@ -323,6 +320,14 @@ def test_a_backbone_of_another_dataset_never_counts_as_the_strategy_target(folde
     found = {c.arm: c for c in cells(tidy(tracking.read_runs("test"))) if c.target == "flowers"}
     assert found["target on tiny_imagenet"].mean == pytest.approx(0.655)
     assert not found["target on tiny_imagenet"].own
+
+
+def test_a_strategy_without_rivals_is_not_called_the_best(folder: Path) -> None:
+    alone = [r for r in tracking.read_runs("test") if r.tags["dataset"] == "chest" and r.tags["strategy"] == "hpt"]
+    made = page.build(tidy(alone))
+    assert made.lead == "Not answered on chest, which lacks base or a further pretraining."
+    figures = [figure for table in made.tables for row in table.rows for figure in row.figures if figure]
+    assert [(figure.value.split()[0], figure.mark) for figure in figures] == [("92.1", "")]
 
 
 def test_runs_of_other_image_sizes_or_other_base_weights_do_not_share_a_figure() -> None:
