@@ -21,10 +21,11 @@ SHUTDOWN_SECONDS = "120"
 
 
 def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str) -> Run:
-    """A run folder for the configuration; what it needs is looked for first, so nothing is left when that is not there.
+    """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
 
     Raises:
-        ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights. RunError: a run of that name exists.
+        ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
+        RunError: a run of that name exists.
     """
     config, name_of_data = _pin_dataset(config)
     tags = _tags(config, name_of_data) | {

@@ -509,12 +509,15 @@ def _provenance(row: pd.Series) -> Provenance:
     )
 
 
-def _environment() -> Environment:
-    """Templates as the wheel ships them, inside the package, or as they lie beside it in a checkout."""
+def templates() -> Path:
+    """Inside the package, as the wheel ships them, or beside it, as they lie in a checkout."""
     package = Path(hptctl.__file__).parent
-    places = [place for place in (package / "templates", package.parent / "templates") if place.is_dir()]
+    return next(place for place in (package / "templates", package.parent / "templates") if place.is_dir())
+
+
+def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(places),
+        loader=FileSystemLoader(templates()),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,62 @@
+"""What the README promises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hpt.config import EvaluateConfig, PretrainConfig, fields
+from hpt.data.catalog import CATALOG
+from hptctl.cli import app
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\s*(?:uv run )?hptctl ([^#\n|]+)", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_exists_with_its_options(line: str) -> None:
+    command = get_command(app)
+    words = line.split()
+    while words and hasattr(command, "commands"):
+        assert words[0] in command.commands, f"hptctl {line}"
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+    given = {word for word in words if word.startswith("-")}
+    assert given <= known | {"--help"}, f"hptctl {line}"
+
+
+def test_the_readme_shows_every_command() -> None:
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"hptctl {name}" in README, name
+
+
+@pytest.mark.parametrize("field", re.findall(r"`--set ([a-z_.]+)=", README))
+def test_a_field_of_the_readme_exists(field: str) -> None:
+    assert field in fields(PretrainConfig) | fields(EvaluateConfig)
+
+
+def test_every_field_that_needs_one_has_a_meaning() -> None:
+    spoken_for = re.compile(
+        r"(jitter|grayscale|blur|flip)_p$|brightness|contrast|saturation|momentum$|steps$|batch_size$"
+    )
+    for model in (PretrainConfig, EvaluateConfig):
+        silent = [
+            name
+            for name, meaning in fields(model).items()
+            if not meaning and not spoken_for.search(name) and "." in name
+        ]
+        assert not silent
+
+
+def test_the_readme_lists_the_catalogue() -> None:
+    for name in CATALOG:
+        assert f"`{name}`" in README
+
+
+def test_nothing_names_a_package_registrys_host() -> None:
+    root = Path(__file__).parents[1]
+    for path in (root / "pyproject.toml", root / "README.md", root / ".ci" / "run"):
+        assert not re.search(r"pypi|pythonhosted|download\.pytorch", path.read_text()), path
