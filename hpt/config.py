@@ -81,16 +81,23 @@ class AugmentConfig(Config):
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Smallest area of the random resized crop, as a share of the image. The largest is 1."""
     brightness: Annotated[float, Field(ge=0)] = 0.4
+    """Colour jitter: the brightness is multiplied by up to 1 plus or minus this."""
     contrast: Annotated[float, Field(ge=0)] = 0.4
+    """Colour jitter: likewise the contrast."""
     saturation: Annotated[float, Field(ge=0)] = 0.4
+    """Colour jitter: likewise the saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.4
-    """The protocol's 0.4; the original MoCo-v2 has 0.1."""
+    """Colour jitter: the hue turns by up to this share of a circle. The original MoCo-v2 has 0.1."""
     jitter_p: Share = 0.8
+    """Probability of the colour jitter."""
     grayscale_p: Share = 0.2
+    """Probability of grayscale."""
     blur_p: Share = 0.5
+    """Probability of the Gaussian blur."""
     blur_sigma: Annotated[tuple[float, float], BeforeValidator(_split_commas)] = (0.1, 2.0)
     """Range of the Gaussian's standard deviation, pixels of the view."""
     flip_p: Share = 0.5
+    """Probability of a mirror image, left to right."""
 
 
 class OptimizerConfig(Config):
@@ -99,13 +106,16 @@ class OptimizerConfig(Config):
     lr: Annotated[float, Field(gt=0)] = 0.03
     """Learning rate of a batch of 256; it scales linearly with the batch."""
     momentum: Share = 0.9
+    """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """On every trained parameter, as in MoCo."""
 
 
 class PretrainConfig(Config):
     """One pretraining."""
 
     strategy: StrategyName
+    """Where the backbone starts and what trains in it: a row of `hpt.strategies`."""
     dataset: str
     """A name of the catalogue, a folder, or a zip file."""
     weights: str | None = DEFAULT_WEIGHTS
@@ -115,14 +125,19 @@ class PretrainConfig(Config):
     batch_size: Annotated[int, Field(ge=4)] = 256
     """Images per optimizer step, over all processes."""
     backbone: Backbone = "resnet50"
+    """A ResNet of torchvision."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of a view, pixels."""
     seed: int = 0
+    """Of everything random but the split."""
     processes: Positive = 1
+    """Processes that share the step, a device each; the result does not depend on their number."""
     device: Device = "auto"
+    """`auto`: the first GPU, else the CPU."""
     precision: Precision = "auto"
     """`auto`: bf16 where the device computes in it, else fp32."""
     preset: Preset = "paper"
+    """Which set of defaults lies under the other fields."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints; the last two are kept."""
     log_every: Positive = 10
@@ -179,10 +194,13 @@ class LinearConfig(Config):
     reruns: Positive = 3
     """Heads per learning rate, each with its own random initialisation."""
     steps: Positive = 5000
+    """Steps; the learning rate is divided by 10 at 1/3 and 2/3 of them."""
     batch_size: Positive = 512
+    """Images per step; all, where there are fewer."""
     eval_every: Positive = 100
     """Steps between evaluations on val."""
     momentum: Share = 0.9
+    """Of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     """Smallest area of the training view's random resized crop."""
     views: Annotated[int, Field(ge=0)] = 0
@@ -196,6 +214,7 @@ class KnnConfig(Config):
     k: Positive = 20
     """Neighbours; fewer where the training set is smaller."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
+    """A neighbour of cosine similarity s votes exp(s / temperature)."""
 
 
 def _check_schedule(value: str) -> str:
@@ -207,37 +226,49 @@ class FinetuneConfig(Config):
     """Finetuning of all weights."""
 
     lr: Annotated[float, Field(gt=0)] = 0.01
+    """Learning rate of the backbone."""
     head_lr_multiplier: Annotated[float, Field(gt=0)] = 100.0
     """The new head learns this many times faster than the backbone."""
     schedule: Annotated[str, BeforeValidator(_check_schedule)] = "2500-steps"
     """`N-steps` or `N-epochs`; the learning rate is divided by 10 at 1/3 and 2/3 of it."""
     batch_size: Positive = 512
+    """Images per optimizer step; all, where there are fewer."""
     micro_batch: Positive = 128
     """Images that go through the model at once; gradients accumulate to `batch_size`."""
     eval_every: Positive = 100
     """Optimizer steps between evaluations on val."""
     momentum: Share = 0.9
+    """Of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """Smallest area of the training view's random resized crop."""
 
 
 class EvaluateConfig(Config):
     """One evaluation of a backbone on a labelled dataset."""
 
     kind: EvaluationKind
+    """Linear probe, nearest neighbours, or finetuning."""
     weights: str
     """The backbone under test: a run, a file, or a known name."""
     dataset: str
+    """A name of the catalogue, a folder, or a zip file."""
     labels: str | None = None
     """Training labels used: `all`, a number, `10%`, or `5-per-class`. None: all, but for finetuning the protocol's
     1,000 (all where there are fewer)."""
     backbone: Backbone = "resnet50"
+    """The architecture of the weights."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the view, pixels. The test view is the centre of the image resized to 256/224 of it."""
     seed: int = 0
+    """Of heads, batches, views, and the draw of labels."""
     device: Device = "auto"
+    """`auto`: the first GPU, else the CPU."""
     precision: Precision = "auto"
+    """`auto`: bf16 where the device computes in it, else fp32."""
     preset: Preset = "paper"
+    """Which set of defaults lies under the other fields."""
     log_every: Positive = 10
+    """Steps between logged losses of a finetuning."""
     test: bool = True
     """Compute the test figures. A sweep's trials leave the test images alone; its winner is tested once."""
     linear: LinearConfig = LinearConfig()

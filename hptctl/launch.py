@@ -88,12 +88,9 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[st
         "steps": "0",
     }
     if source is not None:
-        run = runs.get(source)
-        about = run.spec().tags
+        about = runs.get(source).spec().tags
         tags |= {key: about[key] for key in ("strategy", "steps")}
         tags |= {"pretrain_dataset": about["dataset"], "pretrain_seed": about["seed"]}
-        if tracked := runs.tracked_id(run):
-            tags["source_id"] = tracked
     return config, tags, source
 
 

@@ -92,7 +92,7 @@ def run_sweep(sweep: Run) -> None:
     space = Space(**{key: tuple(values) for key, values in spec.config["space"].items()})
     with sweep.working():
         sweep.start()
-        with tracking.tracked(sweep) as tracker:
+        with tracking.tracked(sweep, at_once=True) as tracker:
             try:
                 study = _study(sweep.name)
                 _enqueue_missing(study, space)

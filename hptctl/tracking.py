@@ -116,12 +116,14 @@ class Tracker:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
-    def open(self) -> Tracker:
+    def open(self, *, at_once: bool) -> Tracker:
         """Start carrying; a store that is away costs a warning, not the run.
 
-        The first push creates or reopens the MLflow run, beside the work: MLflow's import and the first use of a store
-        take seconds.
+        The first push creates or reopens the MLflow run. It happens beside the work, since MLflow's import and the
+        first use of a store take seconds; `at_once` waits for it, for a run whose children name it as their parent.
         """
+        if at_once:
+            self._try()
         self._thread.start()
         return self
 
@@ -208,13 +210,15 @@ class _Push:
             "mlflow.source.name": "hptctl",
             "mlflow.source.type": "LOCAL",
         }
-        if spec.source:
-            tags["hptctl.source"] = spec.source
-        if spec.parent:
-            tags["hptctl.parent"] = spec.parent
-            parent = runs.find(spec.parent)
-            if parent and (parent_id := runs.tracked_id(parent)):
-                tags["mlflow.parentRunId"] = parent_id
+        for relation, relative, link in (
+            ("source", spec.source, "hptctl.source_id"),
+            ("parent", spec.parent, "mlflow.parentRunId"),
+        ):
+            if relative:
+                tags[f"hptctl.{relation}"] = relative
+                found = runs.find(relative)
+                if found and (tracked := runs.tracked_id(found)):
+                    tags[link] = tracked
         experiment = _experiment_id(mlflow_client, spec.experiment, self.state["uri"])
         created = mlflow_client.create_run(
             experiment, start_time=int(spec.created * 1000), tags=tags, run_name=spec.name
@@ -282,9 +286,9 @@ class _Push:
 
 
 @contextmanager
-def tracked(run: Run) -> Iterator[Tracker]:
+def tracked(run: Run, *, at_once: bool = False) -> Iterator[Tracker]:
     """A Tracker that is open inside the block and closed however it ends."""
-    tracker = Tracker(run).open()
+    tracker = Tracker(run).open(at_once=at_once)
     try:
         yield tracker
     finally:
