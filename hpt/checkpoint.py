@@ -25,12 +25,15 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write the state after `step` steps; of the older ones the newest stays."""
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
-    with replacing(path) as part:
-        torch.save({"step": step, **state}, part)
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save({"step": step, **state}, file)
+        except RuntimeError as error:  # on a full disk the writer's own complaint hides the system's
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     write_text(path.with_suffix(".sha256"), _digest(path))
     for old in steps(folder)[:-KEEP]:
-        for file in (folder / f"step-{old:08d}.sha256", folder / f"step-{old:08d}.pt"):
-            file.unlink(missing_ok=True)
+        for name in (f"step-{old:08d}.sha256", f"step-{old:08d}.pt"):
+            (folder / name).unlink(missing_ok=True)
     return path
 
 

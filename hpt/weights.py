@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import pickle
+import pickletools
 import re
 import urllib.parse
 import warnings
@@ -315,13 +316,30 @@ def _open_torch(path: Path, *, zipped: bool) -> Any:
     except OSError as error:
         raise WeightsError(f"the file cannot be read ({_why(error)})") from None
     except Exception as error:  # a damaged pickle raises anything
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        refused = named[1] if named else _first_global(path) if not zipped else None
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise WeightsError(
-                f"the file holds more than tensors: {refused[1]}, which could be code; nothing of it was run",
+                f"the file holds more than tensors: {refused}, which could be code; nothing of it was run",
                 "if you trust its author, load it in Python and save its state_dict alone",
             ) from None
         raise WeightsError("the file is truncated or damaged", _AGAIN) from None
+
+
+def _first_global(path: Path) -> str | None:
+    """The first thing that a bare pickle would import, read from its opcodes without running them."""
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            if opcode.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    except Exception:  # damaged: what was read so far named nothing
+        return None
+    return None
 
 
 def _writer(content: Mapping[Any, Any]) -> str | None:

@@ -199,7 +199,7 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
         try:
             path.mkdir()
         except FileExistsError:
-            if name and _came_to_nothing(Run(path)):
+            if _came_to_nothing(Run(path)):
                 shutil.rmtree(path)
                 return create(kind, name, suggestion, **spec)
             if name:

@@ -24,4 +24,5 @@ def report(
     from hptctl.report import page
 
     made = page.render(experiment, out)
-    console.say(f"{made.path}: {made.datasets} datasets, {made.runs} runs, {made.bytes / 1024:,.0f} KiB")
+    datasets = f"{made.datasets} dataset{'s' * (made.datasets != 1)}"
+    console.say(f"{made.path}: {datasets}, {made.runs} runs, {made.bytes / 1024:,.0f} KiB")
