@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hptctl.tracking")
 
-EXPERIMENT = "hptctl"
+MARKER = "hptctl"
+"""The tag, of the version of this schema, by which our runs are known in a shared store."""
 FLUSH_SECONDS = 3.0
 BATCH = 1000  # MLflow's own limit of metrics in one call
 _STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
@@ -56,7 +57,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     tags: dict[str, str] = field(default_factory=dict)
-    """Without the prefix `hptctl.`: strategy, dataset, source, parent, seed, steps, ...; MLflow's own left out."""
+    """strategy, dataset, source, parent, seed, steps, ...; MLflow's own left out."""
     parent_id: str | None = None
 
 
@@ -202,20 +203,22 @@ class _Push:
         from mlflow.entities import Param
 
         spec = self.run.spec()
-        tags = {f"hptctl.{k}": v for k, v in spec.tags.items()} | {
-            "hptctl.kind": spec.kind,
-            "hptctl.name": spec.name,
-            "hptctl.folder": str(self.run.path.resolve()),
-            "hptctl.command": spec.command,
+        # Plain names: a reader filters by `tags.strategy = "hpt"`. The marker tells our runs from others in the store.
+        tags = spec.tags | {
+            MARKER: "1",
+            "kind": spec.kind,
+            "name": spec.name,
+            "folder": str(self.run.path.resolve()),
+            "command": spec.command,
             "mlflow.source.name": "hptctl",
             "mlflow.source.type": "LOCAL",
         }
         for relation, relative, link in (
-            ("source", spec.source, "hptctl.source_id"),
+            ("source", spec.source, "source_id"),
             ("parent", spec.parent, "mlflow.parentRunId"),
         ):
             if relative:
-                tags[f"hptctl.{relation}"] = relative
+                tags[relation] = relative
                 found = runs.find(relative)
                 if found and (tracked := runs.tracked_id(found)):
                     tags[link] = tracked
@@ -252,7 +255,7 @@ class _Push:
 
         facts = self.run.status().facts
         if facts != self.state["facts"]:
-            tags = [RunTag(f"hptctl.{key}", value[:5000]) for key, value in facts.items()]
+            tags = [RunTag(key, value[:5000]) for key, value in facts.items()]
             mlflow_client.log_batch(self.state["run_id"], tags=tags)
             self.state["facts"] = facts
             self._save()
@@ -275,10 +278,10 @@ class _Push:
         if state == "RUNNING":
             mlflow_client.update_run(self.state["run_id"], status="RUNNING")
             for key, value in {"host": status.host, "pid": status.pid}.items():
-                mlflow_client.set_tag(self.state["run_id"], f"hptctl.{key}", value)
+                mlflow_client.set_tag(self.state["run_id"], key, value)
         else:
             if status.reason:
-                mlflow_client.set_tag(self.state["run_id"], "hptctl.reason", status.reason[:5000])
+                mlflow_client.set_tag(self.state["run_id"], "reason", status.reason[:5000])
             ended = int((status.ended or time.time()) * 1000)
             mlflow_client.set_terminated(self.state["run_id"], state, end_time=ended)
         self.state["state"] = state
@@ -336,10 +339,10 @@ def read_runs(experiment: str | None = None) -> list[Record]:
             page = mlflow_client.search_runs(
                 list(known), max_results=1000, page_token=token, order_by=["attributes.start_time ASC"]
             )
-            records += [_record(run, known[run.info.experiment_id]) for run in page]
+            records += [_record(run, known[run.info.experiment_id]) for run in page if MARKER in run.data.tags]
             token = page.token
             if not token:
-                return [record for record in records if record.kind]
+                return records
 
 
 def history(run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -360,7 +363,7 @@ def _existing() -> MlflowClient:
 
 
 def _record(run: MlflowRun, experiment: str) -> Record:
-    tags = {k.removeprefix("hptctl."): v for k, v in run.data.tags.items() if k.startswith("hptctl.")}
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
     return Record(
         run_id=run.info.run_id,
         name=tags.get("name", run.info.run_name or run.info.run_id),

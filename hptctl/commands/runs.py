@@ -122,5 +122,5 @@ def _headline(results: dict[str, float]) -> str:
 
     for key in ("test/top1", "val/top1"):
         if key in results:
-            return f"{key.replace('/', ' ')} {console.percent(results[key])}"
+            return f"{key.partition('/')[0]} {console.percent(results[key])}"
     return f"loss {results['loss']:.3f}" if "loss" in results else ""
