@@ -20,7 +20,7 @@ from hpt import weights
 from hpt.callbacks import Log
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.data.dataset import Dataset, load
-from hpt.errors import HptError
+from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
 from hpt.files import write_text
 from hpt.pretrain import notes, pretrain
@@ -41,19 +41,19 @@ def work(run: Run) -> None:
     spec = run.spec()
     config = PretrainConfig.model_validate(spec.config) if spec.kind == "pretrain" else None
     processes = Processes(config.processes if config else 1, config.device if config else "cpu")
+    display = Display(silent=not processes.main)
     with ExitStack() as open_things:
-        log: Log = lambda metrics, step: None  # noqa: E731
-        display = Display(silent=not processes.main)
+        open_things.callback(processes.leave)
         if processes.main:
             open_things.enter_context(run.working())
             run.start()
-            tracker = open_things.enter_context(tracked(run))
+        tracker = open_things.enter_context(tracked(run)) if processes.main else None
 
-            def log(metrics: dict[str, float], step: int) -> None:
+        def log(metrics: dict[str, float], step: int) -> None:
+            if tracker is not None:
                 tracker.log(metrics, step)
                 display.metrics(metrics)
 
-        open_things.callback(processes.leave)
         try:
             with display:
                 if config is not None:
@@ -73,6 +73,13 @@ def _pretrain(
     dataset = load_data(config.dataset, config, display)
     images = dataset.pretraining_images()
     facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
+    before = run.status().facts
+    for key in ("data_fingerprint", "split_fingerprint"):
+        if before.get(key, facts[key]) != facts[key]:
+            raise RunError(
+                f"the images of '{dataset.name}' are not those that run '{run.name}' began with",
+                "bring them back, or start a new run",
+            )
     start = None
     if config.weights is not None:
         loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
@@ -104,6 +111,7 @@ def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> t
     loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
     write_split(run, dataset)
     facts = data_facts(dataset) | {"weights_sha256": loaded.sha256, "metric": dataset.metric}
+    facts["hardware"] = hardware(Processes(1, config.device))
     run.write_status(facts=facts)
     with held_back() as stop:
         found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=stop)

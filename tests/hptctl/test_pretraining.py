@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -134,6 +135,18 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     assert state(workplace / "runs/long")["state"] == "interrupted"
     saved = list((workplace / "runs/long/checkpoints").glob("*.pt"))
     assert [f"step-{len(losses(workplace / 'runs/long')):08d}.pt"] == [path.name for path in saved]
+
+
+def test_a_run_whose_images_have_changed_is_not_resumed(hptctl, start, workplace: Path, digits_folder: Path) -> None:
+    images = workplace / "own images"
+    shutil.copytree(digits_folder, images)
+    arguments = ("pretrain", "-s", "target", "-d", "own images", *TINY, "--steps", "500", "--name", "changed")
+    process = start(*arguments)
+    wait_for(workplace / "runs/changed/metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    next(images.rglob("*.png")).unlink()
+    assert "are not those that run 'changed' began with" in hptctl("pretrain", "--resume", "changed", code=2).stderr
 
 
 def test_a_failing_worker_gives_its_reason_and_exit_code(hptctl, workplace: Path, digits_folder: Path) -> None:
