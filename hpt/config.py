@@ -458,7 +458,7 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown field '{path}'{did_you_mean(path, fields(model))}"
     if error["type"] == "missing":
-        return f"{path} is missing"
+        return f"{path} is missing: give --{path.replace('_', '-')}"
     if error["type"] == "literal_error":
         known = _choices(model, error["loc"])
         got = error["input"]

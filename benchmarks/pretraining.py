@@ -1,0 +1,227 @@
+"""A pretraining step beside what people use today: same model, batch, images and machine, one after the other.
+
+    ours      hpt.pretrain, as `hptctl pretrain` runs it
+    standard  torchvision v2 transforms image by image, a DataLoader with a worker per core, the same MoCo step
+    lightly   lightly's MoCoV2Transform and a DataLoader with a worker per core, the same MoCo step
+    bare      the MoCo step alone, on views that are ready: the bound
+
+Each repeat runs all of them for `--steps` steps after one to warm up; the table shows medians over the repeats.
+
+    uv run --group bench python benchmarks/pretraining.py IMAGES.zip --image-size 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from hpt import encoder
+from hpt.config import AugmentConfig, PretrainConfig
+from hpt.data.cache import Images
+from hpt.data.dataset import load
+from hpt.moco import MoCo, average_statistics
+from hpt.pretrain import pretrain
+from hpt.processes import Processes, choose_device, use_bf16
+from hpt.strategies import STRATEGIES
+
+Views = tuple[Tensor, Tensor]
+PREFETCH = 2
+"""Batches that each DataLoader worker prepares ahead: PyTorch's default."""
+
+
+class Step:
+    """A MoCo-v2 step on two ready views [B, 3, s, s], in groups, as in the paper's pseudo-code."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        backbone = encoder.build(config.backbone, seed=0)
+        self.moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
+        self.moco.train_only(STRATEGIES[config.strategy])
+        self.moco.to(device).train()
+        trained = [p for p in self.moco.query.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, config.base_lr, momentum=0.9, weight_decay=1e-4)
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
+        self.norms = encoder.batch_norms(self.moco.query), encoder.batch_norms(self.moco.key)
+
+    def __call__(self, views: Views) -> None:
+        query, key = (view.to(self.device, non_blocking=True) for view in views)
+        group, groups = self.config.bn_group, self.config.bn_groups
+        self.moco.update_key_encoder()
+        with torch.no_grad(), self.autocast:
+            keys = []
+            for i, images in enumerate(key.split(group)):
+                average_statistics(self.norms[1], i, groups)
+                keys.append(self.moco.key(images))
+        for i, (images, own) in enumerate(zip(query.split(group), keys, strict=True)):
+            average_statistics(self.norms[0], i, groups)
+            with self.autocast:
+                queries = self.moco.query(images)
+            (self.moco.loss(queries, own)[0] / groups).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.moco.enqueue(torch.cat(keys))
+
+
+def standard_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[object], Tensor]:
+    """MoCo-v2's policy as torchvision's users write it."""
+    c = AugmentConfig()
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(c.min_scale, 1.0)),
+            v2.RandomApply([v2.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], p=c.jitter_p),
+            v2.RandomGrayscale(p=c.grayscale_p),
+            v2.RandomApply([v2.GaussianBlur(13, sigma=c.blur_sigma)], p=c.blur_p),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean, std),
+        ]
+    )
+
+
+def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[object], list[Tensor]]:
+    """lightly's own, with the strength of the protocol."""
+    from lightly.transforms import MoCoV2Transform
+
+    c = AugmentConfig()
+    jitter = {"cj_strength": 1.0, "cj_bright": c.brightness, "cj_contrast": c.contrast, "cj_sat": c.saturation}
+    return MoCoV2Transform(  # type: ignore[no-any-return]
+        input_size=size,
+        **jitter,
+        cj_hue=c.hue,
+        min_scale=c.min_scale,
+        sigmas=c.blur_sigma,
+        normalize={"mean": list(mean), "std": list(std)},
+    )
+
+
+def batches(folder: Path, transform: Callable[[object], object], config: PretrainConfig) -> Iterator[Views]:
+    """Endless pairs of views from a DataLoader, as the frameworks' examples have it."""
+    workers = os.cpu_count() or 1
+    loader = DataLoader(
+        ImageFolder(folder, transform),
+        config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=True,
+        prefetch_factor=PREFETCH,
+        pin_memory=torch.cuda.is_available(),
+    )
+    while True:
+        for views, _ in loader:
+            yield views[0], views[1]
+
+
+def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int = 1) -> float:
+    """Seconds per step, after `warm` of them."""
+    for _ in range(warm):
+        step()
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait(device)
+    return (time.perf_counter() - start) / steps
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ours(config: PretrainConfig, images: Images, steps: int) -> float:
+    """Seconds per step of the real loop, after one to warm up; checkpoints are left to the end, which is not timed."""
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(
+            config.model_copy(update={"steps": steps + 2, "checkpoint_every": steps + 2, "log_every": 10}),
+            images,
+            None,
+            Path(folder),
+            processes=Processes(1, config.device),
+            log=lambda *_: None,
+            progress=lambda *_: times.append(time.perf_counter()),
+        )
+    return (times[steps] - times[0]) / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="a zip of train/<class>/ images, or such a folder")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--strategy", default="target", choices=["target", "hpt", "hpt-bn"])
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=["bare", "ours", "standard", "lightly"])
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+
+    fields = ("image_size", "backbone", "strategy", "batch_size", "device", "precision")
+    values = {name: getattr(options, name) for name in fields}
+    config = PretrainConfig.model_validate(values | {"dataset": str(options.images), "weights": None})
+    device = choose_device(config.device)
+    images = load(config.dataset, config.data, side=config.data.side(config.image_size)).pretraining_images()
+    norm = (images.mean, images.std)
+
+    with tempfile.TemporaryDirectory() as unpacked:
+        folder = options.images / "train"
+        if options.images.suffix == ".zip":
+            with zipfile.ZipFile(options.images) as archive:
+                archive.extractall(unpacked)
+            folder = Path(unpacked) / "train"
+        step = Step(config, device)
+        one = standard_transform(config.image_size, *norm)
+        generator = torch.Generator().manual_seed(0)
+        shape = (config.batch_size, 3, config.image_size, config.image_size)
+        ready = tuple(torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        loaders = {}
+        if "standard" in options.only:
+            loaders["standard"] = batches(folder, lambda image: (one(image), one(image)), config)
+        if "lightly" in options.only:
+            loaders["lightly"] = batches(folder, lightly_transform(config.image_size, *norm), config)
+        seconds: dict[str, list[float]] = {name: [] for name in options.only}
+        for _ in range(options.repeats):
+            for name in options.only:
+                if name == "ours":
+                    taken = ours(config, images, options.steps)
+                elif name == "bare":
+                    taken = timed(lambda: step(ready), options.steps, device)
+                else:
+                    loader = loaders[name]
+                    # The workers went on while the others ran: first use up what they had prepared.
+                    ahead = 1 + PREFETCH * (os.cpu_count() or 1)
+                    taken = timed(lambda loader=loader: step(next(loader)), options.steps, device, ahead)
+                seconds[name].append(taken)
+
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    bound = medians.get("bare", float("nan"))
+    print(f"{config.backbone}, {config.image_size} px, batch {config.batch_size}, {config.strategy}, {device}")
+    print(f"{'':10}{'s/step':>9}{'spread':>9}{'images/s':>10}{'x bare':>8}")
+    for name, median in medians.items():
+        spread = (max(seconds[name]) - min(seconds[name])) / median
+        print(f"{name:10}{median:9.3f}{spread:8.1%}{config.batch_size / median:10.0f}{median / bound:8.3f}")
+    if options.json:
+        document = {"config": config.model_dump(mode="json"), "seconds_per_step": seconds, "medians": medians}
+        options.json.write_text(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
