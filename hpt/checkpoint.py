@@ -1,7 +1,7 @@
 """Checkpoints: whole or not there, checked before use, the last two kept.
 
 `step-00000500.pt` is written beside its place, synced and renamed; its SHA-256 follows in `step-00000500.sha256`, so
-a file without one was cut short, and one that differs was damaged (a flipped bit would load silently).
+a file without one does not count, and one that differs was damaged (a flipped bit would load silently).
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def newest(folder: Path) -> dict[str, Any] | None:
     for step in reversed(steps(folder)):
         path = folder / f"step-{step:08d}.pt"
         seal = path.with_suffix(".sha256")
-        if seal.exists() and seal.read_text() == _digest(path):
+        if not seal.exists():  # killed before the seal was written: as if there were no such checkpoint
+            continue
+        if seal.read_text() == _digest(path):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
         damaged.append(path.name)
-        log.warning("checkpoint %s is cut short or damaged; trying the one before", path)
+        log.warning("checkpoint %s is damaged; trying the one before", path)
     if damaged:
         raise RunError(f"every checkpoint in {folder} is damaged ({', '.join(damaged)})", "start a new run")
     return None

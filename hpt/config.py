@@ -25,6 +25,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
 EvaluationKind = Literal["linear", "knn", "finetune"]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 DEFAULT_WEIGHTS = "moco-v2-800ep"
@@ -128,7 +129,7 @@ class PretrainConfig(Config):
     """A ResNet of torchvision."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of a view, pixels."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random but the split."""
     processes: Positive = 1
     """Processes that share the step, a device each; the result does not depend on their number."""
@@ -149,7 +150,10 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.strategy == "base" or self.strategy not in STRATEGIES:
+        if STRATEGIES[self.strategy].starts_from_weights != (self.weights is not None):
+            wanted = "needs base weights" if self.weights is None else "starts from random weights and takes none"
+            raise ValueError(f"strategy {self.strategy} {wanted}")
+        if self.strategy == "base":
             return self
         if self.batch_size % self.bn_group or self.bn_group < 2:
             raise ValueError(
@@ -259,7 +263,7 @@ class EvaluateConfig(Config):
     """The architecture of the weights."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the view, pixels. The test view is the centre of the image resized to 256/224 of it."""
-    seed: int = 0
+    seed: Seed = 0
     """Of heads, batches, views, and the draw of labels."""
     device: Device = "auto"
     """`auto`: the first GPU, else the CPU."""

@@ -69,7 +69,8 @@ def pretrain(
     path = folder / "backbone.safetensors"
     sha256 = ""
     if processes.main:
-        facts = {"strategy": config.strategy, "backbone": config.backbone, "steps": str(config.steps)}
+        steps = 0 if strategy.trains == "running-statistics" else config.steps
+        facts = {"strategy": config.strategy, "backbone": config.backbone, "steps": str(steps)}
         sha256 = weights.save(backbone.state_dict(), path, metadata=facts)
     return Outcome(path, sha256, results)
 
@@ -100,17 +101,18 @@ def _train(
 
     # ---- restore
     first = 0
+    results: dict[str, float] = {}
     saved = checkpoint.newest(checkpoints)
     if saved is not None:
         moco.load_state_dict(saved["moco"])
         optimizer.load_state_dict(saved["optimizer"])
-        first = int(saved["step"])
+        first, results = int(saved["step"]), saved["results"]
         log_.info("going on from step %d of %d", first, config.steps)
 
     def save(step: int) -> None:
         processes.average_(running)
         if processes.main:
-            state = {"moco": moco.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"moco": moco.state_dict(), "optimizer": optimizer.state_dict(), "results": results}
             checkpoint.save(checkpoints, step, state)
         processes.wait()
 
@@ -120,7 +122,7 @@ def _train(
     mine = slice(processes.rank * groups * group, (processes.rank + 1) * groups * group)
     look = STOP_EVERY_ON_GPU if processes.count > 1 and device.type == "cuda" else 1
     filled = -(-config.moco.queue_size // config.batch_size)  # steps until the queue holds no random keys
-    window, since, easy, results = 0, time.perf_counter(), True, {}
+    window, since, easy = 0, time.perf_counter(), True
     for step in range(first, config.steps):
         draw = order.draw(step)
         lr = cosine(step, config.steps, config.base_lr)
@@ -159,7 +161,9 @@ def _train(
 
         done = step + 1
         window += 1
-        if done % config.log_every == 0 or done in (1, config.steps):
+        signum = processes.largest(stop()) if done % look == 0 else 0
+        saving = done % config.checkpoint_every == 0 or done == config.steps or bool(signum)
+        if saving or done == 1 or done % config.log_every == 0:  # what is saved has been looked at
             processes.average_([loss_sum, ranked_first])
             now = time.perf_counter()
             results = {
@@ -185,12 +189,14 @@ def _train(
                     filled,
                 )
         progress(done, config.steps, "training")
-        signum = processes.largest(stop()) if done % look == 0 else 0
-        if done % config.checkpoint_every == 0 or done == config.steps or signum:
+        if saving:
             save(done)
         if signum and done < config.steps:
             raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
     processes.average_(running)
+    for bn in query_norms:  # as if one process had seen every group
+        if bn.num_batches_tracked is not None:
+            bn.num_batches_tracked += config.steps * groups * (processes.count - 1)
     return results
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, RunError, UserError, WeightsError, did_you_mean
@@ -20,7 +20,7 @@ SHUTDOWN_SECONDS = "120"
 """What workers get to save a checkpoint before they are killed: a step on a slow machine, and the write."""
 
 
-def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str) -> Run:
+def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str, log_backbone: bool = False) -> Run:
     """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
 
     Raises:
@@ -43,8 +43,9 @@ def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: 
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
-        source=source,
+        **as_source(source),
         tags=tags,
+        log_backbone=log_backbone,
     )
 
 
@@ -62,7 +63,7 @@ def create_evaluation(
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
     """
     config, tags, source = describe_evaluation(config)
-    about = source or Path(config.weights).stem
+    about = source.name if source else Path(config.weights).stem
     elsewhere = "" if tags.get("pretrain_dataset") == tags["dataset"] else f"-{tags['dataset']}"
     return runs.create(
         config.kind,
@@ -71,14 +72,14 @@ def create_evaluation(
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
-        source=source,
+        **as_source(source),
         parent=parent,
         tags=tags,
     )
 
 
-def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], str | None]:
-    """The configuration with its paths made absolute, what is known of the backbone under test, and its run's name."""
+def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], Run | None]:
+    """The configuration with its paths made absolute, what is known of the backbone under test, and its run."""
     config, name_of_data = _pin_dataset(config)
     file, source = _fitting_weights(config)
     tags = _tags(config, name_of_data) | {
@@ -88,7 +89,7 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[st
         "steps": "0",
     }
     if source is not None:
-        about = runs.get(source).spec().tags
+        about = source.spec().tags
         tags |= {key: about[key] for key in ("strategy", "steps")}
         tags |= {"pretrain_dataset": about["dataset"], "pretrain_seed": about["seed"]}
     return config, tags, source
@@ -141,7 +142,8 @@ def _launch(run: Run, processes: int) -> None:
     ]
     # The workers' own words come on their standard output, the launchers' many on standard error.
     log = run.path / "launcher.log"
-    run.write_status(state="created", reason="", exit_code=0)
+    with run.working():
+        run.write_status(state="created", reason="", exit_code=0)
     with held_back() as stop, log.open("ab") as noise:
         launcher = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr, stderr=noise)
         asked = False
@@ -157,8 +159,9 @@ def _launch(run: Run, processes: int) -> None:
     status = run.status()
     if status.state == "finished":
         return
-    if status.state == "interrupted" or stop():
-        raise Interrupted(stop() or signal.SIGTERM, status.reason or "stopped before the first step")
+    if stop():
+        raise Interrupted(stop(), status.reason or "stopped before the first step")
+    # "interrupted" without a signal of ours: the launcher ended the others because one process had died.
     reason = status.reason if status.state == "failed" else f"its processes died (exit code {launcher.returncode})"
     run.write_status(state="failed", reason=reason)
     if status.exit_code == UserError.exit_code:
@@ -166,8 +169,8 @@ def _launch(run: Run, processes: int) -> None:
     raise HptError(f"run '{run.name}' failed: {reason}", f"see {log}")
 
 
-def find_weights(text: str) -> tuple[Path, str | None]:
-    """The file of a run, of a known base (fetched when it is not in the cache), or a file itself; and the run's name.
+def find_weights(text: str) -> tuple[Path, Run | None]:
+    """The file of a run, of a known base (fetched when it is not in the cache), or a file itself; and the run, if any.
 
     Raises:
         WeightsError: none of these. RunError: the run has no backbone yet.
@@ -182,9 +185,9 @@ def find_weights(text: str) -> tuple[Path, str | None]:
                 f"run '{run.name}' is not finished ({status.state})",
                 f"go on with `hptctl pretrain --resume {run.name}`",
             )
-        return run.backbone.resolve(), run.name
+        return run.backbone.resolve(), run
     if (file := Path(text)).is_file():
-        return file.resolve(), None
+        return file.resolve(), _run_of(file.resolve())
     from hpt import weights
 
     if (known := weights.locate(text)) is not None:
@@ -198,13 +201,21 @@ def find_weights(text: str) -> tuple[Path, str | None]:
 
 def evaluated_defaults(weights: str) -> dict[str, object]:
     """What an evaluation takes over from the pretraining it evaluates, or from the weights file."""
-    file, source = find_weights(weights)
-    if source is not None:
-        config = PretrainConfig.model_validate(runs.get(source).spec().config)
-        return config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
-    from hpt.weights import read
+    _, source = find_weights(weights)
+    if source is None:
+        return {"backbone": backbone_of(weights)}
+    config = PretrainConfig.model_validate(source.spec().config)
+    return config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
 
-    return {"backbone": read(file).backbone}
+
+def backbone_of(weights: str) -> str:
+    """The architecture of a run, of a known base (which is not fetched for it), or of a file."""
+    from hpt.weights import KNOWN, read
+
+    if runs.find(weights) is None and weights in KNOWN:
+        return KNOWN[weights].backbone
+    file, source = find_weights(weights)
+    return str(source.spec().config["backbone"]) if source else read(file).backbone
 
 
 def command_line() -> str:
@@ -225,7 +236,18 @@ def _pin_dataset(config: C) -> tuple[C, str]:
     return config, name_of(found)
 
 
-def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, str | None]:
+def _run_of(file: Path) -> Run | None:
+    """The pretraining whose backbone a file is."""
+    run = runs.find(str(file.parent))
+    return run if run is not None and run.backbone.resolve() == file and run.spec().kind == "pretrain" else None
+
+
+def as_source(run: Run | None) -> dict[str, Any]:
+    """The fields of a Spec that say which run a new one starts from."""
+    return {"source": run.name, "source_folder": str(run.path.resolve())} if run else {}
+
+
+def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run | None]:
     """As `find_weights`, of a file that is whole and holds the configuration's backbone."""
     from hpt import weights
 

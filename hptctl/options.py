@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -35,3 +36,13 @@ RunArgument = Annotated[
         help="A run's name, MLflow id or folder, or a weights file; the newest pretraining if left out.",
     ),
 ]
+
+
+def refuse_beside_resume(given: Mapping[str, object]) -> None:
+    """A ConfigError for the first option that was given beside `--resume`, which takes all of them from the run."""
+    from hpt.errors import ConfigError
+
+    for key, value in given.items():
+        if value is not None and value != []:  # an option that repeats is an empty list when it was not given
+            option = "--" + key.replace("_", "-")
+            raise ConfigError(f"--resume goes on with the run as it was, but {option} was given", f"drop {option}")

@@ -12,6 +12,7 @@ Pretrainings add `checkpoints/` and `backbone.safetensors`, evaluations their pr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -28,8 +29,16 @@ from pydantic import BaseModel, ConfigDict
 from hpt.errors import ConfigError, Interrupted, RunError, did_you_mean
 from hpt.files import write_text
 
+log = logging.getLogger("hptctl.runs")
+
 RUNS = Path("runs")
 Kind = Literal["pretrain", "linear", "knn", "finetune", "sweep"]
+
+
+class Busy(RunError):
+    """Another process works on the run."""
+
+
 State = Literal["created", "running", "finished", "failed", "interrupted", "killed"]
 
 
@@ -46,9 +55,13 @@ class Spec(BaseModel):
     config: dict[str, Any]
     source: str | None = None
     """Name of the pretraining whose backbone the run starts from or evaluates."""
+    source_folder: str | None = None
+    """Its folder."""
     parent: str | None = None
     """Name of the sweep that the run is a trial of."""
     tags: dict[str, str] = {}
+    log_backbone: bool = False
+    """Store `backbone.safetensors` in MLflow too."""
 
 
 class Status(BaseModel):
@@ -130,7 +143,7 @@ class Run:
 
     def write_failure(self, error: BaseException) -> None:
         """Record why the run stopped; of several processes the first to fail has the word."""
-        if self.status().state not in {"created", "running"}:
+        if isinstance(error, Busy) or self.status().state not in {"created", "running"}:
             return
         with suppress(OSError):  # on a full disk the run reads as killed, and the error itself reaches the user
             self.write_status(
@@ -171,7 +184,7 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout:
             pid = self.status().pid
-            raise RunError(
+            raise Busy(
                 f"run '{self.name}' is being worked on by process {pid}", "wait for it, or stop it first"
             ) from None
         try:
@@ -188,7 +201,7 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
     Raises:
         ConfigError: the name is no file name. RunError: a run of that name exists.
     """
-    wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", suggestion).strip("-.") or kind
+    wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", suggestion)[:80].strip("-.") or kind
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", wanted):
         raise ConfigError(
             f"--name {wanted!r} cannot name a folder", "use letters, digits, '.', '_' and '-', 100 at most"
@@ -210,24 +223,32 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
                     else "choose another --name",
                 ) from None
             continue
-        run = Run(path)
-        document = Spec(kind=kind, name=path.name, created=time.time(), **spec)
-        write_text(path / "run.json", document.model_dump_json(indent=1))
-        return run
+        try:
+            document = Spec(kind=kind, name=path.name, created=time.time(), **spec)
+            write_text(path / "run.json", document.model_dump_json(indent=1))
+        except BaseException:
+            shutil.rmtree(path)
+            raise
+        return Run(path)
     raise RunError(f"no free name like '{wanted}' in {RUNS}", "give one with --name")
 
 
 def all_runs() -> list[Run]:
-    """Every run of the working folder, the oldest first."""
-    runs = [Run(path.parent) for path in RUNS.glob("*/run.json")]
-    return sorted(runs, key=lambda run: run.spec().created)
+    """Every run of the working folder, the oldest first; one whose run.json is damaged is named and left out."""
+    found = []
+    for path in RUNS.glob("*/run.json"):
+        try:
+            found.append((Run(path.parent).spec().created, Run(path.parent)))
+        except RunError as error:
+            log.warning("%s", error)
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
 
 
 def find(text: str) -> Run | None:
     """The run of that name, folder or MLflow run id, if there is one."""
     if not text:
         return None
-    for path in (RUNS / text, Path(text)):
+    for path in (RUNS / text, Path(text).resolve()):
         if (path / "run.json").is_file():
             return Run(path)
     if re.fullmatch(r"[0-9a-f]{8,32}", text):
@@ -244,6 +265,15 @@ def get(text: str) -> Run:
         known = [r.name for r in all_runs()]
         raise RunError(f"there is no run '{text}'{did_you_mean(text, known)}", "see `hptctl runs list`")
     return run
+
+
+def ancestry(run: Run) -> Iterator[Run]:
+    """The pretraining that a run starts from or evaluates, the one that that started from, and so on."""
+    folder = run.spec().source_folder
+    while folder is not None and (Path(folder) / "run.json").exists():
+        source = Run(Path(folder))
+        yield source
+        folder = source.spec().source_folder
 
 
 def newest(kind: Kind = "pretrain", having: Iterable[State] = ("finished",)) -> Run:
@@ -266,7 +296,11 @@ def tracked_id(run: Run) -> str | None:
 
 
 def _came_to_nothing(run: Run) -> bool:
-    status = run.status()
+    try:
+        with run.working():
+            status = run.status()
+    except Busy:
+        return False
     left = [run.metrics_file, run.path / "checkpoints", run.backbone]
     return status.state in {"failed", "killed"} and not status.results and not any(path.exists() for path in left)
 

@@ -1,8 +1,8 @@
 """Optuna, and only here: sweeps over finetuning's learning rates and schedules.
 
-A sweep is a run of its own (the parent in MLflow) and a study of the same name in Optuna's storage, `optuna.db` of the
-working folder. Its cells are our own list, each enqueued once, since Optuna's grid sampler repeats cells when several
-workers run. Val chooses; test is computed once, for the winner.
+A sweep is a run of its own (the parent in MLflow), and its folder holds Optuna's storage, so that the two cannot part.
+Its cells are our own list, each enqueued once, since Optuna's grid sampler repeats cells when several workers run. Val
+chooses; test is computed once, for the winner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import optuna
 
 OBJECTIVE = "val/top1"
-DB = Path("optuna.db")
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def create(config: EvaluateConfig, space: Space, *, name: str | None, experiment
     return runs.create(
         "sweep",
         name,
-        f"sweep-{source or Path(config.weights).stem}",
+        f"sweep-{source.name if source else Path(config.weights).stem}",
         experiment=experiment,
         command=launch.command_line(),
         config={"evaluate": config.model_dump(mode="json"), "space": asdict(space)},
-        source=source,
+        **launch.as_source(source),
         tags=tags,
     )
 
@@ -94,21 +93,31 @@ def run_sweep(sweep: Run) -> None:
         sweep.start()
         with tracking.tracked(sweep, at_once=True) as tracker:
             try:
-                study = _study(sweep.name)
+                study = _study(sweep)
                 _enqueue_missing(study, space)
                 _do_trials(sweep, study, base, space, tracker)
                 figures, facts = _test_winner(sweep, study)
             except BaseException as error:
                 sweep.write_failure(error)
                 raise
-            tracker.log(figures, len(space.cells()))
+            tracker.log(figures, len(study.trials) + 1)
             sweep.write_status(state="finished", ended=time.time(), results=figures, facts=facts)
+
+
+def get(name: str) -> Run:
+    """The sweep of that name; a RunError when there is none."""
+    sweep = runs.get(name)
+    if sweep.spec().kind != "sweep":
+        raise RunError(
+            f"run '{sweep.name}' is a {sweep.spec().kind} run, not a sweep", "see `hptctl runs list --kind sweep`"
+        )
+    return sweep
 
 
 def trials(sweep: Run) -> list[Trial]:
     """Every trial of a sweep, by number."""
     out = []
-    for trial in _study(sweep.name).trials:
+    for trial in _study(sweep).trials:
         child = runs.find(trial.user_attrs.get("run", ""))
         out.append(
             Trial(
@@ -133,13 +142,12 @@ def cell_config(base: EvaluateConfig, cell: dict[str, Any]) -> EvaluateConfig:
     return check(EvaluateConfig, merge(base.model_dump(mode="json"), {"finetune": cell, "test": False}))
 
 
-def _study(name: str) -> optuna.Study:
+def _study(sweep: Run) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        study_name=name, storage=f"sqlite:///{DB.resolve()}", direction="maximize", load_if_exists=True
-    )
+    storage = f"sqlite:///{(sweep.path / 'optuna.db').resolve()}"
+    return optuna.create_study(study_name=sweep.name, storage=storage, direction="maximize", load_if_exists=True)
 
 
 def _enqueue_missing(study: optuna.Study, space: Space) -> None:
@@ -185,7 +193,7 @@ def _do_trials(sweep: Run, study: optuna.Study, base: EvaluateConfig, space: Spa
             console.warn(f"lr {cell['lr']:g}, {cell['schedule']}: {error}")
             continue
         study.tell(trial, child.status().results[OBJECTIVE])
-        tracker.log({"best_val": study.best_value}, done + 1)
+        tracker.log({"best_val": study.best_value}, trial.number + 1)
 
 
 def _test_winner(sweep: Run, study: optuna.Study) -> tuple[dict[str, float], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: outside a training loop they end the command, inside it they ask for a checkpoint first."""
+"""Ctrl-C, SIGTERM and a lost terminal end a command; inside a training loop they ask for a checkpoint first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 from hpt.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 def raise_on_signals() -> None:

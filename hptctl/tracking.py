@@ -66,7 +66,7 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
-def client(store: str | None = None) -> MlflowClient:
+def client() -> MlflowClient:
     """A client of the store, with a newly made SQLite store initialised under a lock (first users race otherwise)."""
     # A dead server must cost seconds, not MLflow's default of seven retries of two minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -76,22 +76,21 @@ def client(store: str | None = None) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
 
-    store = store or uri()
+    store = uri()
     if not store.startswith("sqlite:///"):
         return MlflowClient(tracking_uri=store)
     from filelock import FileLock
 
-    file = Path(store.removeprefix("sqlite:///"))
-    if file.exists() and file.stat().st_size and not os.access(file, os.W_OK):
-        raise PermissionError(13, "the tracking store is read-only", str(file))
-    with FileLock(f"{file}.lock"):
+    with FileLock(store.removeprefix("sqlite:///") + ".lock"):
         mlflow_client = MlflowClient(tracking_uri=store)
         mlflow_client.search_experiments(max_results=1)
     return mlflow_client
 
 
-def _experiment_id(mlflow_client: MlflowClient, name: str, store: str) -> str:
+def _experiment_id(mlflow_client: MlflowClient, name: str) -> str:
     from mlflow.exceptions import MlflowException
+
+    store = uri()
 
     experiment = mlflow_client.get_experiment_by_name(name)
     if experiment is None:
@@ -148,7 +147,7 @@ class Tracker:
     def _loop(self) -> None:
         wait = 0.0
         while not self._stop.wait(wait):
-            wait = FLUSH_SECONDS if self._try() else min(60.0, wait * 2)
+            wait = FLUSH_SECONDS if self._try() else min(60.0, max(FLUSH_SECONDS, wait * 2))
 
     def _try(self) -> bool:
         try:
@@ -171,25 +170,23 @@ class _Push:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.file = run.path / "tracking.json"
-        self.state: dict[str, Any] = {
-            "uri": uri(),
-            "run_id": None,
-            "sent": {},
-            "facts": {},
-            "artifacts": {},
-            "state": None,
-        }
+        # None is the default store, which moves with the working folder.
+        store = os.environ.get("MLFLOW_TRACKING_URI")
+        self.state: dict[str, Any] = {"uri": store, "run_id": None, "params": False, "state": None}
+        self.state |= {"sent": {}, "facts": {}, "artifacts": {}}
         if self.file.exists():
             saved = json.loads(self.file.read_bytes())
-            if saved["uri"] == uri():  # another store has none of it yet
+            if saved["uri"] == store:  # another store has none of it yet
                 self.state = saved
         self.client: MlflowClient | None = None
 
     def __call__(self) -> int:
         if self.client is None:
-            self.client = client(self.state["uri"])
+            self.client = client()
         if self.state["run_id"] is None:
             self._create(self.client)
+        if not self.state["params"]:
+            self._params(self.client)
         sent = self._metrics(self.client)
         self._facts(self.client)
         self._artifacts(self.client)
@@ -200,8 +197,6 @@ class _Push:
         write_text(self.file, json.dumps(self.state))
 
     def _create(self, mlflow_client: MlflowClient) -> None:
-        from mlflow.entities import Param
-
         spec = self.run.spec()
         # Plain names: a reader filters by `tags.strategy = "hpt"`. The marker tells our runs from others in the store.
         tags = spec.tags | {
@@ -213,24 +208,28 @@ class _Push:
             "mlflow.source.name": "hptctl",
             "mlflow.source.type": "LOCAL",
         }
-        for relation, relative, link in (
-            ("source", spec.source, "source_id"),
-            ("parent", spec.parent, "mlflow.parentRunId"),
-        ):
-            if relative:
-                tags[relation] = relative
-                found = runs.find(relative)
-                if found and (tracked := runs.tracked_id(found)):
+        source = Run(Path(spec.source_folder)) if spec.source_folder else None
+        parent = runs.find(spec.parent) if spec.parent else None
+        for relation, relative, link in (("source", source, "source_id"), ("parent", parent, "mlflow.parentRunId")):
+            if relative is not None:
+                tags[relation] = relative.name
+                if tracked := runs.tracked_id(relative):
                     tags[link] = tracked
-        experiment = _experiment_id(mlflow_client, spec.experiment, self.state["uri"])
+        experiment = _experiment_id(mlflow_client, spec.experiment)
         created = mlflow_client.create_run(
             experiment, start_time=int(spec.created * 1000), tags=tags, run_name=spec.name
         )
         self.state["run_id"] = created.info.run_id
         self._save()
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(spec.config).items()]
+
+    def _params(self, mlflow_client: MlflowClient) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:6000]) for key, value in flatten(self.run.spec().config).items()]
         for start in range(0, len(params), 100):
             mlflow_client.log_batch(self.state["run_id"], params=params[start : start + 100])
+        self.state["params"] = True
+        self._save()
 
     def _metrics(self, mlflow_client: MlflowClient) -> int:
         from mlflow.entities import Metric
@@ -261,11 +260,13 @@ class _Push:
             self._save()
 
     def _artifacts(self, mlflow_client: MlflowClient) -> None:
-        """Small files only: the run's documents and `artifacts/`; never checkpoints, which fill stores."""
+        """The run's documents and `artifacts/`; the backbone if asked for; never checkpoints, which fill stores."""
         files = [self.run.path / "run.json", *(self.run.path / "artifacts").glob("*")]
-        for file in files:
+        if self.run.spec().log_backbone:
+            files.append(self.run.backbone)
+        for file in filter(Path.is_file, files):
             stamp = file.stat().st_mtime
-            if file.is_file() and self.state["artifacts"].get(file.name) != stamp:
+            if self.state["artifacts"].get(file.name) != stamp:
                 mlflow_client.log_artifact(self.state["run_id"], str(file))
                 self.state["artifacts"][file.name] = stamp
                 self._save()
@@ -359,7 +360,7 @@ def _existing() -> MlflowClient:
             f"there is no tracking store at {store}",
             "run this where your runs/ folder is, or set MLFLOW_TRACKING_URI",
         )
-    return client(store)
+    return client()
 
 
 def _record(run: MlflowRun, experiment: str) -> Record:

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from hpt.pretrain import notes, pretrain
 from hpt.processes import Processes
 from hptctl import console
 from hptctl.console import Display
-from hptctl.runs import Run
+from hptctl.runs import Run, ancestry
 from hptctl.signals import held_back, raise_on_signals
 from hptctl.tracking import tracked
 
@@ -92,7 +92,8 @@ def _pretrain(
         run.write_status(facts=facts)
         for line in notes(config, len(images)):
             console.note(f"note: {line}")
-    with held_back() as stop:
+    # `base` has nothing to save, and is simply ended by a signal.
+    with held_back() if config.strategy != "base" else nullcontext(lambda: 0) as stop:
         outcome = pretrain(
             config,
             images,
@@ -113,8 +114,8 @@ def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> t
     facts = data_facts(dataset) | {"weights_sha256": loaded.sha256, "metric": dataset.metric}
     facts["hardware"] = hardware(Processes(1, config.device))
     run.write_status(facts=facts)
-    with held_back() as stop:
-        found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=stop)
+    refuse_leak(run, dataset, facts)
+    found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress)
     log(found.metrics, final_step(run))
     return found.metrics, found.facts
 
@@ -128,6 +129,23 @@ def test(run: Run) -> None:
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
     run.write_status(results=status.results | found.metrics, facts=status.facts | found.facts)
+
+
+def refuse_leak(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
+    """A RunError when test images were pretrained on, because the split was cut by another seed there."""
+    names = dataset.images.names
+    testing = {names[i] for i in dataset.splits["test"]}
+    for source in ancestry(run):
+        split = source.path / "split.json"
+        if source.status().facts.get("data_fingerprint") != facts["data_fingerprint"] or not split.exists():
+            continue
+        before = json.loads(split.read_text(encoding="utf-8"))
+        if leaked := testing & {*before["train"], *before["val"]}:
+            seed = source.spec().config["data"]["split_seed"]
+            raise RunError(
+                f"run '{source.name}' was pretrained on {len(leaked)} of the {len(testing)} test images",
+                f"use its split: --set data.split_seed={seed}",
+            )
 
 
 def final_step(run: Run) -> int:

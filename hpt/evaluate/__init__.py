@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpt import encoder, weights
-from hpt.callbacks import Log, Progress, Stop
+from hpt.callbacks import Log, Progress
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
@@ -50,7 +50,6 @@ def evaluate(
     *,
     log: Log,
     progress: Progress,
-    stop: Stop = lambda: 0,
 ) -> Evaluation:
     """Evaluate the backbone `state` (torchvision's keys without `fc`) and write predictions into `folder`.
 
@@ -77,7 +76,7 @@ def evaluate(
 
     if config.kind == "finetune":
         model = Classifier(backbone, encoder.feature_dim(config.backbone), classes, config.seed)
-        best = finetune(config, model, train, val, device=device, bf16=bf16, log=log, progress=progress, stop=stop)
+        best = finetune(config, model, train, val, device=device, bf16=bf16, log=log, progress=progress)
         about = {"backbone": config.backbone, "dataset": dataset.name, "classes": "\n".join(dataset.classes)}
         weights.save(best.state, folder / MODEL, metadata=about)
         model.load_state_dict(best.state)
@@ -98,7 +97,6 @@ def evaluate(
             bf16=bf16,
             log=log,
             progress=progress,
-            stop=stop,
         )
         facts["chosen"] = f"lr={probe.lr:g}"
         facts["tried"] = ", ".join(f"lr={lr:g}: {value:.4f}" for lr, value in probe.by_lr.items())

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpt import augment
-from hpt.callbacks import Log, Progress, Stop
+from hpt.callbacks import Log, Progress
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
-from hpt.errors import HptError, Interrupted
+from hpt.errors import HptError
 from hpt.evaluate.features import BATCH, frozen
 from hpt.randomness import generator
 from hpt.schedule import parse_schedule, thirds
@@ -59,7 +59,6 @@ def finetune(
     bf16: bool,
     log: Log,
     progress: Progress,
-    stop: Stop,
 ) -> Best:
     """Train on `train` [n images, n labels]; evaluate on `val` every `eval_every` optimizer steps and at the end.
 
@@ -67,7 +66,7 @@ def finetune(
     whatever their number. BatchNorm sees a micro-batch at a time.
 
     Raises:
-        HptError: the loss is no longer finite. Interrupted: `stop` said so.
+        HptError: the loss is no longer finite.
     """
     tune = config.finetune
     images, labels = train
@@ -122,8 +121,6 @@ def finetune(
                 state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
                 best = Best(state, top1, done, steps)
         progress(done, steps, "finetuning")
-        if signum := stop():
-            raise Interrupted(signum, f"stopped at step {done} of {steps} of the finetuning", "run it again")
     assert best is not None  # a schedule has one step at least
     return best
 

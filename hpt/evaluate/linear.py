@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpt import augment
-from hpt.callbacks import Log, Progress, Stop
+from hpt.callbacks import Log, Progress
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
-from hpt.errors import Interrupted
 from hpt.evaluate.features import embed, embed_views
 from hpt.randomness import generator
 from hpt.schedule import thirds
@@ -93,7 +92,6 @@ def train_probe(
     bf16: bool,
     log: Log,
     progress: Progress,
-    stop: Stop,
 ) -> Probe:
     """Train the bank on `train`, keep each head at its best on `val`, choose the learning rate by val.
 
@@ -129,8 +127,6 @@ def train_probe(
             finite = {f"loss/lr_{lr:g}": v for lr, v in zip(linear.lrs, loss_by_lr, strict=True) if v < float("inf")}
             log(finite, done)
         progress(done, linear.steps, "probing")
-        if signum := stop():
-            raise Interrupted(signum, f"stopped at step {done} of {linear.steps} of the probe", "run it again")
 
     per_lr = best.view(len(linear.lrs), linear.reruns)
     chosen = int(per_lr.mean(dim=1).argmax())

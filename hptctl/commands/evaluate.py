@@ -168,24 +168,17 @@ def show(run: Run, as_json: bool) -> None:
         )
         return
     results, facts = status.results, status.facts
-    rows = []
-    for key in results:
-        split, _, metric = key.partition("/")
-        if split != "test" or metric.endswith("_std"):
-            continue
-        cells = []
-        for part in ("val", "test"):
-            spread = results.get(f"{part}/{metric}_std")
-            cells.append(
-                console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
-            )
-        rows.append((metric, *cells))
+    parts = [part for part in ("val", "test") if f"{part}_images" in facts]
+
+    def cell(part: str, metric: str) -> str:
+        spread = results.get(f"{part}/{metric}_std")
+        return console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+
+    metrics = [key.removeprefix("val/") for key in results if key.startswith("val/") and not key.endswith("_std")]
     console.table(
         f"{spec.kind} of {spec.source or spec.tags['weights']} on {spec.tags['dataset']}",
-        ("metric", ">val", ">test"),
-        rows,
+        ("metric", *(f">{part}" for part in parts)),
+        [(metric, *(cell(part, metric) for part in parts)) for metric in metrics],
     )
-    console.say(
-        f"{facts['labels_used']} training labels, {facts['val_images']} val and {facts['test_images']} test images;"
-        f" val chose {facts['chosen']}"
-    )
+    images = " and ".join(f"{facts[f'{part}_images']} {part}" for part in parts)
+    console.say(f"{facts['labels_used']} training labels, {images} images; val chose {facts['chosen']}")

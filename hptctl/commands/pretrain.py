@@ -53,6 +53,9 @@ def pretrain(
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")
     ] = None,
     experiment: options.Experiment = "hptctl",
+    log_backbone: Annotated[
+        bool, typer.Option("--log-backbone", help="Store the backbone in MLflow too; the run's folder has it anyway.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Pretrain a backbone on your images.
@@ -96,10 +99,9 @@ def pretrain(
         "preset": preset,
     }
     if resume is not None:
-        given = [key for key, value in (everyday | {"name": name, "set": sets, "config": config}).items() if value]
-        if given:
-            option = given[0].replace("_", "-")
-            raise ConfigError(f"--resume goes on with the run as it was, but --{option} was given", f"drop --{option}")
+        options.refuse_beside_resume(
+            everyday | {"name": name, "set": sets, "config": config, "dry_run": dry_run or None}
+        )
         run = runs.get(resume)
         if run.spec().kind != "pretrain":
             raise ConfigError(f"run '{run.name}' is a {run.spec().kind} run", "only pretrainings resume this way")
@@ -108,16 +110,16 @@ def pretrain(
             _show(run, as_json)
             return
     else:
-        inherited: dict[str, object] = {}
-        if weights is not None and backbone is None and strategy != "target":
-            inherited = {"backbone": launch.evaluated_defaults(weights)["backbone"]}
-        settings = resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=everyday)
+        settings = resolve(PretrainConfig, file=config, sets=sets or (), flags=everyday)
+        if settings.weights is not None:  # the preset's backbone gives way to that of the weights
+            inherited = {"backbone": launch.backbone_of(settings.weights)}
+            settings = resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=everyday)
         if settings.strategy == "base" and steps is not None:
             console.note("note: strategy base takes no gradient step, so --steps does nothing")
         if dry_run:
             _plan(settings, as_json)
             return
-        run = launch.create_pretraining(settings, name=name, experiment=experiment)
+        run = launch.create_pretraining(settings, name=name, experiment=experiment, log_backbone=log_backbone)
     console.note(f"run '{run.name}' in {run.path}")
     launch.execute(run)
     _show(run, as_json)
@@ -151,14 +153,15 @@ def _plan(settings: PretrainConfig, as_json: bool) -> None:
     from hptctl import console
 
     find(settings.dataset)
-    seconds = step_seconds(settings) * settings.steps if settings.strategy != "base" else 0.0
+    steps = settings.steps if settings.strategy != "base" else 0
+    seconds = step_seconds(settings) * steps if steps else 0.0
     values = flatten(settings.model_dump(mode="json"))
     if as_json:
-        console.print_json({"config": values, "steps": settings.steps, "estimated_seconds": round(seconds, 1)})
+        console.print_json({"config": values, "steps": steps, "estimated_seconds": round(seconds, 1)})
         return
     console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
     if seconds:
         console.say(
-            f"{settings.steps:,} steps of {settings.batch_size} images: about {console.ago(seconds)} on this machine,"
+            f"{steps:,} steps of {settings.batch_size} images: about {console.ago(seconds)} on this machine,"
             " by a quick measurement of the model alone"
         )

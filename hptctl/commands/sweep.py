@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hptctl import options
+
+if TYPE_CHECKING:
+    from hptctl.runs import Run
 
 app = typer.Typer(no_args_is_help=True, help="Sweep finetuning over learning rates and schedules with Optuna.")
 
@@ -50,16 +53,29 @@ def finetune(
         hptctl sweep finetune --resume sweep-my-base
     """
     from hpt.config import EvaluateConfig, resolve
-    from hpt.errors import ConfigError
     from hptctl import console, launch, runs, search
 
+    flags: dict[str, Any] = {
+        "labels": labels,
+        "dataset": dataset,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+    }
     if resume is not None:
-        sweep = runs.get(resume)
-        if sweep.spec().kind != "sweep":
-            raise ConfigError(f"run '{sweep.name}' is a {sweep.spec().kind} run, not a sweep")
+        others = {
+            "run": run,
+            "lr": lr,
+            "schedule": schedule,
+            "preset": preset,
+            "name": name,
+            "set": sets,
+            "config": config,
+        }
+        options.refuse_beside_resume(flags | others)
+        sweep = search.get(resume)
     else:
         weights = run or runs.newest().name
-        flags = {"labels": labels, "dataset": dataset, "seed": seed, "device": device, "precision": precision}
         settings = resolve(
             EvaluateConfig,
             inherited=launch.evaluated_defaults(weights),
@@ -77,7 +93,7 @@ def finetune(
         sweep = search.create(settings, space, name=name, experiment=experiment)
     console.note(f"sweep '{sweep.name}' in {sweep.path}")
     search.run_sweep(sweep)
-    show(sweep.name, as_json)
+    _show(sweep, as_json)
 
 
 @app.command()
@@ -91,9 +107,14 @@ def show(
 
         hptctl sweep show sweep-my-base
     """
-    from hptctl import console, runs, search
+    from hptctl import search
 
-    run = runs.get(sweep)
+    _show(search.get(sweep), as_json)
+
+
+def _show(run: Run, as_json: bool) -> None:
+    from hptctl import console, search
+
     rows = search.trials(run)
     if as_json:
         console.print_json([asdict(row) for row in rows])
@@ -136,9 +157,9 @@ def export(
     import io
 
     from hpt.errors import ConfigError
-    from hptctl import console, runs, search
+    from hptctl import console, search
 
-    rows = [asdict(row) for row in search.trials(runs.get(sweep))]
+    rows = [asdict(row) for row in search.trials(search.get(sweep))]
     if file_format == "json":
         console.print_json(rows)
     elif file_format == "csv":

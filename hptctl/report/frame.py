@@ -82,7 +82,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
 
     Three columns say what a run is compared as, so that unlike runs never share a figure:
 
-    - `target`: the dataset; with the backbone and image size where a dataset was evaluated in several.
+    - `target`: the dataset; with a hash where other images or another split go by the same name, and with the
+      backbone and image size where it was evaluated in several.
     - `evaluation`: linear probe, finetuning or kNN, with the labels used.
     - `arm`: the strategy; with the dataset it was pretrained on where that is another one, and with the
       weights it started from where a strategy was started from several.
@@ -92,7 +93,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     if frame.empty:
         return frame
     evaluated = frame["evaluation"] != ""
-    frame["target"] = _qualified(frame, "dataset", " · ", "setting", ["dataset"], evaluated)
+    frame["target"] = _qualified(frame, "dataset", " #", "images", ["dataset"], evaluated)
+    frame["target"] = _qualified(frame, "target", " · ", "setting", ["target"], evaluated)
     started = evaluated & (frame["strategy"] != "weights")
     frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
     frame["standing"] = _standing(frame)
@@ -232,6 +234,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "digest": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
         "weights_sha256": tags.get("weights_sha256", ""),
         "data_fingerprint": tags.get("data_fingerprint", ""),
+        "images": tags.get("data_fingerprint", "")[:3] + tags.get("split_fingerprint", "")[:3],
         "split_fingerprint": tags.get("split_fingerprint", ""),
         "hardware": tags.get("hardware", ""),
         "version": tags.get("version", ""),

@@ -16,7 +16,7 @@ from hpt.config import EvaluateConfig, KnnConfig
 from hpt.data.dataset import Dataset, load
 from hpt.errors import DataError
 from hpt.evaluate import evaluate, score_on_test
-from hpt.evaluate.finetune import Classifier
+from hpt.evaluate.finetune import Classifier, finetune
 from hpt.evaluate.knn import knn_scores
 from hpt.evaluate.labels import choose
 from hpt.evaluate.linear import HeadBank
@@ -155,18 +155,33 @@ def test_without_test_the_test_images_are_not_touched_until_the_winner_is_known(
     assert later.metrics["test/top1"] == together.metrics["test/top1"]
 
 
-def test_micro_batches_add_up_to_the_batch(dataset: Dataset, state: dict[str, Tensor]) -> None:
-    """Without BatchNorm's batch statistics a step in parts equals the step at once; the schedule counts steps."""
-    model = Classifier(encoder.build("resnet18", seed=1), 512, 3, seed=0).eval()
-    images = torch.randn(12, 3, 32, 32, generator=generator(0, "images"))
-    labels = torch.arange(12) % 3
-    gradients = []
-    for parts in (1, 3):
-        model.zero_grad()
-        for rows in torch.arange(12).tensor_split(parts):
-            (nn.functional.cross_entropy(model(images[rows]), labels[rows], reduction="sum") / 12).backward()
-        gradients.append(model.head.weight.grad.clone())
-    torch.testing.assert_close(gradients[0], gradients[1])
+def test_micro_batches_add_up_to_the_batch_and_the_schedule_counts_optimizer_steps(dataset: Dataset) -> None:
+    """Without BatchNorm, which sees a micro-batch at a time, the parts of a batch must not show in the outcome."""
+    rows = np.sort(np.concatenate([dataset.splits["train"], dataset.splits["val"]]))
+    images, labels = dataset.images.subset(rows), torch.from_numpy(dataset.labels[rows])
+    outcomes = []
+    for micro_batch in (24, 7):
+        tune = {"schedule": "6-steps", "batch_size": 24, "micro_batch": micro_batch, "eval_every": 6, "lr": 0.001}
+        settings = config("finetune", finetune=tune, log_every=1)
+        flat = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 16), nn.ReLU())
+        with torch.no_grad():
+            flat[2].weight.copy_(torch.randn(16, 48, generator=generator(0, "w")) * 0.1)
+            flat[2].bias.zero_()
+        lrs: dict[int, float] = {}
+        best = finetune(
+            settings,
+            Classifier(flat, 16, 3, seed=0),
+            (images, labels),
+            (images, labels),
+            device=torch.device("cpu"),
+            bf16=False,
+            log=lambda metrics, step, lrs=lrs: lrs.update({step: metrics["lr"]} if "lr" in metrics else {}),
+            progress=lambda *_: None,
+        )
+        assert list(lrs.values()) == pytest.approx([1e-3] * 2 + [1e-4] * 2 + [1e-5] * 2)
+        outcomes.append(best.state)
+    for name, value in outcomes[0].items():
+        torch.testing.assert_close(value, outcomes[1][name], atol=1e-6, rtol=1e-4)
 
 
 def test_nearest_neighbours_agree_with_scikit_learn() -> None:

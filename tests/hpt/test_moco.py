@@ -142,6 +142,8 @@ def test_logits_and_gradients_equal_the_papers(images: Images) -> None:
     theirs = dict(plain.f_q[0].named_parameters())
     for name, parameter in moco.query.backbone.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-6, rtol=1e-3, msg=name)
+    for ours, his in zip(moco.query.head.parameters(), plain.f_q[1].parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, his.grad, atol=1e-6, rtol=1e-3)
 
 
 def test_the_key_encoder_starts_as_a_copy_and_follows_with_momentum() -> None:
@@ -236,6 +238,16 @@ def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> 
     assert unbroken == broken
 
 
+def test_a_checkpoint_without_its_seal_does_not_count(images: Images, tmp_path: Path) -> None:
+    """Killed between the checkpoint's rename and its seal: the run goes on from the one before, or from the start."""
+    settings = config(steps=2, checkpoint_every=2)
+    run(settings, images, None, tmp_path)
+    expected = (tmp_path / "backbone.safetensors").read_bytes()
+    (tmp_path / "checkpoints" / "step-00000002.sha256").unlink()
+    assert [line["step"] for line in run(settings, images, None, tmp_path)] == [1, 2]
+    assert (tmp_path / "backbone.safetensors").read_bytes() == expected
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(images: Images, tmp_path: Path) -> None:
     settings = config(steps=4, checkpoint_every=2)
     run(settings, images, None, tmp_path)
@@ -247,6 +259,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(images: Images, tmp_pa
     steps = [line["step"] for line in run(settings, images, None, tmp_path)]
     assert steps == [3, 4]
     assert (tmp_path / "backbone.safetensors").read_bytes() == expected
+
+
+def test_a_model_that_is_no_longer_finite_is_not_saved(images: Images, tmp_path: Path) -> None:
+    from hpt.errors import HptError
+
+    settings = config(steps=4, checkpoint_every=2, log_every=100, optimizer={"lr": 1e38})
+    with pytest.raises(HptError, match="the loss is"):
+        run(settings, images, None, tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
 
 
 def test_every_image_is_seen_once_a_pass_and_no_process_needs_another_ones_state() -> None:

@@ -78,6 +78,8 @@ BAD = {
         "did you mean 'moco.queue_size'?",
     ),
     "a value of the wrong kind": (("-s", "target", "-d", "digits", "--set", "moco.dim=many"), "moco.dim"),
+    "hpt without weights": (("-s", "hpt", "-d", "digits", "--set", "weights=none"), "needs base weights"),
+    "a negative seed": (("-s", "target", "-d", "digits", "--seed", "-1"), "seed"),
     "an unknown preset": (("-s", "target", "-d", "digits", "--preset", "papr"), "did you mean 'paper'?"),
     "a device that is not here": (("-s", "target", "-d", "digits", "--device", "cuda:77"), "cuda:77"),
     "no strategy": (("-d", "digits"), "strategy is missing"),

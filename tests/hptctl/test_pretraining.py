@@ -137,6 +137,41 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     assert [f"step-{len(losses(workplace / 'runs/long')):08d}.pt"] == [path.name for path in saved]
 
 
+@pytest.mark.parametrize("arguments", [("pretrain", "-s", "base", "-w", "own"), ("evaluate", "knn", "own")])
+def test_what_has_nothing_to_save_is_ended_by_a_signal(
+    arguments, start, hptctl, workplace: Path, digits_folder
+) -> None:
+    hptctl("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "1", "--name", "own")
+    process = start(*arguments, "-d", "shapes@9000", "--name", "long")
+    wait_for(workplace / "runs/long/split.json", process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert state(workplace / "runs/long")["state"] == "interrupted"
+
+
+def test_a_second_process_on_a_run_is_refused_and_changes_nothing(
+    start, hptctl, workplace, digits_folder: Path
+) -> None:
+    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "2000", "--name", "live")
+    process = start(*arguments)
+    wait_for(workplace / "runs/live/metrics.jsonl", process)
+    assert "is being worked on by process" in hptctl("pretrain", "--resume", "live", code=2).stderr
+    assert state(workplace / "runs/live")["state"] == "running"
+    assert "exists already" in hptctl(*arguments, code=2).stderr
+
+
+def test_test_images_that_were_pretrained_on_are_refused(hptctl, digits_folder: Path) -> None:
+    other_split = ("--set", "data.split_seed=1")
+    hptctl("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "1", "--name", "other", *other_split)
+    for weights in ("other", "runs/other/backbone.safetensors"):
+        command = ("evaluate", "knn", weights, "-d", str(digits_folder), "--preset", "tiny")
+        refused = hptctl(*command, "--set", "data.split_seed=0", code=2).stderr
+        assert "test images" in refused
+        assert "--set data.split_seed=1" in refused
+    assert "val chose" in hptctl("evaluate", "knn", "other").stdout  # the run's own split is taken over
+
+
 def test_a_run_whose_images_have_changed_is_not_resumed(hptctl, start, workplace: Path, digits_folder: Path) -> None:
     images = workplace / "own images"
     shutil.copytree(digits_folder, images)
