@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from hptctl import tracking
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -36,14 +39,25 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store as MLflow makes it on first use, which takes seconds: made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tracking.client()
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, entered."""
+def workplace(tmp_path: Path, new_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a tracking store that holds nothing yet, entered."""
+    shutil.copy(new_store, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def command(*arguments: str, **options: object) -> list[str]:
+def command(*arguments: str) -> list[str]:
     """The command line of a real `hptctl` process."""
     return [sys.executable, "-m", "hptctl", *arguments]
 

@@ -330,6 +330,18 @@ def test_a_strategy_without_rivals_is_not_called_the_best(folder: Path) -> None:
     assert [(figure.value.split()[0], figure.mark) for figure in figures] == [("92.1", "")]
 
 
+def test_two_folders_of_one_name_are_two_datasets() -> None:
+    def record(id: str, strategy: str, test: float, images: str) -> tracking.Record:
+        tags = {"strategy": strategy, "dataset": "images", "metric": "top1", "data_fingerprint": images}
+        return tracking.Record(
+            id, id, "linear", "FINISHED", T0, T0 + 1, "e", "0", metrics={"test/top1": test, "val/top1": test}, tags=tags
+        )
+
+    clinics = [record("a", "hpt", 0.9, "aaaaaa"), record("b", "hpt", 0.5, "bbbbbb"), record("c", "base", 0.4, "bbbbbb")]
+    found = {(c.target, c.arm): c.mean for c in cells(tidy(clinics))}
+    assert found == {("images #aaa", "hpt"): 0.9, ("images #bbb", "hpt"): 0.5, ("images #bbb", "base"): 0.4}
+
+
 def test_runs_of_other_image_sizes_or_other_base_weights_do_not_share_a_figure() -> None:
     def record(id: str, kind: str, size: int = 64, **tags: str) -> tracking.Record:
         return tracking.Record(
