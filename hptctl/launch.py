@@ -189,8 +189,11 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
     if (file := Path(text)).is_file():
         return file.resolve(), _run_of(file.resolve())
     from hpt import weights
+    from hptctl.console import Display
 
-    if (known := weights.locate(text)) is not None:
+    with Display() as display:
+        known = weights.locate(text, progress=display.progress)
+    if known is not None:
         return known, None
     names = [*weights.KNOWN, *(run.name for run in runs.all_runs())]
     raise WeightsError(

@@ -159,9 +159,10 @@ def load_data(name: str, config: PretrainConfig | EvaluateConfig, display: Displ
 
 
 def write_split(run: Run, dataset: Dataset) -> None:
-    """`split.json`: which image is in which split."""
+    """`split.json`: which image is in which split, and which could not be read and why."""
     names = dataset.images.names
-    split = {key: [names[i] for i in rows] for key, rows in dataset.splits.items()}
+    split: dict[str, object] = {key: [names[i] for i in rows] for key, rows in dataset.splits.items()}
+    split["quarantined"] = dict(dataset.quarantined)
     write_text(run.path / "split.json", json.dumps(split, indent=0, ensure_ascii=False))
 
 

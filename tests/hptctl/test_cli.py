@@ -122,7 +122,7 @@ def test_a_configuration_file_lies_under_sets_and_options(hptctl, workplace: Pat
     assert not (workplace / "runs").exists()
 
 
-def test_a_read_only_tracking_store_costs_a_warning_and_sync_brings_the_rest(
+def test_a_tracking_store_that_is_away_costs_a_warning_and_sync_brings_the_rest(
     hptctl, workplace: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
