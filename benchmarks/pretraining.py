@@ -32,47 +32,27 @@ from hpt import encoder
 from hpt.config import AugmentConfig, PretrainConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import load
-from hpt.moco import MoCo, average_statistics
-from hpt.pretrain import pretrain
-from hpt.processes import Processes, choose_device, use_bf16
-from hpt.strategies import STRATEGIES
+from hpt.moco import MoCo
+from hpt.pretrain import Step, pretrain
+from hpt.processes import Processes, choose_device
 
 Views = tuple[Tensor, Tensor]
 PREFETCH = 2
 """Batches that each DataLoader worker prepares ahead: PyTorch's default."""
 
 
-class Step:
-    """A MoCo-v2 step on two ready views [B, 3, s, s], in groups, as in the paper's pseudo-code."""
+def on_ready_views(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
+    """The step of `hpt.pretrain` on two views [B, 3, s, s] that somebody else made."""
+    backbone = encoder.build(config.backbone, seed=0)
+    moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
+    step = Step(config, moco, Processes(1, str(device)))
+    shuffle = torch.arange(config.batch_size)
 
-    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
-        backbone = encoder.build(config.backbone, seed=0)
-        self.moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
-        self.moco.train_only(STRATEGIES[config.strategy])
-        self.moco.to(device).train()
-        trained = [p for p in self.moco.query.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, config.base_lr, momentum=0.9, weight_decay=1e-4)
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
-        self.norms = encoder.batch_norms(self.moco.query), encoder.batch_norms(self.moco.key)
+    def take(views: Views) -> None:
+        query, key = (view.to(device, non_blocking=True).split(step.group) for view in views)
+        step(key, query, shuffle, config.base_lr)
 
-    def __call__(self, views: Views) -> None:
-        query, key = (view.to(self.device, non_blocking=True) for view in views)
-        group, groups = self.config.bn_group, self.config.bn_groups
-        self.moco.update_key_encoder()
-        with torch.no_grad(), self.autocast:
-            keys = []
-            for i, images in enumerate(key.split(group)):
-                average_statistics(self.norms[1], i, groups)
-                keys.append(self.moco.key(images))
-        for i, (images, own) in enumerate(zip(query.split(group), keys, strict=True)):
-            average_statistics(self.norms[0], i, groups)
-            with self.autocast:
-                queries = self.moco.query(images)
-            (self.moco.loss(queries, own)[0] / groups).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.moco.enqueue(torch.cat(keys))
+    return take
 
 
 def standard_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[object], Tensor]:
@@ -187,7 +167,7 @@ def main() -> None:
             with zipfile.ZipFile(options.images) as archive:
                 archive.extractall(unpacked)
             folder = Path(unpacked) / "train"
-        step = Step(config, device)
+        step = on_ready_views(config, device)
         one = standard_transform(config.image_size, *norm)
         generator = torch.Generator().manual_seed(0)
         shape = (config.batch_size, 3, config.image_size, config.image_size)

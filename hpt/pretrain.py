@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,17 +86,9 @@ def _train(
     stop: Stop,
 ) -> dict[str, float]:
     # ---- build
-    device = processes.device
     moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
-    moco.train_only(STRATEGIES[config.strategy])
-    moco.to(device).train()
-    trained = [p for p in moco.query.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        trained, config.base_lr, config.optimizer.momentum, weight_decay=config.optimizer.weight_decay
-    )
+    train = Step(config, moco, processes)
     order = Order(len(images), config.batch_size, config.seed)
-    query_norms, key_norms = encoder.batch_norms(moco.query), encoder.batch_norms(moco.key)
-    running = [b for bn in query_norms + key_norms for b in (bn.running_mean, bn.running_var) if b is not None]
     checkpoints = folder / "checkpoints"
 
     # ---- restore
@@ -105,73 +97,37 @@ def _train(
     saved = checkpoint.newest(checkpoints)
     if saved is not None:
         moco.load_state_dict(saved["moco"])
-        optimizer.load_state_dict(saved["optimizer"])
+        train.optimizer.load_state_dict(saved["optimizer"])
         first, results = int(saved["step"]), saved["results"]
         log_.info("going on from step %d of %d", first, config.steps)
 
     def save(step: int) -> None:
-        processes.average_(running)
+        processes.average_(train.running)
         if processes.main:
-            state = {"moco": moco.state_dict(), "optimizer": optimizer.state_dict(), "results": results}
+            state = {"moco": moco.state_dict(), "optimizer": train.optimizer.state_dict(), "results": results}
             checkpoint.save(checkpoints, step, state)
         processes.wait()
 
     # ---- loop
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
-    group, groups = config.bn_group, config.bn_groups // processes.count  # this process's share of the step
-    mine = slice(processes.rank * groups * group, (processes.rank + 1) * groups * group)
-    look = STOP_EVERY_ON_GPU if processes.count > 1 and device.type == "cuda" else 1
+    look = STOP_EVERY_ON_GPU if processes.count > 1 and processes.device.type == "cuda" else 1
     filled = -(-config.moco.queue_size // config.batch_size)  # steps until the queue holds no random keys
     window, since, easy = 0, time.perf_counter(), True
     for step in range(first, config.steps):
         draw = order.draw(step)
         lr = cosine(step, config.steps, config.base_lr)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = lr
-
-        moco.update_key_encoder()
-        key_views = _views(config, images, draw.images[draw.shuffle], draw.key, mine, device)
-        key_rows = []
-        with torch.no_grad(), autocast:
-            for i, view in enumerate(key_views):
-                average_statistics(key_norms, i, groups)
-                key_rows.append(moco.key(view))  # g x dim
-        shuffled = processes.gather(torch.cat(key_rows))  # B x dim, as shuffled
-        keys = torch.empty_like(shuffled)
-        keys[draw.shuffle.to(device)] = shuffled  # B x dim, in the order of the queries
-
-        loss_sum = torch.zeros((), device=device)
-        ranked_first = torch.zeros((), device=device)
-        query_views = _views(config, images, draw.images, draw.query, mine, device)
-        for i, view in enumerate(query_views):
-            average_statistics(query_norms, i, groups)
-            with autocast:
-                queries = moco.query(view)  # g x dim
-            own = keys[mine][i * group : (i + 1) * group]
-            loss, correct = moco.loss(queries, own)
-            (loss / groups).backward()  # gradients add up over the groups
-            loss_sum += loss.detach() / groups
-            ranked_first += correct / (groups * group)
-        # One message a step. Overlapping it with the backward pass, as DDP does, would win little: it is 45 MB
-        # (ResNet-18) or 100 MB (ResNet-50) for a whole step of several groups.
-        processes.average_(p.grad for p in trained if p.grad is not None)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        moco.enqueue(keys)
+        key_views = train.views(images, draw.images[draw.shuffle], draw.key)
+        query_views = train.views(images, draw.images, draw.query)
+        loss, ranked_first = train(key_views, query_views, draw.shuffle, lr)
 
         done = step + 1
         window += 1
         signum = processes.largest(stop()) if done % look == 0 else 0
         saving = done % config.checkpoint_every == 0 or done == config.steps or bool(signum)
         if saving or done == 1 or done % config.log_every == 0:  # what is saved has been looked at
-            processes.average_([loss_sum, ranked_first])
+            processes.average_([loss, ranked_first])
+            results = {"loss": loss.item(), "contrastive_top1": ranked_first.item(), "lr": lr}  # waits for a GPU
             now = time.perf_counter()
-            results = {
-                "loss": loss_sum.item(),
-                "contrastive_top1": ranked_first.item(),
-                "lr": lr,
-                "images_per_second": window * config.batch_size / (now - since),
-            }
+            results["images_per_second"] = window * config.batch_size / (now - since)
             window, since = 0, now
             if not results["loss"] < float("inf"):
                 raise HptError(
@@ -193,27 +149,85 @@ def _train(
             save(done)
         if signum and done < config.steps:
             raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
-    processes.average_(running)
-    for bn in query_norms:  # as if one process had seen every group
-        if bn.num_batches_tracked is not None:
-            bn.num_batches_tracked += config.steps * groups * (processes.count - 1)
+    train.finish()
     return results
 
 
-def _views(
-    config: PretrainConfig,
-    images: Images,
-    indices: Tensor,
-    random: torch.Generator,
-    mine: slice,
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """This process's views of the global batch `indices` [B], one BatchNorm group [g, 3, s, s] at a time."""
-    uniform = augment.draw(len(indices), random)
-    for rows in torch.arange(len(indices))[mine].split(config.bn_group):
-        raw = raw_batch(images, indices[rows], device)
-        view = augment.parameters(uniform[rows], raw.sizes, config.augment)
-        yield augment.train_view(raw, view, config.image_size, images.mean, images.std, config.augment.blur_sigma[1])
+class Step:
+    """One optimizer step of MoCo-v2 on the views of a global batch of B images; each process has its groups of them."""
+
+    def __init__(self, config: PretrainConfig, moco: MoCo, processes: Processes) -> None:
+        self.config, self.moco, self.processes, self.device = config, moco, processes, processes.device
+        moco.train_only(STRATEGIES[config.strategy])
+        moco.to(self.device).train()
+        self.trained = [p for p in moco.query.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            self.trained, config.base_lr, config.optimizer.momentum, weight_decay=config.optimizer.weight_decay
+        )
+        self.autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=use_bf16(config.precision, self.device)
+        )
+        self.query_norms, self.key_norms = encoder.batch_norms(moco.query), encoder.batch_norms(moco.key)
+        norms = self.query_norms + self.key_norms
+        self.running = [b for bn in norms for b in (bn.running_mean, bn.running_var) if b is not None]
+        self.group, self.groups = config.bn_group, config.bn_groups // processes.count  # this process's share
+        share = self.group * self.groups
+        self.mine = slice(processes.rank * share, (processes.rank + 1) * share)
+
+    def views(self, images: Images, indices: Tensor, random: torch.Generator) -> Iterator[Tensor]:
+        """This process's views of the global batch `indices` [B], one BatchNorm group [g, 3, s, s] at a time."""
+        config = self.config
+        uniform = augment.draw(len(indices), random)
+        for rows in torch.arange(len(indices))[self.mine].split(self.group):
+            raw = raw_batch(images, indices[rows], self.device)
+            view = augment.parameters(uniform[rows], raw.sizes, config.augment)
+            sigma_max = config.augment.blur_sigma[1]
+            yield augment.train_view(raw, view, config.image_size, images.mean, images.std, sigma_max)
+
+    def __call__(
+        self, key_views: Iterable[Tensor], query_views: Iterable[Tensor], shuffle: Tensor, lr: float
+    ) -> tuple[Tensor, Tensor]:
+        """Take the step; this process's mean loss [] and share of queries nearest to their own key [].
+
+        `key_views` show the images in the order of `shuffle` [B], so that a group of keys is not a group of queries.
+        """
+        moco, group, groups = self.moco, self.group, self.groups
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+        moco.update_key_encoder()
+        key_rows = []
+        with torch.no_grad(), self.autocast:
+            for i, view in enumerate(key_views):
+                average_statistics(self.key_norms, i, groups)
+                key_rows.append(moco.key(view))  # g x dim
+        shuffled = self.processes.gather(torch.cat(key_rows))  # B x dim, as shuffled
+        keys = torch.empty_like(shuffled)
+        keys[shuffle.to(self.device)] = shuffled  # B x dim, in the order of the queries
+
+        loss_sum = torch.zeros((), device=self.device)
+        ranked_first = torch.zeros((), device=self.device)
+        for i, (view, own) in enumerate(zip(query_views, keys[self.mine].split(group), strict=True)):
+            average_statistics(self.query_norms, i, groups)
+            with self.autocast:
+                queries = moco.query(view)  # g x dim
+            loss, correct = moco.loss(queries, own)
+            (loss / groups).backward()  # gradients add up over the groups
+            loss_sum += loss.detach() / groups
+            ranked_first += correct / (groups * group)
+        # One message a step. Overlapping it with the backward pass, as DDP does, would win little: it is 45 MB
+        # (ResNet-18) or 100 MB (ResNet-50) for a whole step of several groups.
+        self.processes.average_(p.grad for p in self.trained if p.grad is not None)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        moco.enqueue(keys)
+        return loss_sum, ranked_first
+
+    def finish(self) -> None:
+        """Make the buffers those of one process that has seen every group."""
+        self.processes.average_(self.running)
+        for bn in self.query_norms:
+            if bn.num_batches_tracked is not None:
+                bn.num_batches_tracked += self.config.steps * self.groups * (self.processes.count - 1)
 
 
 @torch.no_grad()
