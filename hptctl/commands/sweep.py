@@ -86,7 +86,7 @@ def finetune(
         default = search.SPACES[settings.preset]
         space = search.Space(
             lr=_numbers(lr) if lr else default.lr,
-            schedule=tuple(part.strip() for part in schedule.split(",") if part.strip())
+            schedule=tuple(dict.fromkeys(part.strip() for part in schedule.split(",") if part.strip()))
             if schedule
             else default.schedule,
         )
@@ -177,6 +177,6 @@ def _numbers(text: str) -> tuple[float, ...]:
     from hpt.errors import ConfigError
 
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         raise ConfigError(f"--lr {text!r} is not a list of numbers", "for example --lr 0.01,0.001") from None
