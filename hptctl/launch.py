@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,14 +148,18 @@ def _launch(run: Run, processes: int) -> None:
     with held_back() as stop, log.open("ab") as noise:
         launcher = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr, stderr=noise)
         asked = False
-        while True:
-            try:
-                launcher.wait(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
+        try:
+            while launcher.poll() is None:
                 if stop() and not asked:
                     asked = True
                     launcher.send_signal(signal.SIGTERM)
+                time.sleep(0.1)
+        except BaseException:  # a second signal does not wait; each worker is in a session of its own
+            import psutil
+
+            for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+                process.kill()
+            raise
     # A clean run may still abort while its interpreters exit: what counts is the status that the main process wrote.
     status = run.status()
     if status.state == "finished":

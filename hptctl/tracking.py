@@ -90,12 +90,11 @@ def client() -> MlflowClient:
 def _experiment_id(mlflow_client: MlflowClient, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    store = uri()
-
     experiment = mlflow_client.get_experiment_by_name(name)
     if experiment is None:
-        local = store.startswith("sqlite:///")
-        place = (Path(store.removeprefix("sqlite:///")).parent / "mlartifacts").resolve().as_uri() if local else None
+        # Beside a local store; a server decides for itself.
+        local = Path(uri().removeprefix("sqlite:///")).parent if uri().startswith("sqlite:///") else None
+        place = (local / "mlartifacts").resolve().as_uri() if local else None
         try:
             return str(mlflow_client.create_experiment(name, artifact_location=place))
         except MlflowException:  # another process was quicker

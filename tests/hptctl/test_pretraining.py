@@ -137,6 +137,21 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     assert [f"step-{len(losses(workplace / 'runs/long')):08d}.pt"] == [path.name for path in saved]
 
 
+def test_a_second_signal_leaves_no_worker_behind(start, workplace: Path, digits_folder: Path) -> None:
+    import psutil
+
+    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "2000", "--name", "long")
+    process = start(*arguments, "--processes", "2")
+    wait_for(workplace / "runs/long/metrics.jsonl", process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 3  # the launcher and two of its own
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
 @pytest.mark.parametrize("arguments", [("pretrain", "-s", "base", "-w", "own"), ("evaluate", "knn", "own")])
 def test_what_has_nothing_to_save_is_ended_by_a_signal(
     arguments, start, hptctl, workplace: Path, digits_folder
