@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +173,8 @@ class Step:
         self.group, self.groups = config.bn_group, config.bn_groups // processes.count  # this process's share
         share = self.group * self.groups
         self.mine = slice(processes.rank * share, (processes.rank + 1) * share)
+        self.mark: Callable[[str], None] = lambda stage: None
+        """Called as each stage ends: how `hpt.bench` sees where the time goes."""
 
     def views(self, images: Images, indices: Tensor, random: torch.Generator) -> Iterator[Tensor]:
         """This process's views of the global batch `indices` [B], one BatchNorm group [g, 3, s, s] at a time."""
@@ -180,9 +182,12 @@ class Step:
         uniform = augment.draw(len(indices), random)
         for rows in torch.arange(len(indices))[self.mine].split(self.group):
             raw = raw_batch(images, indices[rows], self.device)
+            self.mark("load")
             view = augment.parameters(uniform[rows], raw.sizes, config.augment)
             sigma_max = config.augment.blur_sigma[1]
-            yield augment.train_view(raw, view, config.image_size, images.mean, images.std, sigma_max)
+            seen = augment.train_view(raw, view, config.image_size, images.mean, images.std, sigma_max)
+            self.mark("augment")
+            yield seen
 
     def __call__(
         self, key_views: Iterable[Tensor], query_views: Iterable[Tensor], shuffle: Tensor, lr: float
@@ -195,11 +200,13 @@ class Step:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         moco.update_key_encoder()
+        self.mark("update")
         key_rows = []
         with torch.no_grad(), self.autocast:
             for i, view in enumerate(key_views):
                 average_statistics(self.key_norms, i, groups)
                 key_rows.append(moco.key(view))  # g x dim
+                self.mark("key forward")
         shuffled = self.processes.gather(torch.cat(key_rows))  # B x dim, as shuffled
         keys = torch.empty_like(shuffled)
         keys[shuffle.to(self.device)] = shuffled  # B x dim, in the order of the queries
@@ -211,15 +218,18 @@ class Step:
             with self.autocast:
                 queries = moco.query(view)  # g x dim
             loss, correct = moco.loss(queries, own)
+            self.mark("query forward")
             (loss / groups).backward()  # gradients add up over the groups
             loss_sum += loss.detach() / groups
             ranked_first += correct / (groups * group)
+            self.mark("backward")
         # One message a step. Overlapping it with the backward pass, as DDP does, would win little: it is 45 MB
         # (ResNet-18) or 100 MB (ResNet-50) for a whole step of several groups.
         self.processes.average_(p.grad for p in self.trained if p.grad is not None)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         moco.enqueue(keys)
+        self.mark("update")
         return loss_sum, ranked_first
 
     def finish(self) -> None:

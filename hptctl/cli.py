@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hptctl.commands import datasets, demo, doctor, evaluate, pretrain, report, runs, sweep, ui
+from hptctl.commands import bench, datasets, demo, doctor, evaluate, pretrain, report, runs, sweep, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +26,7 @@ app.command()(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(datasets.app, name="datasets")
 app.command()(ui.ui)
+app.command()(bench.bench)
 app.command()(doctor.doctor)
 
 

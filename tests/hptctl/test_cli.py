@@ -142,6 +142,18 @@ def test_the_module_runs_as_the_command(workplace: Path) -> None:
     assert done.stdout.startswith("hptctl ")
 
 
+def test_bench_says_where_the_time_of_a_step_goes(hptctl) -> None:
+    size = ("--preset", "tiny", "--batch-size", "16", "--steps", "1", "--repeats", "1")
+    figures = json.loads(hptctl("bench", "-d", "shapes@40", *size, "--json").stdout)
+    assert figures["ratio_to_bare"] == pytest.approx(
+        figures["bare_images_per_second"] / figures["images_per_second"], rel=1e-6
+    )
+    stages = figures["stages"]
+    assert list(stages) == ["load", "augment", "key forward", "query forward", "backward", "update", "other"]
+    assert all(stages[name] > 0 for name in stages)
+    assert figures["peak_bytes"] > 2**20
+
+
 def test_doctor_finds_this_machine_well(hptctl) -> None:
     checks = {row["check"]: row for row in json.loads(hptctl("doctor", "--json").stdout)}
     assert checks["tracking"]["ok"]

@@ -1,0 +1,75 @@
+"""`hptctl bench`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hptctl import options
+
+BAR = 30
+
+
+def bench(
+    dataset: options.Dataset = "shapes",
+    strategy: Annotated[str, typer.Option("--strategy", "-s", help="target, hpt or hpt-bn.")] = "hpt",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per step.", show_default="256")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="A ResNet.", show_default="resnet50")] = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    preset: options.Preset = None,
+    sets: options.Sets = None,
+    config: options.ConfigFile = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps per repeat.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats; the medians are shown.")] = 3,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a pretraining step on this machine, stage by stage, beside the bare model step.
+
+    Example:
+
+        hptctl bench --preset tiny
+    """
+    from hpt.bench import measure
+    from hpt.config import PretrainConfig, resolve
+    from hpt.data.dataset import load
+    from hpt.errors import ConfigError
+    from hptctl import console
+
+    flags = {"strategy": strategy, "dataset": dataset, "batch_size": batch_size, "backbone": backbone}
+    flags |= {"image_size": image_size, "device": device, "precision": precision, "preset": preset}
+    settings = resolve(PretrainConfig, file=config, sets=sets or (), flags=flags)
+    if settings.strategy == "base":
+        raise ConfigError("strategy base takes no step to measure", "use --strategy hpt")
+    with console.Display() as display:
+        side = settings.data.side(settings.image_size)
+        images = load(settings.dataset, settings.data, side=side, progress=display.progress).pretraining_images()
+        found = measure(settings, images, steps=steps, repeats=repeats, progress=display.progress)
+    if as_json:
+        console.print_json(
+            {
+                "images_per_second": found.images_per_second,
+                "bare_images_per_second": found.bare_images_per_second,
+                "ratio_to_bare": found.ratio_to_bare,
+                "seconds_per_step": found.seconds,
+                "stages": found.stages,
+                "peak_bytes": found.peak_bytes,
+                "config": settings.model_dump(mode="json"),
+            }
+        )
+        return
+    whole = sum(found.stages.values())
+    console.table(
+        f"{settings.backbone}, {settings.image_size} px, batch {settings.batch_size}, {settings.strategy}",
+        ("stage", ">ms", ">share", ""),
+        [
+            (stage, f"{1000 * seconds:.0f}", console.percent(seconds / whole), "█" * round(BAR * seconds / whole))
+            for stage, seconds in found.stages.items()
+        ],
+    )
+    console.say(
+        f"{found.images_per_second:,.0f} images/s; the bare model step does {found.bare_images_per_second:,.0f}:"
+        f" ours takes {found.ratio_to_bare:.3f} times as long; peak memory {found.peak_bytes / 2**30:.1f} GiB"
+    )
