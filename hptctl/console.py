@@ -53,7 +53,7 @@ def print_text(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table that fits the terminal; columns whose name starts with '>' are aligned right."""
+    """A table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
     shown = Table(
         title=title or None,
         title_justify="left",
@@ -62,9 +62,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         box=None,
         pad_edge=False,
     )
-    for column in columns:
+    for number, column in enumerate(columns):
         right = column.startswith(">")
-        shown.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+        shown.add_column(
+            column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=number == 0
+        )
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
     out.print(shown, soft_wrap=False)
