@@ -11,6 +11,7 @@ per-image convolutions, and batch.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -28,6 +29,10 @@ COLUMNS = 2 * ATTEMPTS + 2 + 1 + 1 + 4 + 4 + 1 + 2
 RESIZE = 256 / 224
 """The test view is the centre of the image resized to this multiple of the view."""
 LUMA = (0.2989, 0.587, 0.114)
+BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
+"""Operations of the colour jitter, by their column in `View.factors`."""
+SMALLEST_CHROMA = 1e-12
+"""Gray pixels have no hue, and would be divided by zero."""
 BLUR_SIGMAS = 3
 """The Gaussian is cut at so many standard deviations of its widest: 0.3 % of it."""
 
@@ -90,22 +95,22 @@ def train_view(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     sigma_max: float = 2.0,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Augmented, normalised images, [n, 3, size, size] fp32 on the device of `raw.pixels`."""
+    """Augmented, normalised images, [n, 3, size, size] fp32 on the device of `raw.pixels`; into `out`, where given."""
     device = raw.pixels.device
     # Rows are picked while the parameters are on the CPU: on a GPU each `nonzero` would wait for the device.
-    images = crop(raw, view.box, view.flip, size)
-    for operation, rows in _jitter_slots(view):
-        factor = view.factors[rows, operation].to(device).view(-1, 1, 1, 1)
-        rows = rows.to(device)
-        images[rows] = JITTER[operation](images[rows], factor)
-    if len(rows := view.grayscale.nonzero()[:, 0]):
-        rows = rows.to(device)
-        images[rows] = luma(images[rows]).expand(-1, 3, -1, -1)
-    if len(rows := (view.sigma > 0).nonzero()[:, 0]):
-        sigma, rows = view.sigma[rows].to(device), rows.to(device)
-        images[rows] = gaussian_blur(images[rows], sigma, sigma_max)
-    return _normalise(images, mean, std)
+    with torch.autocast(device.type, enabled=False):  # pixels are not for bf16
+        images = crop(raw, view.box, view.flip, size)
+        for operation in view.order.unbind(1):
+            adjust(images, torch.where(view.jitter, operation, NOTHING), view.factors)
+        if len(rows := view.grayscale.nonzero()[:, 0]):
+            rows = rows.to(device)
+            images[rows] = luma(images[rows]).expand(-1, 3, -1, -1)
+        if len(rows := (view.sigma > 0).nonzero()[:, 0]):
+            sigma, rows = view.sigma[rows].to(device), rows.to(device)
+            images[rows] = gaussian_blur(images[rows], sigma, sigma_max)
+        return _normalise(images, mean, std, out)
 
 
 def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -116,8 +121,9 @@ def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[fl
     scale = sizes / new
     start = ((new - size) / 2).round() * scale  # and rounds half a margin to even
     bounds = torch.stack([torch.zeros_like(sizes), sizes], dim=2)
-    images = _resample(raw.pixels, start, scale, bounds, size, flip=None)
-    return _normalise(images, mean, std)
+    with torch.autocast(raw.pixels.device.type, enabled=False):
+        images = _resample(raw.pixels, start, scale, bounds, size, flip=None)
+        return _normalise(images, mean, std, None)
 
 
 def crop(raw: RawBatch, box: Tensor, flip: Tensor | None, size: int) -> Tensor:
@@ -134,71 +140,65 @@ def luma(images: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
 
 
-def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """images * factor, in [0, 1]."""
-    return (images * factor).clamp_(0, 1)
+def adjust(images: Tensor, operation: Tensor, factors: Tensor) -> None:
+    """Each image's operation [n] (0 to 3, NOTHING: none), with its factor of `factors` [n, 4], in place.
 
-
-def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from, or towards, the mean luma of each image."""
-    mean = luma(images).mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images, factor).clamp_(0, 1)
-
-
-def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from, or towards, each pixel's luma."""
-    return torch.lerp(luma(images), images, factor).clamp_(0, 1)
+    Brightness, contrast and saturation all blend the image with something darker or duller (black, its mean luma, its
+    luma) and cut the outcome to [0, 1]: one pass serves images with any of the three.
+    """
+    device = images.device
+    blends = operation < HUE
+    if blends.any():
+        factor = torch.where(blends, factors.gather(1, operation.clamp(max=3)[:, None])[:, 0], 1.0)
+        flat = torch.stack([factor, operation == CONTRAST, operation == SATURATION]).to(device)
+        factor, mean, dull = flat.view(3, -1, 1, 1, 1)
+        gray = luma(images)
+        base = torch.addcmul(gray.mean(dim=(1, 2, 3), keepdim=True) * mean, gray, dull)  # n x 1 x h x w
+        torch.lerp(base, images, factor, out=images).clamp_(0, 1)
+    if len(rows := (operation == HUE).nonzero()[:, 0]):
+        turn, rows = factors[rows, HUE].to(device), rows.to(device)
+        images[rows] = hue(images[rows], turn)
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """The hue of HSV, turned by `turn` of a full circle."""
+    """The hue of HSV, turned by `turn` [n] of a full circle."""
     red, green, blue = images.unbind(1)
-    value, chroma, sixth = _to_hue(red, green, blue)
-    sixth = sixth + 6 * turn[:, 0]
-    channels = []
-    for offset in (5, 3, 1):  # red, green, blue: value - chroma * trapezoid of the hue
-        k = (sixth + offset) % 6
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
-
-
-JITTER = (brightness, contrast, saturation, hue)
+    value = torch.maximum(red, green).maximum(blue)
+    low = torch.minimum(red, green).minimum(blue)
+    chroma = value - low
+    is_red, is_green = value == red, value == green
+    # The side of the hexagon that the hue is on, and how far along, in sixths of a circle.
+    along = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    side = torch.where(is_red, 0.0, torch.where(is_green, 2 / 6, 4 / 6))
+    circle = along.div_(chroma.clamp(min=SMALLEST_CHROMA)).div_(6).add_(side).add_(turn[:, None, None])
+    sixth = circle.sub_(circle.floor()).mul_(6)  # [0, 6)
+    out = torch.empty_like(images)
+    for channel, (peak, sign) in enumerate(((3, 1), (2, -1), (4, -1))):
+        share = (sixth - peak).abs_()
+        share = share.sub_(1) if sign > 0 else torch.sub(2, share, out=share)
+        torch.addcmul(low, chroma, share.clamp_(0, 1), out=out[:, channel])
+    return out
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
     """Each image blurred with its own sigma [n], mirrored at the edges; the kernel has one length for all."""
     size = images.shape[-1]
     radius = min(math.ceil(BLUR_SIGMAS * sigma_max), size - 1)
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    index = (torch.arange(size, device=images.device)[:, None] + offsets).abs()
-    index = torch.where(index >= size, 2 * (size - 1) - index, index)
-    matrix = images.new_zeros(len(images), size, size)
-    matrix.scatter_add_(2, index.expand(len(images), -1, -1), kernel[:, None].expand(-1, size, -1))
+    half = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma[:, None]) ** 2)
+    half = half / (2 * half.sum(dim=1, keepdim=True) - 1)  # the middle counts once
+    matrix = (half @ _mirrored(size, radius, images.device)).view(-1, size, size)
     return _both_sides(matrix, images, matrix)
 
 
-def _to_hue(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    safe = torch.where(chroma == 0, 1.0, chroma)
-    sixth = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    return value, chroma, sixth
-
-
-def _jitter_slots(view: View) -> list[tuple[int, Tensor]]:
-    """(operation, rows) in an order in which every image sees its four operations as drawn."""
-    return [
-        (operation, rows)
-        for slot in range(4)
-        for operation in range(4)
-        if len(rows := (view.jitter & (view.order[:, slot] == operation)).nonzero()[:, 0])
-    ]
+@functools.lru_cache(maxsize=8)
+def _mirrored(size: int, radius: int, device: torch.device) -> Tensor:
+    """[radius + 1, size * size]: how often output i sees input j at distance d, mirrored at both edges."""
+    at, by = torch.arange(size), torch.arange(-radius, radius + 1)
+    seen = (at[:, None] + by).abs()
+    seen = torch.where(seen >= size, 2 * (size - 1) - seen, seen)  # size x 2 radius + 1
+    counts = torch.zeros(radius + 1, size, size)
+    counts.index_put_((by.abs().expand_as(seen), at[:, None].expand_as(seen), seen), torch.ones(()), accumulate=True)
+    return counts.view(radius + 1, -1).to(device)
 
 
 def _boxes(area: Tensor, aspect: Tensor, place: Tensor, sizes: Tensor, min_scale: float) -> Tensor:
@@ -229,33 +229,40 @@ def _resample(pixels: Tensor, start: Tensor, scale: Tensor, bounds: Tensor, size
     triangle of half-width max(scale, 1), and nothing outside `bounds` [n, 2, 2].
     """
     device = pixels.device
-    exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's devices have no float64
-    start, scale, bounds = (t.to(device, exact) for t in (start, scale, bounds))
-    rows = _filters(start[:, 0], scale[:, 0], bounds[:, 0], size, pixels.shape[2])
-    columns = _filters(start[:, 1], scale[:, 1], bounds[:, 1], size, pixels.shape[3])
+    at = torch.arange(size, dtype=torch.float64) + 0.5
+    centre = start[:, :, None] + at * scale[:, :, None]  # n x 2 x size
     if flip is not None:
-        columns = torch.where(flip.to(device)[:, None, None], columns.flip(1), columns)
-    return _both_sides(rows, pixels.float(), columns).mul_(1 / 255).clamp_(0, 1)
+        centre[:, 1] = torch.where(flip[:, None], centre[:, 1].flip(1), centre[:, 1])
+    wide = scale.clamp(min=1)
+    small = torch.cat([centre / wide[:, :, None], bounds, 1 / wide[:, :, None]], dim=2).float().to(device)
+    rows, columns = (
+        _filters(small[:, side, :size], small[:, side, size:-1], small[:, side, -1:], length)
+        for side, length in enumerate(pixels.shape[2:])
+    )
+    return _both_sides(rows.div_(255), pixels, columns)
 
 
-def _filters(start: Tensor, scale: Tensor, bounds: Tensor, size: int, length: int) -> Tensor:
-    device = start.device
-    centre = start[:, None] + (torch.arange(size, device=device, dtype=start.dtype) + 0.5) * scale[:, None]
-    at = torch.arange(length, device=device, dtype=start.dtype)
-    weight = 1 - (at + 0.5 - centre[:, :, None]).abs() / scale.clamp(min=1)[:, None, None]
-    inside = (at >= bounds[:, :1, None]) & (at < bounds[:, 1:, None])
-    weight = torch.where(inside, weight.clamp_(min=0), 0.0)
-    return (weight / weight.sum(dim=2, keepdim=True)).float()
+def _filters(centre: Tensor, bounds: Tensor, slope: Tensor, length: int) -> Tensor:
+    """[n, size, length] weights of the inputs for each output; `centre` [n, size] in units of the half-width."""
+    at = torch.arange(length, device=centre.device, dtype=centre.dtype)
+    inside = ((at >= bounds[:, :1]) & (at < bounds[:, 1:])).to(centre.dtype)  # n x length
+    weight = ((at + 0.5) * slope)[:, None, :] - centre[:, :, None]
+    weight = weight.abs_().neg_().add_(1).relu_().mul_(inside[:, None])
+    return weight.div_(weight.sum(dim=2, keepdim=True))
 
 
 def _both_sides(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     """rows [n, a, h] @ images [n, c, h, w] @ columns^T [n, w, b] -> [n, c, a, b]."""
     n, channels, height, width = images.shape
-    across = torch.bmm(images.reshape(n, channels * height, width), columns.transpose(1, 2))
-    return torch.matmul(rows[:, None], across.view(n, channels, height, -1))
+    # Channels beside the columns, so that each image's rows are one product; 15 % less time than a product a channel.
+    beside = images.transpose(1, 2).to(rows.dtype, memory_format=torch.contiguous_format)
+    across = torch.bmm(rows, beside.reshape(n, height, channels * width))
+    both = torch.bmm(across.view(n, -1, width), columns.transpose(1, 2))
+    return both.view(n, rows.shape[1], channels, -1).transpose(1, 2).contiguous()
 
 
-def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return images.sub_(shift).div_(scale)
+def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], out: Tensor | None) -> Tensor:
+    shift = torch.tensor(mean).view(1, 3, 1, 1).to(images.device)
+    scale = torch.tensor(std).view(1, 3, 1, 1).to(images.device)
+    images.sub_(shift).div_(scale)
+    return images if out is None else out.copy_(images)

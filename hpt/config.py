@@ -23,6 +23,7 @@ Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
+Policy = Literal["baseline", "no-grayscale", "no-color", "crop-blur", "crop-only"]
 EvaluationKind = Literal["linear", "knn", "finetune"]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -30,6 +31,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 DEFAULT_WEIGHTS = "moco-v2-800ep"
 PROTOCOL_LABELS = 1000
+MICRO_BATCH_PIXELS = 256 * 64 * 64
+"""At once on a CPU: about 0.5 GiB of activations of a ResNet-18, 1.7 GiB of a ResNet-50."""
 
 
 def _split_commas(value: object) -> object:
@@ -74,11 +77,28 @@ class MocoConfig(Config):
     """Length of a projected, L2-normalised feature."""
     bn_group: Positive | None = None
     """Images that share BatchNorm statistics. None: 64, or half of a batch that holds no two groups of 64."""
+    micro_batch: Positive | None = None
+    """Images that go through an encoder at once, in whole BatchNorm groups; the gradients add up. More is quicker and
+    takes more memory. None: as many groups as hold 256 images of 64 px on a CPU (at 224 px: one), one on a GPU."""
+
+
+# The rows of the published study of robustness: what each takes away from MoCo-v2's augmentation. "Only" is meant: in
+# the authors' configurations (github.com/cjrd/self-supervised-pretraining, configs/hpt-pretrain/bdd_crop_only and
+# others) the two crop policies have no flip, and the one without colour jitter keeps grayscale.
+POLICIES: dict[Policy, dict[str, float]] = {
+    "baseline": {},
+    "no-grayscale": {"grayscale_p": 0.0},
+    "no-color": {"jitter_p": 0.0},
+    "crop-blur": {"jitter_p": 0.0, "grayscale_p": 0.0, "flip_p": 0.0},
+    "crop-only": {"jitter_p": 0.0, "grayscale_p": 0.0, "flip_p": 0.0, "blur_p": 0.0},
+}
 
 
 class AugmentConfig(Config):
     """One view's augmentation."""
 
+    policy: Policy = "baseline"
+    """A row of the robustness study; it supplies the defaults of the fields below, and what is set there wins."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Smallest area of the random resized crop, as a share of the image. The largest is 1."""
     brightness: Annotated[float, Field(ge=0)] = 0.4
@@ -100,6 +120,29 @@ class AugmentConfig(Config):
     flip_p: Share = 0.5
     """Probability of a mirror image, left to right."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_over_policy(cls, given: Any) -> Any:
+        # Not in `resolve`: the library's callers would get the policy's name on MoCo-v2's numbers.
+        if not isinstance(given, Mapping):
+            return given
+        return next((row for name, row in POLICIES.items() if name == given.get("policy")), {}) | dict(given)
+
+    def in_words(self) -> str:
+        """What a view goes through, in order."""
+        steps = [f"crop of {100 * self.min_scale:g}-100 % of the area"]
+        if self.jitter_p:
+            reach = f"{self.brightness:g}/{self.contrast:g}/{self.saturation:g}/{self.hue:g}"
+            steps.append(f"colour jitter {reach} (p {self.jitter_p:g})")
+        if self.grayscale_p:
+            steps.append(f"grayscale (p {self.grayscale_p:g})")
+        if self.blur_p:
+            low, high = self.blur_sigma
+            steps.append(f"blur of {low:g}-{high:g} px (p {self.blur_p:g})")
+        if self.flip_p:
+            steps.append(f"flip (p {self.flip_p:g})")
+        return ", ".join(steps)
+
 
 class OptimizerConfig(Config):
     """SGD with cosine decay to 0 over the run's steps."""
@@ -118,7 +161,7 @@ class PretrainConfig(Config):
     strategy: StrategyName
     """Where the backbone starts and what trains in it: a row of `hpt.strategies`."""
     dataset: str
-    """A name of the catalogue, a folder, or a zip file."""
+    """A name of the catalogue, a folder, a zip file, or a list."""
     weights: str | None = DEFAULT_WEIGHTS
     """The base: a known name, a file, or an earlier run. None for `target`, which starts from random weights."""
     steps: Positive = 5000
@@ -165,6 +208,11 @@ class PretrainConfig(Config):
                 f"{self.bn_groups} BatchNorm groups of {self.bn_group} images cannot be shared evenly by "
                 f"{self.processes} processes; choose processes that divide {self.bn_groups}"
             )
+        if self.moco.micro_batch is not None and self.moco.micro_batch % self.bn_group:
+            raise ValueError(
+                f"moco.micro_batch {self.moco.micro_batch} does not hold whole BatchNorm groups of {self.bn_group}; "
+                f"set it to a multiple of {self.bn_group}"
+            )
         if self.moco.queue_size < self.batch_size:
             raise ValueError(
                 f"moco.queue_size {self.moco.queue_size} is smaller than the batch of {self.batch_size}; "
@@ -183,6 +231,13 @@ class PretrainConfig(Config):
     def bn_groups(self) -> int:
         """BatchNorm groups in a step, over all processes."""
         return self.batch_size // self.bn_group
+
+    def micro_batch(self, device: str) -> int:
+        """Images that go through an encoder at once on a kind of device, in one process."""
+        wanted = self.moco.micro_batch
+        if wanted is None:
+            wanted = MICRO_BATCH_PIXELS // self.image_size**2 if device == "cpu" else 1
+        return min(max(wanted // self.bn_group, 1), self.bn_groups // self.processes) * self.bn_group
 
     @property
     def base_lr(self) -> float:
@@ -255,7 +310,7 @@ class EvaluateConfig(Config):
     weights: str
     """The backbone under test: a run, a file, or a known name."""
     dataset: str
-    """A name of the catalogue, a folder, or a zip file."""
+    """A name of the catalogue, a folder, a zip file, or a list."""
     labels: str | None = None
     """Training labels used: `all`, a number, `10%`, or `5-per-class`. None: all, but for finetuning the protocol's
     1,000 (all where there are fewer)."""

@@ -6,7 +6,9 @@ torch.distributed's environment), and Accelerate's state tells each its rank and
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -35,6 +37,8 @@ class Processes:
             if state.num_processes != count:
                 raise HptError(f"the run wants {count} processes, but the launcher started {state.num_processes}")
         self.main = self.rank == 0
+        if self.device.type == "cpu":
+            _keep_freed_memory()
 
     def gather(self, rows: Tensor) -> Tensor:
         """[n, d] of every process -> [count * n, d], in the order of their ranks."""
@@ -72,6 +76,21 @@ class Processes:
         """Take the process group down."""
         if self.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what was freed for the next step, instead of returning it and asking for it anew.
+
+    Each large tensor would otherwise be a fresh mapping whose pages are faulted in one by one: 60,000 faults and 3 to
+    12 % of a ResNet-18's step at 64 px. Other C libraries are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -31,17 +31,28 @@ def images() -> torch.Tensor:
 FACTORS = torch.tensor([0.6, 0.8, 1.0, 1.2, 1.4, 0.0])
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_a_colour_change_equals_torchvisions(name: str, images: torch.Tensor) -> None:
-    ours = getattr(augment, name)(images, FACTORS.view(-1, 1, 1, 1))
-    theirs = torch.stack([getattr(tv, f"adjust_{name}")(i, f.item()) for i, f in zip(images, FACTORS, strict=True)])
-    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+@pytest.mark.parametrize("operation", range(3))
+def test_a_colour_change_equals_torchvisions(operation: int, images: torch.Tensor) -> None:
+    theirs = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)[operation]
+    expected = torch.stack([theirs(i, f.item()) for i, f in zip(images, FACTORS, strict=True)])
+    factors = torch.full((6, 4), 9.0)  # the other columns are not to be looked at
+    factors[:, operation] = FACTORS
+    augment.adjust(images, torch.full((6,), operation), factors)
+    torch.testing.assert_close(images, expected, atol=2e-6, rtol=0)
+
+
+def test_an_image_without_an_operation_stays_as_it_was(images: torch.Tensor) -> None:
+    before, operations = images.clone(), torch.arange(6).clamp(max=augment.NOTHING)
+    augment.adjust(images, operations, torch.full((6, 4), 0.3))
+    assert torch.equal(images[4:], before[4:])
+    for changed, original in zip(images[:4], before[:4], strict=True):
+        assert not torch.equal(changed, original)
 
 
 def test_a_hue_turn_equals_torchvisions(images: torch.Tensor) -> None:
     images[0, :] = images[0, :1]  # gray pixels have no hue
     turns = torch.tensor([-0.4, -0.2, 0.0, 0.1, 0.4, 0.5])
-    ours = augment.hue(images, turns.view(-1, 1, 1, 1))
+    ours = augment.hue(images, turns)
     theirs = torch.stack([tv.adjust_hue(i, t.item()) for i, t in zip(images, turns, strict=True)])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 

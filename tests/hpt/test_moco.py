@@ -14,8 +14,8 @@ from hpt.config import MocoConfig, PretrainConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import load
 from hpt.data.loader import Order
-from hpt.moco import MoCo, average_statistics, projection_head
-from hpt.pretrain import pretrain
+from hpt.moco import CHUNK, InfoNCE, MoCo, projection_head
+from hpt.pretrain import Step, pretrain
 from hpt.processes import Processes
 from hpt.randomness import generator
 
@@ -118,7 +118,7 @@ def test_a_step_moves_the_weights_as_the_papers_pseudo_code_does(images: Images,
         torch.testing.assert_close(ours[name], moved, atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_logits_and_gradients_equal_the_papers(images: Images) -> None:
+def test_losses_and_gradients_equal_the_papers(images: Images) -> None:
     settings, plain = config(), Plain(5)
     moco = MoCo(encoder.build("resnet18", seed=5), 512, settings.moco, seed=5)
     draw = Order(len(images), B, 5).draw(0)
@@ -126,24 +126,76 @@ def test_logits_and_gradients_equal_the_papers(images: Images) -> None:
         views(settings, images, draw.images, draw.query),
         views(settings, images, draw.images, draw.key),
     )
-    loss, expected = plain.step(x_q, x_k, draw.shuffle, 0.2)
-    loss.backward()
+    expected, logits = plain.step(x_q, x_k, draw.shuffle, 0.2)
+    expected.backward()
 
     keys = torch.empty(B, 128)
     with torch.no_grad():
         for rows in draw.shuffle.split(G):
             keys[rows] = moco.key(x_k[rows])
-    logits = []
+    total, first = torch.zeros(()), 0
     for rows in torch.arange(B).split(G):
-        queries = moco.query(x_q[rows])
-        logits.append(moco.logits(queries, keys[rows]).detach())
-        (moco.loss(queries, keys[rows])[0] * G / B).backward()
-    torch.testing.assert_close(torch.cat(logits), expected, atol=1e-5, rtol=1e-5)
+        loss, ranked_first = moco.loss(moco.query(x_q[rows]), keys[rows])
+        (loss * G / B).backward()
+        total, first = total + loss.detach() * G / B, first + int(ranked_first)
+    torch.testing.assert_close(total, expected.detach(), atol=1e-5, rtol=1e-5)
+    assert first == int((logits.argmax(dim=1) == 0).sum())
     theirs = dict(plain.f_q[0].named_parameters())
     for name, parameter in moco.query.backbone.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-6, rtol=1e-3, msg=name)
     for ours, his in zip(moco.query.head.parameters(), plain.f_q[1].parameters(), strict=True):
         torch.testing.assert_close(ours.grad, his.grad, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 0.005])
+@pytest.mark.parametrize("size", [3, CHUNK, 2 * CHUNK + 5])
+def test_infonce_is_cross_entropy_with_its_gradient(temperature: float, size: int) -> None:
+    random = torch.Generator().manual_seed(size)
+    queries, keys, queue = (F.normalize(torch.randn(n, 16, generator=random), dim=1).double() for n in (7, 7, size))
+    keys[:3] = queries[:3]  # some are certain of their key, some wrong about it
+    queries.requires_grad_()
+    logits = torch.cat([(queries * keys).sum(dim=1, keepdim=True), queries @ queue.T], dim=1) / temperature
+    expected = F.cross_entropy(logits, torch.zeros(7, dtype=torch.long))
+    gradient = torch.autograd.grad(expected * 3, queries)[0]
+
+    loss, ranked_first = InfoNCE.apply(queries, keys, queue, temperature)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss * 3, queries)[0], gradient)
+    assert ranked_first == (logits.argmax(dim=1) == 0).sum()
+
+
+def test_groups_that_go_through_the_encoder_together_give_the_step_of_groups_one_by_one(images: Images) -> None:
+    gradients, statistics, losses = [], [], []
+    for micro_batch in (4, 8, 16):
+        settings = config(moco=SETTINGS["moco"] | {"bn_group": 4, "micro_batch": micro_batch})
+        moco = MoCo(encoder.build("resnet18", seed=0), 512, settings.moco, seed=0)
+        step = Step(settings, moco, Processes(1, "cpu"))
+        draw = Order(len(images), B, 0).draw(0)
+        key_views = list(step.views(images, draw.images[draw.shuffle], draw.key))
+        assert [len(view) for view in key_views] == [micro_batch] * (B // micro_batch)
+        before = [parameter.detach().clone() for parameter in step.trained]
+        losses.append(step(key_views, step.views(images, draw.images, draw.query), draw.shuffle, 0.1)[0])
+        gradients.append([b - a.detach() for a, b in zip(step.trained, before, strict=True)])
+        statistics.append([buffer.clone() for buffer in moco.buffers()])
+    for other in (1, 2):
+        torch.testing.assert_close(losses[other], losses[0])
+        torch.testing.assert_close(gradients[other], gradients[0], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(statistics[other], statistics[0], atol=1e-5, rtol=1e-4)
+
+
+def test_views_are_made_in_full_precision_whatever_the_model_computes_in(images: Images) -> None:
+    settings = config(precision="bf16")
+    moco = MoCo(encoder.build("resnet18", seed=0), 512, settings.moco, seed=0)
+    step = Step(settings, moco, Processes(1, "cpu"))
+    draw = Order(len(images), B, 0).draw(0)
+    expected = views(settings, images, draw.images, draw.query)
+    with step.autocast:
+        seen = torch.cat(list(step.views(images, draw.images, Order(len(images), B, 0).draw(0).query)))
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
+    loss, _ = step(
+        step.views(images, draw.images, draw.key), step.views(images, draw.images, draw.query), torch.arange(B), 0.1
+    )
+    assert loss.isfinite()
 
 
 def test_the_key_encoder_starts_as_a_copy_and_follows_with_momentum() -> None:
@@ -168,18 +220,22 @@ def test_the_queue_replaces_its_oldest_keys_and_wraps_around() -> None:
     assert not torch.equal(start, moco.queue)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_running_statistics_are_the_mean_over_groups_of_one_update_each(groups: int) -> None:
-    bn, alone = nn.BatchNorm2d(3), [nn.BatchNorm2d(3) for _ in range(groups)]
-    batches = torch.randn(3, groups, 6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_groups_are_normalised_apart_and_running_statistics_are_their_mean(together: int) -> None:
+    """As four processes would have it, each with BatchNorm of its own, which then average."""
+    bn, alone = encoder.BatchNorm(3), [nn.BatchNorm2d(3) for _ in range(4)]
+    bn.group, bn.groups = 6, 4
+    batches = torch.randn(3, 24, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for step in batches:
-        for i, group in enumerate(step):
-            average_statistics([bn], i, groups)
-            bn(group)
-            alone[i](group)
-        for name in ("running_mean", "running_var"):  # what as many processes would have, averaged
+        ours = torch.cat([bn(some) for some in step.split(6 * together)])
+        theirs = torch.cat([each(some) for each, some in zip(alone, step.split(6), strict=True)])
+        torch.testing.assert_close(ours, theirs)
+        for name in ("running_mean", "running_var"):
             mean = torch.stack([getattr(each, name) for each in alone]).mean(dim=0)
             torch.testing.assert_close(getattr(bn, name), mean)
+    assert bn.num_batches_tracked == 12
+    images = torch.randn(5, 3, 4, 4)
+    assert torch.equal(bn.eval()(images), F.batch_norm(images, bn.running_mean, bn.running_var, bn.weight, bn.bias))
 
 
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
