@@ -14,7 +14,7 @@ from hpt import encoder
 from hpt.callbacks import Progress
 from hpt.config import PretrainConfig
 from hpt.data.cache import Images
-from hpt.data.loader import Order
+from hpt.data.loader import Feed, Order
 from hpt.moco import MoCo
 from hpt.pretrain import Step
 from hpt.processes import Processes
@@ -24,7 +24,7 @@ STAGES = ("load", "augment", "key forward", "query forward", "backward", "update
 
 @dataclass(frozen=True)
 class Measurement:
-    """Medians over the repeats."""
+    """Medians over the steps."""
 
     seconds: float
     """Of one of our steps, from indices to updated weights."""
@@ -50,36 +50,42 @@ class Measurement:
 
 
 def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int, progress: Progress) -> Measurement:
-    """Run our step and the bare one in turn, `repeats` times `steps` of each, after one of each to warm up."""
+    """Our step and the bare one in turn, `repeats * steps` of each, after one of each to warm up."""
     processes = Processes(1, config.device)
     device = processes.device
     backbone = encoder.build(config.backbone, seed=config.seed)
     moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
     step = Step(config, moco, processes)
     order = Order(len(images), config.batch_size, config.seed)
-    ready = [list(step.views(images, order.batch(0), torch.Generator().manual_seed(n))) for n in range(2)]
+    with step.feed(images, [0]) as feed:
+        draw = order.draw(0)
+        first = step.views(feed, draw.images[draw.shuffle], draw.key)
+        ready = [list(first), list(step.views(feed, draw.images, draw.query))]
     unshuffled = torch.arange(config.batch_size)
 
-    def ours(number: int) -> None:
+    def ours(number: int, feed: Feed) -> None:
         draw = order.draw(number)
-        key_views = step.views(images, draw.images[draw.shuffle], draw.key)
-        step(key_views, step.views(images, draw.images, draw.query), draw.shuffle, config.base_lr)
+        key_views = step.views(feed, draw.images[draw.shuffle], draw.key)
+        step(key_views, step.views(feed, draw.images, draw.query), draw.shuffle, config.base_lr)
 
-    def bare(number: int) -> None:
+    def bare() -> None:
         step(ready[0], ready[1], unshuffled, config.base_lr)
 
     times: dict[str, list[float]] = {"ours": [], "bare": []}
-    total = 2 * repeats + 1
-    for repeat in range(repeats):
-        for index, (name, take) in enumerate((("ours", ours), ("bare", bare))):
-            take(0)
-            _wait(device)
-            start = time.perf_counter()
-            for number in range(steps):
-                take(repeat * steps + number)
-            _wait(device)
-            times[name].append((time.perf_counter() - start) / steps)
-            progress(2 * repeat + index + 1, total, "measuring")
+    # Turn by turn, a step of each: a machine that slows down for a while then slows down both.
+    total = repeats * steps + 1
+    with step.feed(images, range(total)) as feed:
+        for number in range(total):
+            for name in times:
+                start = time.perf_counter()
+                if name == "ours":
+                    ours(number, feed)
+                else:
+                    bare()
+                _wait(device)
+                if number:  # the first step warms up
+                    times[name].append(time.perf_counter() - start)
+            progress(number, total, "measuring")
 
     stages = dict.fromkeys(STAGES, 0.0)
     since = time.perf_counter()
@@ -92,9 +98,10 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
         since = now
 
     step.mark = mark
-    for number in range(steps):
-        ours(number)
-        mark("other")
+    with step.feed(images, range(steps)) as feed:
+        for number in range(steps):
+            ours(number, feed)
+            mark("other")
     progress(total, total, "measuring")
     return Measurement(
         seconds=statistics.median(times["ours"]),

@@ -15,7 +15,7 @@ from hpt import augment, checkpoint, encoder, weights
 from hpt.callbacks import Log, Progress, Stop
 from hpt.config import MICRO_BATCH_PIXELS, PretrainConfig
 from hpt.data.cache import Images
-from hpt.data.loader import Order, raw_batch
+from hpt.data.loader import Feed, Order, raw_batch
 from hpt.errors import DataError, HptError, Interrupted
 from hpt.moco import MoCo
 from hpt.processes import Processes, choose_device, use_bf16
@@ -114,43 +114,44 @@ def _train(
     look = STOP_EVERY_ON_GPU if processes.count > 1 and processes.device.type == "cuda" else 1
     filled = -(-config.moco.queue_size // config.batch_size)  # steps until the queue holds no random keys
     window, since, easy = 0, time.perf_counter(), True
-    for step in range(first, config.steps):
-        draw = order.draw(step)
-        lr = cosine(step, config.steps, config.base_lr)
-        key_views = train.views(images, draw.images[draw.shuffle], draw.key)
-        query_views = train.views(images, draw.images, draw.query)
-        loss, ranked_first = train(key_views, query_views, draw.shuffle, lr)
+    with train.feed(images, range(first, config.steps)) as feed:
+        for step in range(first, config.steps):
+            draw = order.draw(step)
+            lr = cosine(step, config.steps, config.base_lr)
+            key_views = train.views(feed, draw.images[draw.shuffle], draw.key)
+            query_views = train.views(feed, draw.images, draw.query)
+            loss, ranked_first = train(key_views, query_views, draw.shuffle, lr)
 
-        done = step + 1
-        window += 1
-        signum = processes.largest(stop()) if done % look == 0 else 0
-        saving = done % config.checkpoint_every == 0 or done == config.steps or bool(signum)
-        if saving or done == 1 or done % config.log_every == 0:  # what is saved has been looked at
-            processes.average_([loss, ranked_first])
-            results = {"loss": loss.item(), "contrastive_top1": ranked_first.item(), "lr": lr}  # waits for a GPU
-            now = time.perf_counter()
-            results["images_per_second"] = window * config.batch_size / (now - since)
-            window, since = 0, now
-            if not results["loss"] < float("inf"):
-                raise HptError(
-                    f"the loss is {results['loss']} at step {done}",
-                    "lower optimizer.lr, or use --precision fp32; the last checkpoint is kept",
-                )
-            if processes.main:
-                log(results, done)
-            if easy and results["contrastive_top1"] > 0.999 and done < filled:
-                easy = False
-                log_.info(
-                    "contrastive accuracy is 100 %% at step %d because most keys of the queue are still random;"
-                    " expect it to fall until step %d",
-                    done,
-                    filled,
-                )
-        progress(done, config.steps, "training")
-        if saving:
-            save(done)
-        if signum and done < config.steps:
-            raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
+            done = step + 1
+            window += 1
+            signum = processes.largest(stop()) if done % look == 0 else 0
+            saving = done % config.checkpoint_every == 0 or done == config.steps or bool(signum)
+            if saving or done == 1 or done % config.log_every == 0:  # what is saved has been looked at
+                processes.average_([loss, ranked_first])
+                results = {"loss": loss.item(), "contrastive_top1": ranked_first.item(), "lr": lr}  # waits for a GPU
+                now = time.perf_counter()
+                results["images_per_second"] = window * config.batch_size / (now - since)
+                window, since = 0, now
+                if not results["loss"] < float("inf"):
+                    raise HptError(
+                        f"the loss is {results['loss']} at step {done}",
+                        "lower optimizer.lr, or use --precision fp32; the last checkpoint is kept",
+                    )
+                if processes.main:
+                    log(results, done)
+                if easy and results["contrastive_top1"] > 0.999 and done < filled:
+                    easy = False
+                    log_.info(
+                        "contrastive accuracy is 100 %% at step %d because most keys of the queue are still random;"
+                        " expect it to fall until step %d",
+                        done,
+                        filled,
+                    )
+            progress(done, config.steps, "training")
+            if saving:
+                save(done)
+            if signum and done < config.steps:
+                raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
     train.finish()
     return results
 
@@ -187,22 +188,30 @@ class Step:
         self.mark: Callable[[str], None] = lambda stage: None
         """Called as each stage ends: how `hpt.bench` sees where the time goes."""
 
-    def views(self, images: Images, indices: Tensor, random: torch.Generator) -> Iterator[Tensor]:
+    def feed(self, images: Images, steps: Iterable[int]) -> Feed:
+        """This process's raw batches of some steps, in the order in which `views` asks for them."""
+        order = Order(len(images), self.config.batch_size, self.config.seed)
+        draws = (order.draw(step) for step in steps)
+        batches = (indices for draw in draws for indices in (draw.images[draw.shuffle], draw.images))
+        return Feed(images, self.device, (part for indices in batches for part in self._parts(indices)))
+
+    def _parts(self, indices: Tensor) -> Iterator[Tensor]:
+        for micro_batch in indices[self.mine].split(self.micro_batch):
+            yield from micro_batch.split(self.together)
+
+    def views(self, feed: Feed, indices: Tensor, random: torch.Generator) -> Iterator[Tensor]:
         """This process's views of the global batch `indices` [B], a micro-batch [m, 3, s, s] at a time."""
-        config = self.config
-        uniform = augment.draw(len(indices), random)
-        for rows in torch.arange(len(indices))[self.mine].split(self.micro_batch):
-            seen = torch.empty(
-                (len(rows), 3, config.image_size, config.image_size),
-                device=self.device,
-                memory_format=torch.channels_last if self.device.type in CHANNELS_LAST else torch.contiguous_format,
-            )
-            for some, out in zip(rows.split(self.together), seen.split(self.together), strict=True):
-                raw = raw_batch(images, indices[some], self.device)
+        config, size = self.config, self.config.image_size
+        layout = torch.channels_last if self.device.type in CHANNELS_LAST else torch.contiguous_format
+        mine, uniform = indices[self.mine], augment.draw(len(indices), random)[self.mine]
+        for micro_batch, numbers in zip(mine.split(self.micro_batch), uniform.split(self.micro_batch), strict=True):
+            seen = torch.empty((len(micro_batch), 3, size, size), device=self.device, memory_format=layout)
+            parts = (whole.split(self.together) for whole in (micro_batch, numbers, seen))
+            for some, own, out in zip(*parts, strict=True):
+                raw = feed(some)
                 self.mark("load")
-                view = augment.parameters(uniform[some], raw.sizes, config.augment)
-                sigma_max = config.augment.blur_sigma[1]
-                augment.train_view(raw, view, config.image_size, images.mean, images.std, sigma_max, out=out)
+                view = augment.parameters(own, raw.sizes, config.augment)
+                augment.train_view(raw, view, size, feed.mean, feed.std, config.augment.blur_sigma[1], out=out)
                 self.mark("augment")
             yield seen
 

@@ -5,14 +5,22 @@ Everything is a function of (seed, step) for the whole global batch; a process t
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hpt.data.cache import Images, RawBatch
+from hpt.data.cache import Images, RawBatch, Resident
 from hpt.errors import DataError
 from hpt.randomness import generator
+
+AHEAD = 3
+"""Batches read before they are needed."""
+RESIDENT_SHARE = 0.3
+"""Of a GPU's free memory that a set of images may take: the model and its activations need the rest."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,68 @@ class Order:
 def raw_batch(images: Images, indices: Tensor, device: torch.device) -> RawBatch:
     """Pixels of the images on the device; their sizes stay on the CPU, where crops are drawn."""
     raw = images.batch(indices.numpy())
-    if device.type == "cpu":
+    return raw if device.type == "cpu" else RawBatch(raw.pixels.to(device), raw.sizes)
+
+
+class Feed:
+    """Raw batches in the order in which they will be asked for, read ahead by a thread.
+
+    Where all images fit in a part of a GPU's free memory they are put there once. Else they come from the map through
+    page-locked memory on a stream of their own, so that neither the disk nor the copy keeps the model waiting. Memory
+    holds `AHEAD` batches, however large the set.
+    """
+
+    def __init__(self, images: Images, device: torch.device, plan: Iterator[Tensor]) -> None:
+        """`plan` gives the indices of each batch to come."""
+        self.mean, self.std = images.mean, images.std
+        self._device = device
+        self._plan = plan
+        self._images: Images | Resident = images
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            if images.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self._images = Resident(images, device)
+            self._stream = torch.cuda.Stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._ahead: deque[tuple[Tensor, Future[tuple[RawBatch, torch.cuda.Event | None]]]] = deque()
+
+    def __enter__(self) -> Feed:
+        for _ in range(AHEAD):
+            self._read_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, indices: Tensor) -> RawBatch:
+        """The batch of `indices`, which has to be the next of the plan.
+
+        Raises:
+            ValueError: it is not. Whatever reading raises, such as an OSError.
+        """
+        planned, future = self._ahead.popleft()
+        if not torch.equal(planned, indices):
+            raise ValueError("a batch was asked for that is not the next of the plan")
+        self._read_on()
+        raw, copied = future.result()
+        if copied is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(copied)
+            raw.pixels.record_stream(current)  # or its memory would be used anew while this stream reads it
         return raw
-    pixels = raw.pixels.pin_memory() if device.type == "cuda" else raw.pixels
-    return RawBatch(pixels.to(device, non_blocking=True), raw.sizes)
+
+    def _read_on(self) -> None:
+        indices = next(self._plan, None)
+        if indices is not None:
+            self._ahead.append((indices, self._thread.submit(self._read, indices)))
+
+    def _read(self, indices: Tensor) -> tuple[RawBatch, torch.cuda.Event | None]:
+        if self._stream is None:
+            raw = self._images.batch(indices.numpy())
+            return RawBatch(raw.pixels.to(self._device), raw.sizes), None
+        with torch.cuda.stream(self._stream):
+            raw = self._images.batch(indices.numpy())
+            if not raw.pixels.is_cuda:
+                raw = RawBatch(raw.pixels.pin_memory().to(self._device, non_blocking=True), raw.sizes)
+            return raw, self._stream.record_event()

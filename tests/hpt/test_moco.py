@@ -171,10 +171,11 @@ def test_groups_that_go_through_the_encoder_together_give_the_step_of_groups_one
         moco = MoCo(encoder.build("resnet18", seed=0), 512, settings.moco, seed=0)
         step = Step(settings, moco, Processes(1, "cpu"))
         draw = Order(len(images), B, 0).draw(0)
-        key_views = list(step.views(images, draw.images[draw.shuffle], draw.key))
-        assert [len(view) for view in key_views] == [micro_batch] * (B // micro_batch)
-        before = [parameter.detach().clone() for parameter in step.trained]
-        losses.append(step(key_views, step.views(images, draw.images, draw.query), draw.shuffle, 0.1)[0])
+        with step.feed(images, [0]) as feed:
+            key_views = list(step.views(feed, draw.images[draw.shuffle], draw.key))
+            assert [len(view) for view in key_views] == [micro_batch] * (B // micro_batch)
+            before = [parameter.detach().clone() for parameter in step.trained]
+            losses.append(step(key_views, step.views(feed, draw.images, draw.query), draw.shuffle, 0.1)[0])
         gradients.append([b - a.detach() for a, b in zip(step.trained, before, strict=True)])
         statistics.append([buffer.clone() for buffer in moco.buffers()])
     for other in (1, 2):
@@ -188,13 +189,13 @@ def test_views_are_made_in_full_precision_whatever_the_model_computes_in(images:
     moco = MoCo(encoder.build("resnet18", seed=0), 512, settings.moco, seed=0)
     step = Step(settings, moco, Processes(1, "cpu"))
     draw = Order(len(images), B, 0).draw(0)
-    expected = views(settings, images, draw.images, draw.query)
-    with step.autocast:
-        seen = torch.cat(list(step.views(images, draw.images, Order(len(images), B, 0).draw(0).query)))
-    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
-    loss, _ = step(
-        step.views(images, draw.images, draw.key), step.views(images, draw.images, draw.query), torch.arange(B), 0.1
-    )
+    expected = views(settings, images, draw.images[draw.shuffle], draw.key)
+    key = Order(len(images), B, 0).draw(0).key
+    with step.feed(images, [0]) as feed:
+        with step.autocast:
+            key_views = list(step.views(feed, draw.images[draw.shuffle], key))
+        torch.testing.assert_close(torch.cat(key_views), expected, atol=1e-5, rtol=0)
+        loss, _ = step(key_views, step.views(feed, draw.images, draw.query), draw.shuffle, 0.1)
     assert loss.isfinite()
 
 
