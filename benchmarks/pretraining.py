@@ -1,9 +1,14 @@
 """A pretraining step beside what people use today: same model, batch, images and machine, one after the other.
 
     ours      hpt.pretrain, as `hptctl pretrain` runs it
-    standard  torchvision v2 transforms image by image, a DataLoader with a worker per core, the same MoCo step
-    lightly   lightly's MoCoV2Transform and a DataLoader with a worker per core, the same MoCo step
-    bare      the MoCo step alone, on views that are ready: the bound
+    ready     its step alone, on views that are ready: the bound of ours
+    standard  torchvision v2 transforms image by image on tensors, as its documentation has them, a DataLoader with a
+              worker per core, the paper's MoCo step
+    pillow    the same with the transforms on Pillow's images, which is quicker on small ones
+    lightly   lightly's MoCoV2Transform and a DataLoader with a worker per core, the paper's MoCo step
+    bare      the paper's MoCo step alone, on views that are ready: the bound of such loops
+
+The paper's step is written as its published code has it, for one device: one batch, BatchNorm over all of it.
 
 Each repeat runs all of them for `--steps` steps after one to warm up; the table shows medians over the repeats.
 
@@ -23,8 +28,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -34,32 +41,78 @@ from hpt.data.cache import Images
 from hpt.data.dataset import load
 from hpt.moco import MoCo
 from hpt.pretrain import Step, pretrain
-from hpt.processes import Processes, choose_device
+from hpt.processes import Processes, choose_device, use_bf16
 
 Views = tuple[Tensor, Tensor]
 PREFETCH = 2
 """Batches that each DataLoader worker prepares ahead: PyTorch's default."""
 
 
-def on_ready_views(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
-    """The step of `hpt.pretrain` on two views [B, 3, s, s] that somebody else made."""
+def our_step(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
+    """The step of `hpt.pretrain` on two views [B, 3, s, s] that are ready."""
     backbone = encoder.build(config.backbone, seed=0)
     moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
     step = Step(config, moco, Processes(1, str(device)))
     shuffle = torch.arange(config.batch_size)
 
     def take(views: Views) -> None:
-        query, key = (view.to(device, non_blocking=True).split(step.group) for view in views)
+        query, key = (view.split(step.micro_batch) for view in views)
         step(key, query, shuffle, config.base_lr)
 
     return take
 
 
-def standard_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[object], Tensor]:
+def papers_step(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
+    """MoCo-v2 from Algorithm 1 of arXiv 1911.05722 and its published code, on two views [B, 3, s, s]."""
+
+    def branch() -> nn.Module:
+        model: nn.Module = getattr(models, config.backbone)(num_classes=config.moco.dim)
+        width = encoder.feature_dim(config.backbone)
+        model.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.moco.dim))
+        return model.to(device).train()
+
+    f_q, f_k = branch(), branch()
+    f_k.load_state_dict(f_q.state_dict())
+    if config.strategy == "hpt-bn":
+        for name, parameter in f_q.named_parameters():
+            parameter.requires_grad_("bn" in name or "downsample.1" in name or "fc" in name)
+    trained = [parameter for parameter in f_q.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, config.base_lr, momentum=0.9, weight_decay=1e-4)
+    queue = F.normalize(torch.randn(config.moco.dim, config.moco.queue_size, device=device), dim=0)
+    pointer, m, t = 0, config.moco.momentum, config.moco.temperature
+    bf16 = use_bf16(config.precision, device)
+
+    def take(views: Views) -> None:
+        nonlocal pointer
+        im_q, im_k = (view.to(device, non_blocking=True) for view in views)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            q = F.normalize(f_q(im_q), dim=1)
+            with torch.no_grad():
+                for param_q, param_k in zip(f_q.parameters(), f_k.parameters(), strict=True):
+                    param_k.data = param_k.data * m + param_q.data * (1.0 - m)
+                shuffle = torch.randperm(len(im_k), device=device)
+                k = F.normalize(f_k(im_k[shuffle]), dim=1)[torch.argsort(shuffle)].float()
+            l_pos = torch.einsum("nc,nc->n", [q.float(), k]).unsqueeze(-1)
+            l_neg = torch.einsum("nc,ck->nk", [q.float(), queue.clone().detach()])
+            logits = torch.cat([l_pos, l_neg], dim=1) / t
+            loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        queue[:, pointer : pointer + len(k)] = k.T
+        pointer = (pointer + len(k)) % config.moco.queue_size
+
+    return take
+
+
+def standard_transform(
+    size: int, mean: tuple[float, ...], std: tuple[float, ...], *, pillow: bool
+) -> Callable[[object], Tensor]:
     """MoCo-v2's policy as torchvision's users write it."""
     c = AugmentConfig()
     return v2.Compose(
         [
+            v2.Identity() if pillow else v2.ToImage(),
             v2.RandomResizedCrop(size, scale=(c.min_scale, 1.0)),
             v2.RandomApply([v2.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], p=c.jitter_p),
             v2.RandomGrayscale(p=c.grayscale_p),
@@ -150,13 +203,14 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=["bare", "ours", "standard", "lightly"])
+    parser.add_argument("--only", nargs="+", default=["bare", "ready", "ours", "standard", "pillow", "lightly"])
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
 
     fields = ("image_size", "backbone", "strategy", "batch_size", "device", "precision")
     values = {name: getattr(options, name) for name in fields}
-    config = PretrainConfig.model_validate(values | {"dataset": str(options.images), "weights": None})
+    base = {"weights": None} if options.strategy == "target" else {}  # random weights cost as much as others
+    config = PretrainConfig.model_validate(values | base | {"dataset": str(options.images)})
     device = choose_device(config.device)
     images = load(config.dataset, config.data, side=config.data.side(config.image_size)).pretraining_images()
     norm = (images.mean, images.std)
@@ -167,14 +221,17 @@ def main() -> None:
             with zipfile.ZipFile(options.images) as archive:
                 archive.extractall(unpacked)
             folder = Path(unpacked) / "train"
-        step = on_ready_views(config, device)
-        one = standard_transform(config.image_size, *norm)
+        steps = {"papers": papers_step(config, device)}
+        if "ready" in options.only:
+            steps["ours"] = our_step(config, device)
         generator = torch.Generator().manual_seed(0)
         shape = (config.batch_size, 3, config.image_size, config.image_size)
         ready = tuple(torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        ours_ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in ready)
         loaders = {}
-        if "standard" in options.only:
-            loaders["standard"] = batches(folder, lambda image: (one(image), one(image)), config)
+        for name in {"standard", "pillow"} & {*options.only}:
+            one = standard_transform(config.image_size, *norm, pillow=name == "pillow")
+            loaders[name] = batches(folder, lambda image, one=one: (one(image), one(image)), config)
         if "lightly" in options.only:
             loaders["lightly"] = batches(folder, lightly_transform(config.image_size, *norm), config)
         seconds: dict[str, list[float]] = {name: [] for name in options.only}
@@ -183,12 +240,14 @@ def main() -> None:
                 if name == "ours":
                     taken = ours(config, images, options.steps)
                 elif name == "bare":
-                    taken = timed(lambda: step(ready), options.steps, device)
+                    taken = timed(lambda: steps["papers"](ready), options.steps, device)
+                elif name == "ready":
+                    taken = timed(lambda: steps["ours"](ours_ready), options.steps, device)
                 else:
                     loader = loaders[name]
                     # The workers went on while the others ran: first use up what they had prepared.
                     ahead = 1 + PREFETCH * (os.cpu_count() or 1)
-                    taken = timed(lambda loader=loader: step(next(loader)), options.steps, device, ahead)
+                    taken = timed(lambda loader=loader: steps["papers"](next(loader)), options.steps, device, ahead)
                 seconds[name].append(taken)
 
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}

@@ -18,7 +18,7 @@ from hpt.data.cache import Images
 from hpt.data.loader import Feed, Order, raw_batch
 from hpt.errors import DataError, HptError, Interrupted
 from hpt.moco import MoCo
-from hpt.processes import Processes, choose_device, use_bf16
+from hpt.processes import Processes, choose_device, cpu_has_bf16, use_bf16
 from hpt.randomness import generator
 from hpt.schedule import cosine
 from hpt.strategies import STRATEGIES
@@ -318,6 +318,8 @@ def notes(config: PretrainConfig, images: int) -> Iterator[str]:
     """What will look odd in this run and is not, one line each."""
     if config.strategy == "base":
         return
+    if config.precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
+        yield "this processor computes in bf16 too: --precision bf16 takes about two thirds of the time from 64 px on"
     queue = config.moco.queue_size
     filled = -(-queue // config.batch_size)
     if queue > images:
