@@ -194,7 +194,7 @@ def ours(config: PretrainConfig, images: Images, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path, help="a zip of train/<class>/ images, or such a folder")
+    parser.add_argument("images", type=Path, help="a folder or zip of <class>/ images, or of train/<class>/")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--strategy", default="target", choices=["target", "hpt", "hpt-bn"])
@@ -216,11 +216,12 @@ def main() -> None:
     norm = (images.mean, images.std)
 
     with tempfile.TemporaryDirectory() as unpacked:
-        folder = options.images / "train"
-        if options.images.suffix == ".zip":
-            with zipfile.ZipFile(options.images) as archive:
+        folder = options.images
+        if folder.suffix == ".zip":
+            with zipfile.ZipFile(folder) as archive:
                 archive.extractall(unpacked)
-            folder = Path(unpacked) / "train"
+            folder = Path(unpacked)
+        folder = folder / "train" if (folder / "train").is_dir() else folder
         steps = {"papers": papers_step(config, device)}
         if "ready" in options.only:
             steps["ours"] = our_step(config, device)

@@ -1,0 +1,35 @@
+"""The benchmarks run on small images: they are part of the project and must not rot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script: str, *arguments: object, out: Path) -> dict[str, dict[str, float]]:
+    command = [sys.executable, f"benchmarks/{script}", *map(str, arguments), "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, dict[str, float]] = json.loads(out.read_text())
+    return document
+
+
+def test_a_step_is_measured_beside_the_standard_loop_and_the_bare_steps(digits_folder: Path, tmp_path: Path) -> None:
+    names = ["bare", "ready", "ours", "pillow", "standard"]
+    document = run(
+        "pretraining.py", digits_folder, "--image-size", 16, "--batch-size", 16, "--strategy", "hpt-bn",
+        "--steps", 1, "--repeats", 1, "--only", *names, out=tmp_path / "figures.json",
+    )  # fmt: skip
+    assert set(document["medians"]) == set(names)
+    assert min(document["medians"].values()) > 0
+
+
+def test_heads_are_measured_beside_one(digits_folder: Path, tmp_path: Path) -> None:
+    document = run(
+        "probe.py", digits_folder, "--image-size", 16, "--steps", 3, "--repeats", 1, out=tmp_path / "figures.json"
+    )
+    assert set(document["medians"]) == {"one head", "nine heads"}
