@@ -132,16 +132,16 @@ class AugmentConfig(Config):
         """What a view goes through, in order."""
         steps = [f"crop of {100 * self.min_scale:g}-100 % of the area"]
         if self.jitter_p:
-            reach = f"{self.brightness:g}/{self.contrast:g}/{self.saturation:g}/{self.hue:g}"
-            steps.append(f"colour jitter {reach} (p {self.jitter_p:g})")
+            reach = ", ".join(f"{n} {getattr(self, n):g}" for n in ("brightness", "contrast", "saturation", "hue"))
+            steps.append(f"colour jitter of {reach} (p={self.jitter_p:g})")
         if self.grayscale_p:
-            steps.append(f"grayscale (p {self.grayscale_p:g})")
+            steps.append(f"grayscale (p={self.grayscale_p:g})")
         if self.blur_p:
             low, high = self.blur_sigma
-            steps.append(f"blur of {low:g}-{high:g} px (p {self.blur_p:g})")
+            steps.append(f"blur of sigma {low:g}-{high:g} px (p={self.blur_p:g})")
         if self.flip_p:
-            steps.append(f"flip (p {self.flip_p:g})")
-        return ", ".join(steps)
+            steps.append(f"flip (p={self.flip_p:g})")
+        return "; ".join(steps)
 
 
 class OptimizerConfig(Config):

@@ -85,7 +85,7 @@ class InfoNCE(torch.autograd.Function):
     """Cross entropy of each query's similarities to its own key and to the queue, where its own key is right.
 
     The gradient of the queries, (sum over keys of p(key) * key - own key) / temperature / n, comes with the forward
-    pass, chunk by chunk of the queue, so the n x K similarities are never kept: a third less time than cross_entropy
+    pass, chunk by chunk of the queue, so the n x K similarities are never kept: a quarter less time than cross_entropy
     over them on a CPU, and no memory.
     """
 

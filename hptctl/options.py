@@ -10,7 +10,9 @@ import typer
 
 Dataset = Annotated[
     str | None,
-    typer.Option("--dataset", "-d", help="A catalogue name (see `hptctl datasets list`), a folder, or a zip file."),
+    typer.Option(
+        "--dataset", "-d", help="A catalogue name (see `hptctl datasets list`), a folder, a zip file, or a list."
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -27,6 +29,14 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything ran
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32 or bf16.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Side of a view in pixels.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="Augmentation: baseline, no-grayscale, no-color, crop-blur or crop-only.",
+        show_default="baseline",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and start nothing.")]
 RunArgument = Annotated[

@@ -1,15 +1,18 @@
 """Images decoded once into a memory-mapped file of 8-bit pixels that all runs of a dataset share.
 
     <cache>/images/
-      <stamp>.json         names, sizes and times of the files (or the archive's checksums) -> their entry
+      <stamp>.json         names, sizes and times of the files (or the archive's checksums) -> their entry, and
+                           the dataset that it was last read for
       <entry>/             content of the images, side and version of the decoder
-        images.bin         each image as [3, H, W], one after the other
+        images.bin         each image as [3, H, W], one after the other; locked while it is open
         index.npz          height, width, digest of the file, sums of the pixels; one row an image
-        index.json         names, and what could not be read
+        index.json         names, and what could not be read; its time is that of the last use
+        about.json         dataset and side, for `cache_store.entries`
       <stamp>.lock, .building-<stamp>/      while a process builds
 
 An entry is built beside its place, synced and renamed, so a build that was killed leaves nothing that is
-read. An image changed without a change of its size and time of modification is not noticed.
+read; it may be pruned (`cache_store`), and is built again. An image changed without a change of its size and time of
+modification is not noticed.
 """
 
 from __future__ import annotations
@@ -19,8 +22,6 @@ import json
 import logging
 import os
 import shutil
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,10 +38,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from hpt.callbacks import Progress
-from hpt.data import decode
+from hpt.data import cache_store, decode
+from hpt.data.cache_store import Damaged
 from hpt.data.listing import Listing, Read, Unreadable
 from hpt.files import sync, write_text
-from hpt.places import cache_folder
 
 log = logging.getLogger("hpt.data")
 
@@ -120,6 +121,11 @@ class Images:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def bytes(self) -> int:
+        """Of all pixels."""
+        return int(3 * self._entry.sizes[self._rows].prod(axis=1).sum())
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Relative posix names, one per image."""
@@ -141,19 +147,50 @@ class Images:
         return RawBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
 
 
-def open_or_build(listing: Listing, side: int, progress: Progress | None = None) -> Entry:
+class Resident:
+    """Images in the memory of a device: for small sets that are visited many times."""
+
+    def __init__(self, images: Images, device: torch.device) -> None:
+        entry, rows = images._entry, images._rows
+        self._sizes = torch.from_numpy(entry.sizes[rows])
+        lengths = 3 * self._sizes.prod(dim=1)
+        ends = lengths.cumsum(0)
+        self._offsets = ends - lengths
+        self._flat = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
+        for first in range(0, len(rows), CHUNK):  # copies: the map is read-only, which torch does not know
+            some = [entry.image(row).ravel() for row in rows[first : first + CHUNK]]
+            start = int(self._offsets[first])
+            together = torch.from_numpy(np.concatenate(some))
+            self._flat[start : start + len(together)] = together.to(device)
+        self._equal = bool((self._sizes == self._sizes[0]).all())
+
+    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
+        """As `Images.batch`, with the pixels on the device."""
+        rows = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        sizes = self._sizes[rows]
+        if self._equal:
+            every = self._flat.view(-1, 3, *self._sizes[0].tolist())
+            return RawBatch(every[rows.to(every.device, non_blocking=True)], sizes)
+        pixels = self._flat.new_zeros(len(rows), 3, *sizes.max(dim=0).values.tolist())
+        places = zip(self._offsets[rows].tolist(), sizes.tolist(), strict=True)
+        for padded, (start, (height, width)) in zip(pixels, places, strict=True):
+            padded[:, :height, :width] = self._flat[start : start + 3 * height * width].view(3, height, width)
+        return RawBatch(pixels, sizes)
+
+
+def open_or_build(listing: Listing, side: int, progress: Progress | None = None, *, dataset: str = "") -> Entry:
     """The decoded images of a listing; they are read only where no entry holds them yet.
 
     Processes that need the same images wait for the first of them. Memory holds a few chunks of images per
-    core.
+    core. `dataset`, a path or a name of the catalogue, is what the entry is listed as.
 
     Raises:
         OSError: the cache cannot be written, for example because the disk is full; nothing is left behind.
     """
-    folder = cache_folder() / "images"
+    folder = cache_store.images_folder()
     folder.mkdir(parents=True, exist_ok=True)
     stamp = _stamp(listing, side)
-    entry = _find(folder, stamp)
+    entry = _find(folder, stamp, dataset)
     if entry is not None:
         return entry
     lock = FileLock(folder / f"{stamp}.lock")
@@ -163,18 +200,18 @@ def open_or_build(listing: Listing, side: int, progress: Progress | None = None)
         log.info("another process is decoding these images; waiting for it")
         lock.acquire()
     try:
-        entry = _find(folder, stamp)
+        entry = _find(folder, stamp, dataset)
         if entry is None:
-            building = folder / f".building-{stamp}"
+            building = folder / f"{cache_store.BUILDING}{stamp}"
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir()
             try:
+                (building / "about.json").write_text(json.dumps({"dataset": dataset, "side": side}))
                 key = _build(listing, side, building, progress)
-                _publish(building, folder / key)
+                entry = _publish(building, folder / key)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-            write_text(folder / f"{stamp}.json", json.dumps({"entry": key}))
-            entry = _open(folder / key)
+            write_text(folder / f"{stamp}.json", json.dumps({"entry": key, "dataset": dataset}))
         return entry
     finally:
         lock.release()
@@ -187,58 +224,50 @@ def _stamp(listing: Listing, side: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _find(folder: Path, stamp: str) -> Entry | None:
+def _find(folder: Path, stamp: str, dataset: str) -> Entry | None:
+    file = folder / f"{stamp}.json"
     try:
-        key = str(json.loads((folder / f"{stamp}.json").read_bytes())["entry"])
+        key, last = cache_store.entry_of(file)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError):
-        log.warning("the cache's %s.json is damaged; decoding the images again", stamp)
+    except Damaged:
+        log.warning("the cache's %s is damaged; decoding the images again", file.name)
         return None
     try:
-        return _open(folder / key)
+        entry = _open(folder / key)
     except FileNotFoundError:
         return None
-    except _Damaged as error:
+    except Damaged as error:
         log.warning("cache entry %s is damaged (%s); decoding the images again", key, error)
         return None
-
-
-class _Damaged(Exception):
-    """A cache entry does not hold what its index says."""
+    cache_store.touch(folder / key)
+    if dataset not in ("", last):  # the archive has moved
+        with suppress(OSError):
+            write_text(file, json.dumps({"entry": key, "dataset": dataset}))
+    return entry
 
 
 def _open(path: Path) -> Entry:
-    try:
-        facts = json.loads((path / "index.json").read_bytes())
-        # Opened here, because np.load leaves a damaged file open.
-        with (path / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
-            arrays = {name: index[name] for name in ("sizes", "digests", "sums")}
-        names = tuple(facts["names"])
-        quarantined = tuple((name, reason) for name, reason in facts["quarantined"])
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _Damaged(f"its index: {error}") from None
-    if any(len(array) != len(names) for array in arrays.values()):
-        raise _Damaged("its index is incomplete")
-    expected = int(3 * arrays["sizes"].prod(axis=1).sum())
-    size = (path / "images.bin").stat().st_size
-    if size != expected:
-        raise _Damaged(f"images.bin has {size:,} bytes instead of {expected:,}")
+    index = cache_store.read_index(path)
     pixels: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
-    if expected:  # an empty file cannot be mapped
-        pixels = np.memmap(path / "images.bin", dtype=np.uint8, mode="r")
-    return Entry(names=names, quarantined=quarantined, pixels=pixels, **arrays)
+    if index.bytes:  # an empty file cannot be mapped
+        with cache_store.open_pixels(path) as file:  # the map keeps the file open, and so its lock
+            pixels = np.memmap(file, dtype=np.uint8, mode="r")
+    return Entry(**vars(index), pixels=pixels)
 
 
-def _publish(building: Path, place: Path) -> None:
-    """Rename a finished entry to its place; the same images from elsewhere may have been there first."""
-    with FileLock(place.parent / "publish.lock"):
-        with suppress(FileNotFoundError, _Damaged):
-            _open(place)
-            return
+def _publish(building: Path, place: Path) -> Entry:
+    """Rename a finished entry to its place and open it, before anybody can prune it; the same images from elsewhere
+    may have been there first."""
+    with FileLock(place.parent / cache_store.PUBLISH_LOCK):
+        with suppress(FileNotFoundError, Damaged):
+            entry = _open(place)
+            cache_store.touch(place)
+            return entry
         shutil.rmtree(place, ignore_errors=True)
         building.rename(place)
         sync(place.parent)
+        return _open(place)
 
 
 @dataclass(frozen=True)
@@ -273,7 +302,7 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
     np.savez(folder / "index.npz", **arrays)
     facts = json.dumps({"names": names, "quarantined": quarantined})
     (folder / "index.json").write_text(facts, encoding="utf-8")
-    for file_name in ("images.bin", "index.npz", "index.json"):
+    for file_name in ("images.bin", "index.npz", "index.json", "about.json"):
         sync(folder / file_name)
     key = hashlib.sha256(f"{decode.VERSION} {side} {facts}".encode())
     key.update(arrays["digests"].tobytes())

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
-from hpt.data import cache, catalog, folder, splits
+from hpt.data import cache, catalog, folder, splits, table
 from hpt.data.cache import Entry, Images
 from hpt.data.catalog import METRICS, Row, Task
-from hpt.data.listing import Labels, Listing
+from hpt.data.listing import Labels, Listing, unlabelled
 from hpt.errors import DataError, did_you_mean
 
 log = logging.getLogger("hpt.data")
@@ -31,7 +32,7 @@ class Dataset:
     """Images, labels and splits, ready for use."""
 
     name: str
-    """A name of the catalogue, or the stem of the folder or zip file."""
+    """A name of the catalogue, or the stem of the folder, zip file or list."""
     task: Task
     classes: tuple[str, ...]
     """Empty: unlabelled."""
@@ -40,7 +41,7 @@ class Dataset:
     images: Images
     """Every readable image, of all splits."""
     labels: Labels
-    """int64 [N], -1 where unlabelled; float32 [N, C] of a multi-label set."""
+    """int64 [N], -1 where unlabelled; float32 [N, C] of 0 and 1 of a multi-label set, NaN where unlabelled."""
     splits: Mapping[str, splits.Indices]
     """`train`, `val`, `test`: sorted indices into images and labels; may be empty."""
     quarantined: tuple[tuple[str, str], ...]
@@ -64,16 +65,25 @@ class Dataset:
         if not len(indices):
             raise DataError(f"{self.name} has no {name} images", "add some, or use the set for pretraining only")
         labels = self.labels[indices]
-        if labels.ndim == 1 and (labels < 0).any():
+        if unlabelled(labels).any():
             raise DataError(
                 f"the {name} images of {self.name} have no labels",
-                "sort them into one folder per class to evaluate on them; pretraining needs no labels",
+                "sort them into one folder per class, or list them with labels, to evaluate on them; pretraining needs "
+                "no labels",
             )
         return self.images.subset(indices), labels
 
+    def per_class(self, split: str) -> npt.NDArray[np.int64]:
+        """[C] images of a split that have each class."""
+        labels = self.labels[self.splits[split]]
+        if labels.ndim == 2:
+            counts: npt.NDArray[np.int64] = (labels > 0).sum(axis=0)
+            return counts
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes))
+
 
 def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | None = None) -> Dataset:
-    """The dataset of that name of the catalogue, or else in that folder or zip file.
+    """The dataset of that name of the catalogue, or else in that folder, zip file or list.
 
     Images are decoded on the first call, with their shorter side reduced to `side` pixels (for which the
     caller has asked `config.cache_side`), and come from the cache afterwards. A name wins over a folder of
@@ -87,8 +97,8 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     row = found if isinstance(found, Row) else None
     listing = _list(found)
     name = name_of(found)
-    task: Task = row.task if row else "single-label"
-    entry = cache.open_or_build(listing, side, progress)
+    task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
+    entry = cache.open_or_build(listing, side, progress, dataset=row.name if row else str(found))
     _check_quarantine(name, entry, config.max_unreadable)
 
     at = {image: i for i, image in enumerate(listing.names)}
@@ -113,7 +123,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
 
 
 def find(dataset: str) -> Row | Path:
-    """The row of the catalogue, or the folder or zip file, that a dataset's name stands for.
+    """The row of the catalogue, or the folder, zip file or list, that a dataset's name stands for.
 
     Raises:
         DataError: nothing of that name.
@@ -125,19 +135,25 @@ def find(dataset: str) -> Row | Path:
     path = Path(dataset).expanduser()
     if dataset and (path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file())):
         return path.resolve()
+    if path.suffix.lower() in table.DELIMITERS and path.is_file():
+        return path.absolute()  # a link to a list stays: paths are relative to where it lies
     if dataset and path.exists():
-        raise DataError(f"{dataset} is neither a folder nor a zip file", "name a folder of images, or a .zip of one")
+        lists = ", ".join(table.DELIMITERS)
+        raise DataError(
+            f"{dataset} is neither a folder nor a zip file nor a list",
+            f"name a folder of images, a .zip of one, or a list of images ({lists})",
+        )
     known = ", ".join(catalog.CATALOG)
     if is_path or path.suffix:
-        raise DataError(f"no such folder or zip file: {dataset}", f"check the path, or choose one of {known}")
+        raise DataError(f"no such folder, zip file or list: {dataset}", f"check the path, or choose one of {known}")
     raise DataError(
         f"unknown dataset '{dataset}'{did_you_mean(dataset, catalog.CATALOG)}, and no such folder",
-        f"choose one of {known}, or name a folder or a zip file",
+        f"choose one of {known}, or name a folder, a zip file or a list",
     )
 
 
 def name_of(found: Row | Path) -> str:
-    """How a dataset is called in names and tables: the catalogue's name, or the folder's or zip file's."""
+    """How a dataset is called in names and tables: the catalogue's name, or the folder's, zip file's or list's."""
     if isinstance(found, Row):
         return found.name
     return found.name if found.is_dir() else found.stem
@@ -146,7 +162,9 @@ def name_of(found: Row | Path) -> str:
 def _list(found: Row | Path) -> Listing:
     if isinstance(found, Row):
         return found.listing()
-    return folder.list_folder(found) if found.is_dir() else folder.list_zip(found)
+    if found.is_dir():
+        return folder.list_folder(found)
+    return folder.list_zip(found) if found.suffix.lower() == ".zip" else table.list_table(found)
 
 
 def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:

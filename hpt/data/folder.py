@@ -43,7 +43,7 @@ BOMB_RATIO, BOMB_SIZE = 200, 16 << 20
 
 @dataclass(frozen=True)
 class Folder:
-    """Images by their names below a folder."""
+    """Images by their paths, which are relative to a folder or absolute."""
 
     root: Path
 

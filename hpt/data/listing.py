@@ -13,7 +13,7 @@ import numpy.typing as npt
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Labels = npt.NDArray[Any]
-"""int64 [N], -1 where unlabelled; float32 [N, C] of a multi-label set."""
+"""int64 [N], -1 where unlabelled; float32 [N, C] of 0 and 1 of a multi-label set, NaN where unlabelled."""
 Read = Callable[[str], bytes]
 
 
@@ -37,7 +37,7 @@ class Listing:
 
     source: Source
     names: tuple[str, ...]
-    """Relative posix names, unique and sorted."""
+    """Relative posix names, unique and sorted; absolute for what a list has elsewhere."""
     splits: tuple[Split, ...]
     """One per image. A split that no image is in, `load` cuts from train where train has labels."""
     labels: Labels
@@ -64,3 +64,9 @@ class Listing:
             labels=np.array([number.get(images[name][1] or "", -1) for name in names], dtype=np.int64),
             classes=classes,
         )
+
+
+def unlabelled(labels: Labels) -> npt.NDArray[np.bool_]:
+    """[N] which images have no labels. One of a multi-label set that has no class is labelled, with zeros."""
+    first = labels if labels.ndim == 1 else labels[:, 0]
+    return ~(first >= 0)

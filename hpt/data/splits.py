@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from hpt.data.listing import SPLITS, Labels, Split
+from hpt.data.listing import SPLITS, Labels, Split, unlabelled
 
 log = logging.getLogger("hpt.data")
 
@@ -30,8 +30,9 @@ def complete(
     class.
 
     A class gives to every split that is cut, and keeps an image in train, as far as its images go: three
-    suffice for 70/10/20. The cut ranks images by a hash of seed and name, so that it is the same in any
-    order, on any machine, and new images do not move the old ones' ranks.
+    suffice for 70/10/20, though of sets of labels some may be spent on other classes. The cut ranks images by
+    a hash of seed and name, so that it is the same in any order, on any machine, and new images do not move
+    the old ones' ranks.
     """
     given = np.array(splits)
     train = np.flatnonzero(given == "train")
@@ -61,17 +62,59 @@ def _cut(
     seed: int,
 ) -> npt.NDArray[np.str_]:
     cut = given.copy()
-    # Sets of labels have no classes to draw from: one stratum.
-    strata = labels[train] if labels.ndim == 1 else np.zeros(len(train), dtype=np.int64)
-    for stratum in np.unique(strata):
-        members = sorted(train[strata == stratum], key=lambda i: _rank(names[i], seed))
-        size = len(members)
-        for split in missing:
-            share = min(SHARES[split] * len(names) / len(train), MOST_OF_TRAIN * SHARES[split])
-            count = min(max(1, round(share * size)), len(members) - 1)
+    ranked = np.array(sorted(train, key=lambda i: _rank(names[i], seed)))
+    shares = {s: min(SHARES[s] * len(names) / len(train), MOST_OF_TRAIN * SHARES[s]) for s in missing}
+    if labels.ndim == 2:
+        cut[ranked] = _cut_sets(labels[ranked] > 0, shares)
+        return cut
+    for stratum in np.unique(labels[train]):
+        members = ranked[labels[ranked] == stratum]
+        for split, count in _counts(len(members), shares).items():
             cut[members[:count]] = split
             members = members[count:]
     return cut
+
+
+def _counts(size: int, shares: Mapping[Split, Fraction]) -> dict[Split, int]:
+    """How many of `size` images go to each split; what remains, and one at least, is train's."""
+    left, counts = size, {}
+    for split, share in shares.items():
+        counts[split] = min(max(1, round(share * size)), left - 1) if left else 0
+        left -= counts[split]
+    return {**counts, "train": left}
+
+
+def _cut_sets(has: npt.NDArray[np.bool_], shares: Mapping[Split, Fraction]) -> npt.NDArray[np.str_]:
+    """The split of each of m ranked images that have classes [m, C], by iterative stratification.
+
+    The class with the fewest images still to place goes first, since the commoner ones can make up for what it
+    spends of them; each of its images goes where most of that class are wanted, then most images (Sechidis et al.
+    2011, algorithm 1). Images without a class fill up.
+    """
+    places = [*shares, "train"]
+    room = [_counts(len(has), shares)[place] for place in places]
+    left = has.sum(axis=0)
+    wanted = [[_counts(size, shares)[place] for place in places] for size in left.tolist()]
+    rows, columns = has.nonzero()
+    ends = np.searchsorted(rows, np.arange(len(has) + 1)).tolist()
+    classes = columns.tolist()
+    chosen = np.full(len(has), -1)
+
+    while left.any():
+        rarest = int(np.where(left > 0, left, len(has) + 1).argmin())
+        some = np.flatnonzero(has[:, rarest] & (chosen < 0))
+        for image in some.tolist():
+            place = max(range(len(places)), key=lambda p: (wanted[rarest][p], room[p]))
+            chosen[image] = place
+            room[place] -= 1
+            for its in classes[ends[image] : ends[image + 1]]:
+                wanted[its][place] -= 1
+        left -= has[some].sum(axis=0)
+    for image in np.flatnonzero(chosen < 0).tolist():
+        place = max(range(len(places)), key=room.__getitem__)
+        chosen[image] = place
+        room[place] -= 1
+    return np.array(places).take(chosen)
 
 
 def _rank(name: str, seed: int) -> bytes:
@@ -79,4 +122,4 @@ def _rank(name: str, seed: int) -> bytes:
 
 
 def _labelled(labels: Labels) -> bool:
-    return len(labels) > 0 and (labels.ndim == 2 or bool((labels >= 0).all()))
+    return len(labels) > 0 and not unlabelled(labels).any()

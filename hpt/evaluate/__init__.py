@@ -66,7 +66,7 @@ def evaluate(
     backbone.to(device)
     classes = len(dataset.classes)
     images, all_labels = dataset.split("train")
-    used = choose(all_labels, classes, config)
+    used = choose(all_labels, classes, config, dataset.classes)
     train = (images.subset(used), torch.from_numpy(all_labels[used]))
     val = _tensors(dataset.split("val"))
     facts = {
@@ -149,6 +149,11 @@ def check_labels(dataset: Dataset) -> None:
     if not dataset.classes:
         raise DataError(
             f"dataset '{dataset.name}' has no labels, so nothing can be evaluated on it", "use class folders"
+        )
+    if dataset.task == "multi-label":
+        raise DataError(
+            f"dataset '{dataset.name}' is multi-label, which pretraining takes and evaluation does not yet",
+            "give each image one label to evaluate on it",
         )
     if len(dataset.classes) < 2:
         raise DataError(

@@ -33,6 +33,7 @@ def pretrain(
         str | None, typer.Option("--backbone", help="resnet18, 34, 50, 101 or 152.", show_default="resnet50")
     ] = None,
     image_size: options.ImageSize = None,
+    policy: options.Policy = None,
     seed: options.Seed = None,
     processes: Annotated[
         int | None,
@@ -97,11 +98,11 @@ def pretrain(
         "device": device,
         "precision": precision,
         "preset": preset,
+        "augment": {"policy": policy} if policy is not None else None,
     }
     if resume is not None:
-        options.refuse_beside_resume(
-            everyday | {"name": name, "set": sets, "config": config, "dry_run": dry_run or None}
-        )
+        aside = {"augment": None, "policy": policy, "name": name, "set": sets, "config": config}
+        options.refuse_beside_resume(everyday | aside | {"dry_run": dry_run or None})
         run = runs.get(resume)
         if run.spec().kind != "pretrain":
             raise ConfigError(f"run '{run.name}' is a {run.spec().kind} run", "only pretrainings resume this way")

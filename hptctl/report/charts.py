@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -201,6 +202,11 @@ def heat_map(
         for spine in axes.spines.values():
             spine.set_visible(False)
         return _svg(figure, alt, key)
+
+
+def font_file() -> Path:
+    """DejaVu Sans, which comes with matplotlib."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -136,8 +136,8 @@ def test_a_name_wins_over_a_folder_and_a_path_over_a_name(tmp_path: Path, monkey
     [
         ("flwers", "did you mean 'flowers'"),
         ("no-such-thing", "no such folder"),
-        ("./missing", "no such folder or zip file: ./missing"),
-        ("missing.zip", "no such folder or zip file: missing.zip"),
+        ("./missing", "no such folder, zip file or list: ./missing"),
+        ("missing.zip", "no such folder, zip file or list: missing.zip"),
         ("", "unknown dataset ''"),
     ],
 )

@@ -1,0 +1,361 @@
+"""The cache of decoded images as it lies on the disk: opened, listed, and pruned beside the processes that use it.
+
+An entry that is open holds a shared lock (flock) on its images.bin for as long as its pixels are mapped. Pruning takes
+an entry away only under the exclusive lock, and by one rename, so a process that comes too late finds no entry and
+builds it again. A process that builds holds the lock of its stamp; a `.building-*` whose lock is free was left behind.
+
+Lock files stay: they are empty, and removing one that somebody waits for would let two processes build at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from hpt.places import cache_folder
+
+State = Literal["whole", "damaged", "being built", "abandoned"]
+
+BUILDING, REMOVED = ".building-", ".removed-"
+PUBLISH_LOCK = "publish.lock"
+
+
+class Damaged(Exception):
+    """What lies in the cache does not hold what it should, and why."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an entry says of its pixels; the fields are those of `cache.Entry`."""
+
+    names: tuple[str, ...]
+    quarantined: tuple[tuple[str, str], ...]
+    sizes: npt.NDArray[np.int64]
+    digests: npt.NDArray[np.uint8]
+    sums: npt.NDArray[np.uint64]
+
+    @property
+    def bytes(self) -> int:
+        """What images.bin must hold."""
+        return int(3 * self.sizes.prod(axis=1).sum())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One entry of the cache, or what a process left that was killed."""
+
+    path: Path
+    state: State
+    reason: str
+    """Of damage."""
+    in_use: bool
+    """Open in some process, this one included."""
+    datasets: tuple[str, ...]
+    """What it was read for: paths, or names of the catalogue; several where the same images lie in several places, and
+    none where that was not noted."""
+    images: int | None
+    """None where it cannot be told; so `side`, the shorter side that was asked for."""
+    side: int | None
+    bytes: int
+    used: float
+    """When a dataset was last opened from it, in seconds of the clock; when it was built, if the cache could not be
+    written since."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was taken away, or would be."""
+
+    removed: tuple[Stored, ...]
+    in_use: tuple[Stored, ...]
+    """What should have gone, but is open."""
+    stamps: int
+    """Stamps without an entry."""
+
+
+def images_folder() -> Path:
+    """Where the entries lie."""
+    return cache_folder() / "images"
+
+
+def read_index(path: Path) -> Index:
+    """The index of an entry whose images.bin has the right length.
+
+    Raises:
+        Damaged: something does not fit. FileNotFoundError: a file, or the entry, is not there.
+    """
+    try:
+        facts = json.loads((path / "index.json").read_bytes())
+        # Opened here, because np.load leaves a damaged file open.
+        with (path / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in ("sizes", "digests", "sums")}
+        index = Index(
+            names=tuple(facts["names"]),
+            quarantined=tuple((name, reason) for name, reason in facts["quarantined"]),
+            **arrays,
+        )
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise Damaged(f"its index: {error}") from None
+    if any(len(array) != len(index.names) for array in arrays.values()):
+        raise Damaged("its index is incomplete")
+    size = (path / "images.bin").stat().st_size
+    if size != index.bytes:
+        raise Damaged(f"images.bin has {size:,} bytes instead of {index.bytes:,}")
+    return index
+
+
+def open_pixels(path: Path) -> BinaryIO:
+    """`images.bin` of an entry, which is not pruned while this file, or a map of it, is open.
+
+    Raises:
+        FileNotFoundError: it was pruned.
+    """
+    while True:
+        file = (path / "images.bin").open("rb")
+        try:
+            with suppress(OSError):  # a file system without locks, on which nothing in use is pruned either
+                fcntl.flock(file, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(file.fileno()), (path / "images.bin").stat()):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # pruned and built again since it was opened
+
+
+def entry_of(stamp: Path) -> tuple[str, str]:
+    """The entry that a stamp points to, and the dataset it was last read for ("" where that is not known).
+
+    Raises:
+        Damaged: the stamp is not whole. FileNotFoundError: there is none.
+    """
+    try:
+        facts = json.loads(stamp.read_bytes())
+        return str(facts["entry"]), str(facts.get("dataset", ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(str(error)) from None
+
+
+def touch(path: Path) -> None:
+    """Note that an entry was used, where the cache can be written."""
+    with suppress(OSError):
+        os.utime(path / "index.json")
+
+
+def entries() -> list[Stored]:
+    """What lies in the cache, the last used first."""
+    folder = images_folder()
+    datasets: dict[str, set[str]] = {}
+    for stamp in folder.glob("*.json"):
+        with suppress(Damaged, FileNotFoundError):
+            key, dataset = entry_of(stamp)
+            datasets.setdefault(key, set()).update({dataset} - {""})
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # gone meanwhile
+            if path.name.startswith((BUILDING, REMOVED)):
+                found.append(_unfinished(path))
+            elif re.fullmatch("[0-9a-f]{32}", path.name):
+                found.append(_entry(path, datasets.get(path.name, set())))
+    return sorted(found, key=lambda stored: (-stored.used, stored.path.name))
+
+
+def prune(
+    *,
+    unused_for: float | None = None,
+    max_bytes: int | None = None,
+    everything: bool = False,
+    dry_run: bool = False,
+) -> Pruned:
+    """Remove what is damaged or abandoned, and of the whole entries, the longest unused first, those that were not
+    used for `unused_for` seconds, or are too much for `max_bytes` of all that lies in the cache, or everything.
+
+    What another process has open or is building stays, and counts for `max_bytes`.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    found = entries()
+    doomed = [stored for stored in found if stored.state in ("damaged", "abandoned")]
+    left = sum(stored.bytes for stored in found) - sum(stored.bytes for stored in doomed if not stored.in_use)
+    now = time.time()
+    for stored in reversed([stored for stored in found if stored.state == "whole"]):
+        unused = unused_for is not None and now - stored.used > unused_for
+        if everything or unused or (max_bytes is not None and left > max_bytes):
+            doomed.append(stored)
+            left -= 0 if stored.in_use else stored.bytes
+    removed: list[Stored] = []
+    in_use: list[Stored] = []
+    for stored in doomed:
+        gone = not stored.in_use and (dry_run or _remove(stored))
+        (removed if gone else in_use).append(stored)
+    keys = {stored.path.name for stored in removed}
+    return Pruned(tuple(removed), tuple(in_use), _prune_stamps(keys, dry_run=dry_run))
+
+
+def _entry(path: Path, datasets: set[str]) -> Stored:
+    about = _about(path)
+    try:
+        used = (path / "index.json").stat().st_mtime
+    except FileNotFoundError:
+        used = path.stat().st_mtime
+    state: State = "whole"
+    reason, images = "", None
+    try:
+        images = len(read_index(path).names)
+    except Damaged as error:
+        state, reason = "damaged", str(error)
+    except FileNotFoundError as error:
+        path.stat()  # pruned meanwhile, or does it only lack a file?
+        state, reason = "damaged", f"{Path(error.filename).name} is missing"
+    with _alone(path) as free:
+        in_use = not free
+    return Stored(
+        path=path,
+        state=state,
+        reason=reason,
+        in_use=in_use,
+        datasets=tuple(sorted(datasets)) or ((about["dataset"],) if about.get("dataset") else ()),
+        images=images,
+        side=about.get("side"),
+        bytes=_size(path),
+        used=used,
+    )
+
+
+def _unfinished(path: Path) -> Stored:
+    with _builder(path) as free:
+        building = not free
+    about = _about(path)
+    return Stored(
+        path=path,
+        state="being built" if building else "abandoned",
+        reason="",
+        in_use=building,
+        datasets=(about["dataset"],) if about.get("dataset") else (),
+        images=None,
+        side=about.get("side"),
+        bytes=_size(path),
+        used=max(file.stat().st_mtime for file in (path, *path.iterdir())),
+    )
+
+
+def _remove(stored: Stored) -> bool:
+    """Take it away, unless somebody uses it by now."""
+    path = stored.path
+    if stored.state == "abandoned":
+        with _builder(path) as free:
+            if free:
+                _delete(path)
+            return free
+    with FileLock(path.parent / PUBLISH_LOCK), _alone(path) as free:
+        if not free:
+            return False
+        gone = path.with_name(REMOVED + uuid.uuid4().hex)
+        try:
+            path.rename(gone)
+        except FileNotFoundError:  # another prune was first
+            return True
+    _delete(gone)
+    return True
+
+
+def _delete(path: Path) -> None:
+    with suppress(FileNotFoundError):  # another prune deletes it too
+        shutil.rmtree(path)
+
+
+def _prune_stamps(gone: set[str], *, dry_run: bool) -> int:
+    """Remove stamps that point to nothing; `gone` are entries that are no more, or would be."""
+    folder = images_folder()
+
+    def dangles(stamp: Path) -> bool:
+        try:
+            key, _ = entry_of(stamp)
+        except FileNotFoundError:
+            return False
+        except Damaged:
+            return True
+        return (dry_run and key in gone) or not (folder / key).is_dir()
+
+    count = 0
+    for stamp in folder.glob("*.json"):
+        if dangles(stamp):
+            with _unless_held(stamp.with_suffix(".lock")) as free:  # else a process is about to write it
+                if free and dangles(stamp):
+                    count += 1
+                    if not dry_run:
+                        stamp.unlink()
+    return count
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether no process has the entry open; while the block runs, none opens it."""
+    pixels = path / "images.bin"
+    try:
+        # NFS gives an exclusive lock only on a file that can be written.
+        file = pixels.open("r+b" if os.access(pixels, os.W_OK) else "rb")
+    except FileNotFoundError:
+        yield True
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or a file system without locks: who knows
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _builder(path: Path) -> Iterator[bool]:
+    """Whether no process builds in a `.building-*`; while the block runs, none does."""
+    if path.name.startswith(REMOVED):
+        yield True
+    else:
+        with _unless_held(path.with_name(path.name.removeprefix(BUILDING) + ".lock")) as free:
+            yield free
+
+
+@contextmanager
+def _unless_held(path: Path) -> Iterator[bool]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except OSError:  # held, or a folder that cannot be written
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What was noted when the entry was begun; nothing of one from before notes were taken."""
+    try:
+        about = json.loads((path / "about.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())

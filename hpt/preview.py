@@ -1,0 +1,97 @@
+"""What a run would see of some images: as they lie in the cache, the test view, and random views as pretraining draws
+them; as 8-bit pixels, for a person to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hpt import augment
+from hpt.config import PretrainConfig
+from hpt.data.cache import Images
+from hpt.data.dataset import Dataset
+from hpt.data.listing import unlabelled
+from hpt.data.splits import Indices
+from hpt.errors import ConfigError, DataError, did_you_mean
+from hpt.randomness import generator
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image, as a run sees it."""
+
+    cached: Pixels
+    """[H, W, 3]"""
+    centre: Pixels
+    """[s, s, 3] the test view."""
+    views: Pixels
+    """[v, s, s, 3] of pretraining."""
+
+
+def choose(dataset: Dataset, split: str, count: int, seed: int) -> Indices:
+    """Up to `count` images of a split, drawn by `seed`, one of each class before a second of any; sorted by class.
+
+    Raises:
+        ConfigError: no such split. DataError: it has no images.
+    """
+    if split not in dataset.splits:
+        known = ", ".join(dataset.splits)
+        raise ConfigError(f"unknown split '{split}'{did_you_mean(split, dataset.splits)}", f"choose one of {known}")
+    rows = dataset.splits[split]
+    if not len(rows):
+        there = ", ".join(name for name, indices in dataset.splits.items() if len(indices))
+        raise DataError(f"{dataset.name} has no {split} images", f"choose one of {there}")
+    rows = rows[torch.randperm(len(rows), generator=generator(seed, "preview images")).numpy()]
+    if dataset.labels.ndim == 2:
+        return np.sort(rows[:count])
+    turn = np.zeros(len(rows), dtype=np.int64)
+    for label in np.unique(dataset.labels[rows]):
+        mine = dataset.labels[rows] == label
+        turn[mine] = np.arange(mine.sum())
+    chosen = rows[np.argsort(turn, kind="stable")][:count]
+    by_class: Indices = chosen[np.lexsort((chosen, dataset.labels[chosen]))]
+    return by_class
+
+
+def class_names(dataset: Dataset, index: int) -> str:
+    """The class of an image, or its classes; empty where it is unlabelled."""
+    if unlabelled(dataset.labels[[index]])[0]:
+        return ""
+    if dataset.labels.ndim == 1:
+        return dataset.classes[int(dataset.labels[index])]
+    return ", ".join(dataset.classes[i] for i in np.flatnonzero(dataset.labels[index] > 0)) or "no class"
+
+
+def look(images: Images, config: PretrainConfig, views: int) -> list[Seen]:
+    """Each of the images, with `views` random views by the configuration's augmentation and seed."""
+    indices = range(len(images))
+    raw = images.batch(indices)
+    size, mean, std = config.image_size, images.mean, images.std
+    drawn = []
+    for number in range(views):
+        uniform = augment.draw(len(images), generator(config.seed, "preview", number))
+        view = augment.parameters(uniform, raw.sizes, config.augment)
+        seen = augment.train_view(raw, view, size, mean, std, config.augment.blur_sigma[1])
+        drawn.append(_pixels(seen, images))
+    centre = _pixels(augment.centre_view(raw, size, mean, std), images)
+    return [
+        Seen(
+            cached=raw.pixels[i, :, :height, :width].permute(1, 2, 0).numpy(),
+            centre=centre[i],
+            views=np.stack([view[i] for view in drawn]),
+        )
+        for i, (height, width) in zip(indices, raw.sizes.tolist(), strict=True)
+    ]
+
+
+def _pixels(views: Tensor, images: Images) -> Pixels:
+    """Normalised [n, 3, s, s] -> [n, s, s, 3] of 0 to 255."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (images.mean, images.std))
+    shown: Pixels = (views * std + mean).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return shown
