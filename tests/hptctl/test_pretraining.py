@@ -56,7 +56,7 @@ def test_two_processes_compute_what_one_does(hptctl, workplace: Path, digits_fol
     arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "5")
     gentle = (
         "--set",
-        "optimizer.lr=0.003",
+        "optimizer.lr=0.001",
         "--set",
         "moco.bn_group=8",
     )  # float noise grows with the learning rate
