@@ -202,6 +202,9 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         arm = f"weights {Path(params.get('weights', '')).name}".strip()
     else:
         arm = strategy if own else f"{strategy} on {pretrain_dataset}"
+    policy = source.params.get("augment.policy", "baseline") if source else "baseline"
+    if policy != "baseline":
+        arm += f" {policy}"  # a row of the robustness study is an arm of its own
     backbone, size = params.get("backbone", ""), params.get("image_size", "")
     config = {f"config.{key}": value for key, value in params.items()}
     return {

@@ -371,6 +371,22 @@ def test_runs_of_other_image_sizes_or_other_base_weights_do_not_share_a_figure()
     }
 
 
+def test_a_policy_of_the_robustness_study_is_an_arm_of_its_own() -> None:
+    def record(id: str, kind: str, top1: float, params: dict[str, str], **tags: str) -> tracking.Record:
+        return tracking.Record(
+            id, id, kind, "FINISHED", T0, T0 + 1, "e", "0",
+            params={"backbone": "resnet18", "image_size": "64"} | params,
+            metrics={"test/top1": top1, "val/top1": top1},
+            tags={"strategy": "hpt", "dataset": "d", "pretrain_dataset": "d", "metric": "top1"} | tags,
+        )  # fmt: skip
+
+    policies = {"baseline": 0.7, "crop-only": 0.4}
+    pretrained = [record(name, "pretrain", 0, {"augment.policy": name}) for name in policies]
+    probes = [record(f"probe {name}", "linear", top1, {}, source_id=name) for name, top1 in policies.items()]
+    found = {c.arm: c.mean for c in cells(tidy([*pretrained, *probes]))}
+    assert found == {"hpt": 0.7, "hpt crop-only": 0.4}
+
+
 def test_a_sweep_shows_its_trials_by_val_and_the_test_of_the_winner_alone(html: str) -> None:
     header, *rows = table(html, "Trials by val top-1 accuracy; test is computed once, for the winner")
     assert header == ["trial", "learning rate", "schedule", "val", "test", "state"]
