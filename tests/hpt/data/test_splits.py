@@ -92,4 +92,8 @@ def test_unlabelled_images_all_stay_in_train() -> None:
 def test_a_set_with_several_labels_per_image_is_cut_as_a_whole() -> None:
     labels = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(np.float32)
     splits = complete("set", [f"{i}" for i in range(50)], labels, ["train"] * 50, 0)
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 35, "val": 5, "test": 10}
+    sizes = {split: len(rows) for split, rows in splits.items()}
+    assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(50))
+    for split, wanted in {"train": 35, "val": 5, "test": 10}.items():  # keeping every class's share moves a few images
+        assert abs(sizes[split] - wanted) <= 2
+        assert labels[splits[split]].any(axis=0).all()

@@ -96,7 +96,7 @@ def test_an_image_has_one_name_however_its_path_is_written(tmp_path: Path) -> No
         "a//2.png",
         "b/../a/3.png",
         f"{root}/a/4.png",
-        f"{tmp_path}/link/a/5.png",
+        "a/./5.png",
         "../set/a/6.png",
         "jump/../away/x.png",  # as the disk has it: the folder above the link's target
         f"{tmp_path}/far/away/./y.png",
@@ -248,7 +248,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
     [
         ("my.csv", [], "my.csv is empty"),
         ("my.csv", ["path,label"], "lists no images: it has a header only"),
-        ("my.csv", ["a/1.png,cat", "a/2.png,dog"], "no column of paths: its header reads 'a/1.png', 'cat'; name one"),
+        ("my.csv", ["a/1.png,cat", "a/2.png,dog"], "no column of paths: its header reads 'a/1.png', 'cat'"),
         ("my.csv", ["imge,label"], "reads 'imge', 'label' (did you mean 'image'?)"),
         ("my.csv", ["path;label", "1.png;cat"], "not separated by commas: its header reads 'path;label'"),
         ("my.tsv", ["path,label", "1.png,cat"], "no column of paths: its header reads 'path,label'"),
