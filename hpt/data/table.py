@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpt.data.folder import SPLIT_FOLDERS, Folder
+from hpt.data.folder import EXTENSIONS, SPLIT_FOLDERS, Folder
 from hpt.data.listing import SPLITS, Labels, Listing, Split, unlabelled
 from hpt.errors import DataError, did_you_mean
 
@@ -235,7 +235,8 @@ def _no_path(header: list[str], path: Path) -> DataError:
             f"{path} is not separated by commas: its header reads '{alone}'",
             "write it with commas, or with tabs as a .tsv",
         )
-    guess = next((hint for hint in (did_you_mean(name, PATH) for name in header) if hint), "")
+    is_data = any(Path(name).suffix.lower() in EXTENSIONS for name in header)
+    guess = "" if is_data else next((hint for hint in (did_you_mean(name, PATH) for name in header) if hint), "")
     return DataError(
         f"{path} has no column of paths: its header reads {_some(header)}{guess}",
         f"name one column {PATH[0]} (or {', '.join(PATH[1:])}), or name a list without a header .txt",
@@ -271,17 +272,22 @@ class _Places:
 
     def _folder(self, text: str) -> tuple[str, str]:
         path = Path(self._root, text)
-        # Followed on the disk, since `link/..` is not where `link` is.
-        place = _slash(os.path.realpath(path) if ".." in path.parts else str(path))
-        inside = [place.removeprefix(folder) for folder in self._above if place.startswith(folder)]
-        if inside:
-            found = inside[0], inside[0]
+        place = _slash(str(path))
+        inside = None if ".." in path.parts else self._inside(place)
+        if inside is None:
+            real = _slash(os.path.realpath(path))  # on the disk `link/..` is not where `link` is
+            inside = self._inside(real)
+        if inside is not None:
+            found = inside, inside
         elif Path(text).is_absolute():
-            found = place, place
+            found = real, real if ".." in path.parts else place
         else:
-            found = place, _slash(os.path.relpath(place, self._root))
+            found = real, _slash(os.path.relpath(real, self._root))
         self._known[text] = found
         return found
+
+    def _inside(self, place: str) -> str | None:
+        return next((place.removeprefix(above) for above in self._above if place.startswith(above)), None)
 
 
 def _slash(folder: str) -> str:

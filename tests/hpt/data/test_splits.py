@@ -89,6 +89,39 @@ def test_unlabelled_images_all_stay_in_train() -> None:
     }
 
 
+def test_a_rare_class_of_several_per_image_reaches_every_split() -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random((1000, 40)) < 0.5 / np.arange(1, 41)).astype(np.float32)
+    labels[:, 39] = 0
+    labels[[3, 500, 900], 39] = 1
+    names = [f"{i}" for i in range(1000)]
+    splits = complete("set", names, labels, ["train"] * 1000, 0)
+    assert {split: len(rows) for split, rows in splits.items()} == pytest.approx(
+        {"train": 700, "val": 100, "test": 200}, abs=5
+    )
+    assert all(labels[rows].any(axis=0).all() for rows in splits.values())
+    common = labels.sum(axis=0) > 50
+    for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+        np.testing.assert_allclose((labels[splits[split]].sum(axis=0) / labels.sum(axis=0))[common], share, atol=0.02)
+    order = random.permutation(1000)
+    again = complete("set", [names[i] for i in order], labels[order], ["train"] * 1000, 0)
+    assert all(np.array_equal(np.sort(order[again[split]]), rows) for split, rows in splits.items())
+    other = complete("set", names, labels, ["train"] * 1000, 1)
+    assert fingerprint(names, splits) != fingerprint(names, other)
+
+
+def test_images_with_one_of_several_labels_each_are_cut_as_single_labels() -> None:
+    names, single, splits = cut([400, 100, 10])
+    sets = complete("set", names, np.eye(3, dtype=np.float32)[single], ["train"] * 510, 0)
+    assert counts(single, sets) == counts(single, splits)
+
+
+def test_a_multi_label_train_without_labels_stays_whole() -> None:
+    labels = np.full((10, 3), np.nan, dtype=np.float32)
+    splits = complete("set", [f"{i}" for i in range(10)], labels, ["train"] * 10, 0)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 10, "val": 0, "test": 0}
+
+
 def test_a_set_with_several_labels_per_image_is_cut_as_a_whole() -> None:
     labels = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(np.float32)
     splits = complete("set", [f"{i}" for i in range(50)], labels, ["train"] * 50, 0)
