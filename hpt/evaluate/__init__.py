@@ -39,7 +39,7 @@ class Evaluation:
     facts: dict[str, str]
     """What the figures rest on: labels used, images, what val chose."""
     scores: dict[str, Tensor] = field(default_factory=dict)
-    """`val`, `test`: [R, n, C] scores of each rerun."""
+    """`val`, `test`: [R, n, C] logits of each rerun; kNN's are the log of its votes, -inf for none."""
 
 
 def evaluate(
@@ -119,7 +119,8 @@ def evaluate(
             for name, some in kinds.items()
         }
         bank, labels = features_of.pop("train"), train[1].to(device)
-        scores = {name: knn_scores(bank, labels, f, classes, config.knn).cpu()[None] for name, f in features_of.items()}
+        votes = {name: knn_scores(bank, labels, f, classes, config.knn).cpu() for name, f in features_of.items()}
+        scores = {name: each.log()[None] for name, each in votes.items()}  # as logits: a softmax gives the votes
         facts["chosen"] = f"k={min(config.knn.k, len(bank))}"
     facts |= {f"{name}_images": str(each.shape[1]) for name, each in scores.items()}
     metrics: dict[str, float] = {}
