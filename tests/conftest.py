@@ -24,6 +24,32 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own: the folder of its images."""
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "images"
+
+
+def grey_images(root: Path, *names: str) -> Path:
+    """Small images, each of its own grey."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 5), number % 256).save(path)
+    return root
+
+
+def noise_images(root: Path, count: int, seed: int = 0) -> Path:
+    """Two classes of noise, 20 x 16 pixels."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        path = root / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(path)
+    return root
+
+
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`0/ 1/ 2/` with 40 scans of handwritten digits each, PNG, 16 px."""

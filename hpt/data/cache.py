@@ -39,7 +39,7 @@ from filelock import FileLock, Timeout
 
 from hpt.callbacks import Progress
 from hpt.data import cache_store, decode
-from hpt.data.cache_store import Damaged
+from hpt.data.cache_store import Damaged, Index
 from hpt.data.listing import Listing, Read, Unreadable
 from hpt.files import sync, write_text
 
@@ -65,39 +65,61 @@ class RawBatch:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One entry of the cache, open."""
+class Pixels:
+    """Images of any sizes, one after the other: in a map, or in the memory of a device."""
 
-    names: tuple[str, ...]
-    quarantined: tuple[tuple[str, str], ...]
-    """Name and reason of each image that could not be read; they are not in `names`."""
+    flat: torch.Tensor
+    """uint8, [3, H, W] after [3, H, W]."""
     sizes: npt.NDArray[np.int64]
     """[N, 2] height and width."""
-    digests: npt.NDArray[np.uint8]
-    """[N, 16] of the files' bytes."""
-    sums: npt.NDArray[np.uint64]
-    """[N, 2, 3] sum of the pixels and of their squares, per channel."""
-    pixels: npt.NDArray[np.uint8]
-    """Flat, mapped read-only: [3, H, W] after [3, H, W]."""
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """[N] where each image starts in `pixels`."""
+        """[N] where each image starts in `flat`."""
         lengths = 3 * self.sizes.prod(axis=1)
         offsets: npt.NDArray[np.int64] = np.cumsum(lengths) - lengths
         return offsets
 
     @cached_property
-    def equal(self) -> npt.NDArray[np.uint8] | None:
-        """`pixels` as [N, 3, H, W] where all images are of one size."""
+    def equal(self) -> torch.Tensor | None:
+        """`flat` as [N, 3, H, W] where all images are of one size."""
         if (self.sizes == self.sizes[0]).all():
-            return self.pixels.reshape(-1, 3, *self.sizes[0])
+            return self.flat.view(-1, 3, *self.sizes[0].tolist())
         return None
 
-    def image(self, row: int) -> npt.NDArray[np.uint8]:
-        """[3, H, W], a view of the map."""
-        height, width = self.sizes[row]
-        return self.pixels[self.offsets[row] :][: 3 * height * width].reshape(3, height, width)
+    def image(self, row: int) -> torch.Tensor:
+        """[3, H, W], a view."""
+        height, width = self.sizes[row].tolist()
+        start = int(self.offsets[row])
+        return self.flat[start : start + 3 * height * width].view(3, height, width)
+
+    def batch(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
+        """A copy of some images; images of one size cost one gather, others a copy each and the padding."""
+        rows = np.asarray(rows, dtype=np.int64)
+        sizes = self.sizes[rows]
+        if self.equal is not None:
+            picked = torch.from_numpy(rows).to(self.flat.device, non_blocking=True)
+            return RawBatch(self.equal.index_select(0, picked), torch.from_numpy(sizes))
+        pixels = self.flat.new_zeros(len(rows), 3, *sizes.max(axis=0).tolist())
+        for padded, row, (height, width) in zip(pixels, rows.tolist(), sizes.tolist(), strict=True):
+            padded[:, :height, :width] = self.image(row)
+        return RawBatch(pixels, torch.from_numpy(sizes))
+
+    def on(self, device: torch.device, rows: npt.NDArray[np.int64]) -> Pixels:
+        """A copy of some images in the memory of a device."""
+        sizes = self.sizes[rows]
+        copy = Pixels(torch.empty(int(3 * sizes.prod(axis=1).sum()), dtype=torch.uint8, device=device), sizes)
+        for place, row in enumerate(rows.tolist()):
+            copy.image(place).copy_(self.image(row))
+        return copy
+
+
+@dataclass(frozen=True)
+class Entry(Index):
+    """One entry of the cache, open."""
+
+    pixels: Pixels
+    """Mapped, and not to be written to."""
 
     def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[RGB, RGB]:
         """Mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
@@ -136,46 +158,12 @@ class Images:
         return Images(self._entry, self._rows[np.asarray(indices, dtype=np.int64)], self.mean, self.std)
 
     def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
-        """A copy of some images; images of one size cost one gather, others a copy each and the padding."""
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        sizes = self._entry.sizes[rows]
-        if self._entry.equal is not None:
-            return RawBatch(torch.from_numpy(self._entry.equal[rows]), torch.from_numpy(sizes))
-        pixels = np.zeros((len(rows), 3, *sizes.max(axis=0)), dtype=np.uint8)
-        for padded, row, (height, width) in zip(pixels, rows, sizes, strict=True):
-            padded[:, :height, :width] = self._entry.image(row)
-        return RawBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
+        """A copy of some images."""
+        return self._entry.pixels.batch(self._rows[np.asarray(indices, dtype=np.int64)])
 
-
-class Resident:
-    """Images in the memory of a device: for small sets that are visited many times."""
-
-    def __init__(self, images: Images, device: torch.device) -> None:
-        entry, rows = images._entry, images._rows
-        self._sizes = torch.from_numpy(entry.sizes[rows])
-        lengths = 3 * self._sizes.prod(dim=1)
-        ends = lengths.cumsum(0)
-        self._offsets = ends - lengths
-        self._flat = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
-        for first in range(0, len(rows), CHUNK):  # copies: the map is read-only, which torch does not know
-            some = [entry.image(row).ravel() for row in rows[first : first + CHUNK]]
-            start = int(self._offsets[first])
-            together = torch.from_numpy(np.concatenate(some))
-            self._flat[start : start + len(together)] = together.to(device)
-        self._equal = bool((self._sizes == self._sizes[0]).all())
-
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
-        """As `Images.batch`, with the pixels on the device."""
-        rows = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        sizes = self._sizes[rows]
-        if self._equal:
-            every = self._flat.view(-1, 3, *self._sizes[0].tolist())
-            return RawBatch(every[rows.to(every.device, non_blocking=True)], sizes)
-        pixels = self._flat.new_zeros(len(rows), 3, *sizes.max(dim=0).values.tolist())
-        places = zip(self._offsets[rows].tolist(), sizes.tolist(), strict=True)
-        for padded, (start, (height, width)) in zip(pixels, places, strict=True):
-            padded[:, :height, :width] = self._flat[start : start + 3 * height * width].view(3, height, width)
-        return RawBatch(pixels, sizes)
+    def on(self, device: torch.device) -> Pixels:
+        """The images in the memory of a device, under the same indices: for small sets that are visited many times."""
+        return self._entry.pixels.on(device, self._rows)
 
 
 def open_or_build(listing: Listing, side: int, progress: Progress | None = None, *, dataset: str = "") -> Entry:
@@ -249,11 +237,12 @@ def _find(folder: Path, stamp: str, dataset: str) -> Entry | None:
 
 def _open(path: Path) -> Entry:
     index = cache_store.read_index(path)
-    pixels: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+    flat: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
     if index.bytes:  # an empty file cannot be mapped
         with cache_store.open_pixels(path) as file:  # the map keeps the file open, and so its lock
-            pixels = np.memmap(file, dtype=np.uint8, mode="r")
-    return Entry(**vars(index), pixels=pixels)
+            # A private map: torch warns of one that it could not write to.
+            flat = np.memmap(file, dtype=np.uint8, mode="c")
+    return Entry(**vars(index), pixels=Pixels(torch.from_numpy(flat), index.sizes))
 
 
 def _publish(building: Path, place: Path) -> Entry:

@@ -42,13 +42,17 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Index:
-    """What an entry says of its pixels; the fields are those of `cache.Entry`."""
+    """What an entry says of its pixels."""
 
     names: tuple[str, ...]
     quarantined: tuple[tuple[str, str], ...]
+    """Name and reason of each image that could not be read; they are not in `names`."""
     sizes: npt.NDArray[np.int64]
+    """[N, 2] height and width."""
     digests: npt.NDArray[np.uint8]
+    """[N, 16] of the files' bytes."""
     sums: npt.NDArray[np.uint64]
+    """[N, 2, 3] sum of the pixels and of their squares, per channel."""
 
     @property
     def bytes(self) -> int:

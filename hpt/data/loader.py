@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpt.data.cache import Images, RawBatch, Resident
+from hpt.data.cache import Images, Pixels, RawBatch
 from hpt.errors import DataError
 from hpt.randomness import generator
 
@@ -89,11 +89,11 @@ class Feed:
         self.mean, self.std = images.mean, images.std
         self._device = device
         self._plan = plan
-        self._images: Images | Resident = images
+        self._images: Images | Pixels = images
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             if images.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-                self._images = Resident(images, device)
+                self._images = images.on(device)
             self._stream = torch.cuda.Stream(device)
             self._stream.wait_stream(torch.cuda.current_stream(device))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")

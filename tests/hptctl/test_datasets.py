@@ -26,9 +26,8 @@ from hptctl.report import sheet
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three classes of drawn shapes, 8 of each, two sizes; entered, with a cache of its own."""
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     for number in range(64):
         name = OUTLINE_NAMES[number % len(OUTLINE_NAMES)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import noise_images
 from PIL import Image
 
 from hpt.config import DataConfig
@@ -21,23 +22,12 @@ from hpt.data.dataset import Dataset, load
 
 IMAGES = 30
 CONFIG = DataConfig()
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "images"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of noise, 20 x 16 pixels."""
-    random = np.random.default_rng(0)
-    for number in range(IMAGES):
-        path = tmp_path / "noise" / "ab"[number % 2] / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "noise"
+    return noise_images(tmp_path / "noise", IMAGES)
 
 
 class Counter:

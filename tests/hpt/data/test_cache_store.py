@@ -10,10 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import noise_images
 
 from hpt.config import DataConfig
 from hpt.data.cache_store import entries, prune
@@ -21,27 +20,12 @@ from hpt.data.dataset import Dataset, load
 
 IMAGES = 30
 DAY = 86_400.0
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "images"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return noise(tmp_path / "noise", seed=0)
-
-
-def noise(root: Path, seed: int, images: int = IMAGES) -> Path:
-    """Two classes of noise, 20 x 16 pixels."""
-    random = np.random.default_rng(seed)
-    for number in range(images):
-        path = root / "ab"[number % 2] / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(path)
-    return root
+    return noise_images(tmp_path / "noise", IMAGES)
 
 
 def opened(path: Path) -> Dataset:
@@ -132,7 +116,7 @@ def test_an_entry_from_before_notes_were_taken_is_listed_and_opened(folder: Path
 
 def test_the_longest_unused_go_first_until_the_rest_fits_and_a_dry_run_leaves_all(tmp_path: Path) -> None:
     for age in (1, 20, 5):
-        root = noise(tmp_path / f"{age} days", seed=age)
+        root = noise_images(tmp_path / f"{age} days", IMAGES, seed=age)
         opened(root)
         last_used(entries()[0].path, days_ago=age)
     sizes = [stored.bytes for stored in entries()]
@@ -155,7 +139,9 @@ def test_the_longest_unused_go_first_until_the_rest_fits_and_a_dry_run_leaves_al
 
 
 def test_what_is_damaged_or_points_nowhere_goes_and_what_is_whole_stays(tmp_path: Path, own_cache: Path) -> None:
-    whole, cut, gone = (noise(tmp_path / name, seed) for seed, name in enumerate(("whole", "cut", "gone")))
+    whole, cut, gone = (
+        noise_images(tmp_path / name, IMAGES, seed) for seed, name in enumerate(("whole", "cut", "gone"))
+    )
     for root in (whole, cut, gone):
         opened(root)
     place = {Path(stored.datasets[0]).name: stored.path for stored in entries()}

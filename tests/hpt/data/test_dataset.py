@@ -7,31 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import grey_images
 
 from hpt.config import DataConfig
 from hpt.data.dataset import load
 from hpt.errors import DataError
 
 CONFIG = DataConfig()
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
-
-
-def images(root: Path, *names: str) -> Path:
-    """Small images, each of its own grey."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (6, 5), number % 256).save(path)
-    return root
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def classes(root: Path, count: int = 20) -> Path:
-    return images(root, *(f"{'ab'[i % 2]}/{i:03d}.png" for i in range(count)))
+    return grey_images(root, *(f"{'ab'[i % 2]}/{i:03d}.png" for i in range(count)))
 
 
 def test_class_folders_are_split_and_labelled(tmp_path: Path) -> None:
@@ -62,7 +49,7 @@ def test_the_split_seed_moves_the_split_and_leaves_the_fingerprint(tmp_path: Pat
 
 
 def test_a_split_that_is_cut_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    images(tmp_path / "set", *(f"train/a/{i}.png" for i in range(8)), "test/a/8.png", "test/a/9.png")
+    grey_images(tmp_path / "set", *(f"train/a/{i}.png" for i in range(8)), "test/a/8.png", "test/a/9.png")
     with caplog.at_level(logging.INFO, logger="hpt.data"):
         dataset = load(str(tmp_path / "set"), CONFIG, side=8)
     assert {split: len(rows) for split, rows in dataset.splits.items()} == {"train": 7, "val": 1, "test": 2}
@@ -70,13 +57,13 @@ def test_a_split_that_is_cut_is_noted(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_other_labels_are_another_fingerprint(tmp_path: Path) -> None:
-    one = load(str(images(tmp_path / "1", "a/x.png", "b/y.png")), CONFIG, side=8)
-    two = load(str(images(tmp_path / "2", "a/x.png", "c/y.png")), CONFIG, side=8)
+    one = load(str(grey_images(tmp_path / "1", "a/x.png", "b/y.png")), CONFIG, side=8)
+    two = load(str(grey_images(tmp_path / "2", "a/x.png", "c/y.png")), CONFIG, side=8)
     assert one.fingerprint != two.fingerprint
 
 
 def test_unlabelled_images_are_for_pretraining_only(tmp_path: Path) -> None:
-    dataset = load(str(images(tmp_path / "flat", "1.png", "2.png", "3.png")), CONFIG, side=8)
+    dataset = load(str(grey_images(tmp_path / "flat", "1.png", "2.png", "3.png")), CONFIG, side=8)
     assert dataset.classes == ()
     assert dataset.labels.tolist() == [-1, -1, -1]
     assert len(dataset.pretraining_images()) == 3

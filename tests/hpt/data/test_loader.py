@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hpt.config import DataConfig
-from hpt.data.cache import Images, Resident
+from hpt.data.cache import Images
 from hpt.data.dataset import load
 from hpt.data.loader import AHEAD, Feed
 
@@ -19,8 +19,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=[((16, 20),), ((16, 20), (24, 18), (9, 40))], ids=["one size", "several sizes"])
-def images(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+def images(request: pytest.FixtureRequest, tmp_path: Path, own_cache: Path) -> Images:
     random = np.random.default_rng(0)
     (tmp_path / "set").mkdir()
     for number in range(12):
@@ -32,7 +31,7 @@ def images(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def test_images_on_a_device_give_the_batches_of_the_map(images: Images) -> None:
     subset = images.subset([7, 2, 5, 1])
-    resident = Resident(subset, CPU)
+    resident = subset.on(CPU)
     for indices in ([0, 1, 2, 3], [2, 2], [3]):
         ours, theirs = resident.batch(indices), subset.batch(indices)
         assert torch.equal(ours.pixels, theirs.pixels)

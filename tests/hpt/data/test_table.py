@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import grey_images
 
 from hpt.config import DataConfig
 from hpt.data.dataset import Dataset, load
@@ -18,20 +18,7 @@ from hpt.data.table import list_table
 from hpt.errors import DataError
 
 CONFIG = DataConfig()
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
-
-
-def images(root: Path, *names: str) -> Path:
-    """Small images, each of its own grey."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (6, 5), number % 256).save(path)
-    return root
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def written(path: Path, *lines: str) -> Path:
@@ -61,7 +48,7 @@ def same(one: Dataset, two: Dataset) -> None:
 
 @pytest.mark.parametrize("file", ["my.csv", "my.tsv", "my.txt", "my.list"])
 def test_a_list_beside_class_folders_is_the_dataset_that_the_folder_is(tmp_path: Path, file: str) -> None:
-    root = images(tmp_path / "set", *(f"{'ab'[i % 2]}/ü {i:03d}.png" for i in range(40)))
+    root = grey_images(tmp_path / "set", *(f"{'ab'[i % 2]}/ü {i:03d}.png" for i in range(40)))
     names = list_folder(root).names
     separator = "\t" if file == "my.tsv" else ","
     header = [] if file in ("my.txt", "my.list") else [f"Image{separator} Class"]
@@ -77,7 +64,7 @@ def test_a_list_beside_class_folders_is_the_dataset_that_the_folder_is(tmp_path:
 
 def test_a_list_of_split_folders_is_the_dataset_that_the_folder_is(tmp_path: Path) -> None:
     names = [f"{s}/{c}/{i}.png" for s in ("train", "valid", "test") for c in ("cat", "dog") for i in range(3)]
-    root = images(tmp_path / "set", *names)
+    root = grey_images(tmp_path / "set", *names)
     split = {"train": "Train", "valid": "validation", "test": "TEST"}
     lines = [f"{name.split('/')[1]},{split[name.split('/')[0]]},{name}" for name in names]
     same(
@@ -86,9 +73,9 @@ def test_a_list_of_split_folders_is_the_dataset_that_the_folder_is(tmp_path: Pat
 
 
 def test_an_image_has_one_name_however_its_path_is_written(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(images(tmp_path / "set", *(f"a/{i}.png" for i in range(7)), "b/7.png"))
+    (tmp_path / "link").symlink_to(grey_images(tmp_path / "set", *(f"a/{i}.png" for i in range(7)), "b/7.png"))
     root = tmp_path / "set"
-    (root / "jump").symlink_to(images(tmp_path / "far" / "away", "x.png"))
+    (root / "jump").symlink_to(grey_images(tmp_path / "far" / "away", "x.png"))
     lines = [
         "a/0.png",
         "./a/1.png",
@@ -114,7 +101,7 @@ def test_an_image_has_one_name_however_its_path_is_written(tmp_path: Path) -> No
 
 
 def test_a_list_may_lie_elsewhere_and_moves_with_its_images(tmp_path: Path) -> None:
-    images(tmp_path / "one" / "images", *(f"{i:02d}.png" for i in range(20)))
+    grey_images(tmp_path / "one" / "images", *(f"{i:02d}.png" for i in range(20)))
     lines = [f"../images/{i:02d}.png,{'ab'[i % 2]}" for i in range(20)]
     one = load(str(written(tmp_path / "one" / "lists" / "my.csv", "path,label", *lines)), CONFIG, side=8)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -126,13 +113,13 @@ def test_a_list_may_lie_elsewhere_and_moves_with_its_images(tmp_path: Path) -> N
 
 def test_a_link_to_a_list_has_the_images_beside_the_link(tmp_path: Path) -> None:
     written(tmp_path / "store" / "0af3", "1.png", "2.png")
-    root = images(tmp_path / "set", "1.png", "2.png")
+    root = grey_images(tmp_path / "set", "1.png", "2.png")
     (root / "my.txt").symlink_to(tmp_path / "store" / "0af3")
     assert len(load(str(root / "my.txt"), CONFIG, side=8).images) == 2
 
 
 def test_several_classes_in_a_cell_and_columns_of_0_and_1_say_the_same(tmp_path: Path) -> None:
-    names = images(tmp_path, *(f"{i:02d}.png" for i in range(30))) and [f"{i:02d}.png" for i in range(30)]
+    names = grey_images(tmp_path, *(f"{i:02d}.png" for i in range(30))) and [f"{i:02d}.png" for i in range(30)]
     has = np.random.default_rng(0).random((30, 3)) < 0.4
     columns = ["big cat", "dog", "猫"]
     cells = [[name for name, one in zip(columns, row, strict=True) if one] for row in has]
@@ -176,7 +163,7 @@ def test_uncertain_and_blank_count_as_0_and_a_note_counts_them(
     ],
 )
 def test_a_split_whose_labels_are_all_blank_is_unlabelled(tmp_path: Path, lines: list[str], train: object) -> None:
-    images(tmp_path, *(f"{i}.png" for i in range(1, 5)))
+    grey_images(tmp_path, *(f"{i}.png" for i in range(1, 5)))
     path = written(tmp_path / "my.csv", *lines)
     listed = table(list_table(path))
     assert listed["1.png"] == ("train", train)
@@ -191,7 +178,7 @@ def test_a_split_whose_labels_are_all_blank_is_unlabelled(tmp_path: Path, lines:
 
 @pytest.mark.parametrize("lines", [["path", "1.png", "2.png"], ["file,label,split", "1.png,,", "2.png,,"]])
 def test_a_list_without_labels_is_for_pretraining(tmp_path: Path, lines: list[str]) -> None:
-    images(tmp_path, "1.png", "2.png")
+    grey_images(tmp_path, "1.png", "2.png")
     dataset = load(str(written(tmp_path / "my.csv", *lines)), CONFIG, side=8)
     assert (dataset.classes, dataset.task, dataset.labels.tolist()) == ((), "single-label", [-1, -1])
     assert len(dataset.pretraining_images()) == 2
@@ -217,7 +204,7 @@ def test_a_class_that_train_does_not_have_is_told(tmp_path: Path, caplog: pytest
 def test_an_image_that_is_not_there_is_unreadable_until_it_comes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = images(tmp_path / "set", *(f"{i:03d}.png" for i in range(120)))
+    root = grey_images(tmp_path / "set", *(f"{i:03d}.png" for i in range(120)))
     (root / "folder.png").mkdir()
     names = [*(f"{i:03d}.png" for i in range(120)), "folder.png", "gone.png", f"{tmp_path}/gone.png"]
     path = str(written(root / "my.csv", "path,label", *(f"{n},{'ab'[i % 2]}" for i, n in enumerate(names))))
@@ -232,7 +219,7 @@ def test_an_image_that_is_not_there_is_unreadable_until_it_comes(
     assert "3 of 123 images cannot be read" in caplog.text
     with pytest.raises(DataError, match=r"3 of 123 images of my cannot be read.*max_unreadable"):
         load(path, CONFIG, side=8)
-    images(root, "gone.png")
+    grey_images(root, "gone.png")
     assert "gone.png" in load(path, settings, side=8).images.names
 
 
@@ -336,7 +323,7 @@ def test_info_counts_the_images_of_each_class(tmp_path: Path, monkeypatch: pytes
 
     from hptctl.commands.datasets import info
 
-    images(tmp_path, *(f"{i}.png" for i in range(4)))
+    grey_images(tmp_path, *(f"{i}.png" for i in range(4)))
     lines = ["path,split,cat,dog", "0.png,train,1,1", "1.png,train,0,1", "2.png,val,0,1", "3.png,test,0,0"]
     path = str(written(tmp_path / "my.csv", *lines))
     info(path, image_size=16, sets=None, as_json=True)
