@@ -1,4 +1,4 @@
-"""The backbone: a torchvision ResNet up to its pooled features."""
+"""The backbone: a ResNet up to its pooled features."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import models
 
 from hpt.errors import WeightsError, did_you_mean
+from hpt.resnet import ResNet
 
 # Residual blocks of layer1 to layer4 and whether they are bottlenecks (arXiv 1512.03385, table 1).
 _ARCHITECTURES: dict[str, tuple[tuple[int, ...], bool]] = {
@@ -137,10 +137,8 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
 
 
 def _resnet(backbone: str) -> nn.Module:
-    _architecture(backbone)
-    model: nn.Module = getattr(models, backbone)(weights=None, norm_layer=BatchNorm)
-    model.fc = nn.Identity()
-    return model
+    blocks, bottleneck = _architecture(backbone)
+    return ResNet(blocks, bottleneck=bottleneck, norm=BatchNorm)
 
 
 def _architecture(backbone: str) -> tuple[tuple[int, ...], bool]:

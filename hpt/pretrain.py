@@ -21,6 +21,7 @@ from hpt.moco import MoCo
 from hpt.processes import Processes, choose_device, cpu_has_bf16, use_bf16
 from hpt.randomness import generator
 from hpt.schedule import cosine
+from hpt.sgd import SGD
 from hpt.strategies import STRATEGIES
 
 log_ = logging.getLogger("hpt.pretrain")
@@ -167,9 +168,8 @@ class Step:
         if self.device.type in CHANNELS_LAST:
             moco.to(memory_format=torch.channels_last)
         self.trained = [p for p in moco.query.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self.trained, config.base_lr, config.optimizer.momentum, weight_decay=config.optimizer.weight_decay
-        )
+        sgd = config.optimizer
+        self.optimizer = SGD(self.trained, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
         self.autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=use_bf16(config.precision, self.device)
         )
@@ -224,8 +224,6 @@ class Step:
         `key_views` show the images in the order of `shuffle` [B], so that a group of keys is not a group of queries.
         """
         moco = self.moco
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
         moco.update_key_encoder()
         self.mark("update")
         key_rows = []
@@ -252,8 +250,7 @@ class Step:
         # One message a step. Overlapping it with the backward pass, as DDP does, would win little: it is 45 MB
         # (ResNet-18) or 100 MB (ResNet-50) for a whole step of several groups.
         self.processes.average_(p.grad for p in self.trained if p.grad is not None)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(lr)
         moco.enqueue(keys)
         self.mark("update")
         return loss_sum, ranked_first

@@ -33,6 +33,8 @@ log = logging.getLogger("hptctl.tracking")
 MARKER = "hptctl"
 """The tag, of the version of this schema, by which our runs are known in a shared store."""
 FLUSH_SECONDS = 3.0
+FIRST_SECONDS = 15.0
+"""What a run gets to take its first step before it is tracked in any case: a cache may take hours to build."""
 BATCH = 1000  # MLflow's own limit of metrics in one call
 _STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
@@ -113,13 +115,15 @@ class Tracker:
         self._warned = False
         self._logged = False
         self._stop = threading.Event()
+        self._busy = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def open(self, *, at_once: bool) -> Tracker:
         """Start carrying; a store that is away costs a warning, not the run.
 
         The first push creates or reopens the MLflow run. It happens beside the work, since MLflow's import and the
-        first use of a store take seconds; `at_once` waits for it, for a run whose children name it as their parent.
+        first use of a store take seconds, and after its first step, which would else wait for half of them: imports
+        share one interpreter lock. `at_once` waits for it, for a run whose children name it as their parent.
         """
         if at_once:
             self._try()
@@ -135,15 +139,18 @@ class Tracker:
             self.run.forget_metrics_from(step)
             self._logged = True
         self.run.append_metrics(metrics, step)
+        self._busy.set()
 
     def close(self) -> None:
         """Send the rest, the run's state and its artifacts."""
         self._stop.set()
+        self._busy.set()
         if self._thread.is_alive():
             self._thread.join(timeout=120)
         self._try()
 
     def _loop(self) -> None:
+        self._busy.wait(FIRST_SECONDS)
         wait = 0.0
         while not self._stop.wait(wait):
             wait = FLUSH_SECONDS if self._try() else min(60.0, max(FLUSH_SECONDS, wait * 2))

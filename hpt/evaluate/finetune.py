@@ -18,6 +18,7 @@ from hpt.errors import HptError
 from hpt.evaluate.features import BATCH, frozen
 from hpt.randomness import generator
 from hpt.schedule import parse_schedule, thirds
+from hpt.sgd import SGD
 
 log_ = logging.getLogger("hpt.finetune")
 
@@ -75,22 +76,15 @@ def finetune(
     per_pass = -(-len(images) // batch)
     policy = augment.crop_policy(tune.min_scale)
     model.to(device)
-    optimizer = torch.optim.SGD(
-        [
-            {"params": list(model.backbone.parameters()), "scale": 1.0},
-            {"params": list(model.head.parameters()), "scale": tune.head_lr_multiplier},
-        ],
-        lr=tune.lr,
-        momentum=tune.momentum,
-    )
+    body = SGD(model.backbone.parameters(), momentum=tune.momentum)
+    head = SGD(model.head.parameters(), momentum=tune.momentum)
     best: Best | None = None
     for step in range(steps):
         number, at = divmod(step, per_pass)
         order = torch.randperm(len(images), generator=generator(config.seed, "finetune order", number))
         rows = order.tensor_split(per_pass)[at]  # nearly equal: one image left over would leave BatchNorm no variance
         uniform = augment.draw(len(rows), generator(config.seed, "finetune view", step))
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = thirds(step, steps, tune.lr * parameters["scale"])
+        lr = thirds(step, steps, tune.lr)
         model.train()
         loss_sum = torch.zeros((), device=device)
         for some in torch.arange(len(rows)).tensor_split(-(-len(rows) // tune.micro_batch)):
@@ -102,8 +96,8 @@ def finetune(
             loss = F.cross_entropy(logits.float(), labels[rows[some]].to(device), reduction="sum") / len(rows)
             loss.backward()
             loss_sum += loss.detach()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        body.step(lr)
+        head.step(lr * tune.head_lr_multiplier)
 
         done = step + 1
         if done % config.log_every == 0 or done == steps:
@@ -113,7 +107,7 @@ def finetune(
                     f"the loss is {value} at step {done}",
                     f"finetune.lr {tune.lr:g} is too high here: lower it",
                 )
-            log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, done)
+            log({"loss": value, "lr": lr}, done)
         if done % tune.eval_every == 0 or done == steps:
             top1 = _top1(config, model, val, device, bf16)
             log({"val_curve": top1}, done)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -30,6 +33,33 @@ def test_the_state_dict_has_torchvisions_keys_without_the_classifier() -> None:
     theirs = torchvision.models.resnet18().state_dict().keys()
     ours = encoder.build("resnet18", seed=0).state_dict().keys()
     assert list(ours) == [key for key in theirs if not key.startswith("fc.")]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_initial_weights_and_features_are_torchvisions_to_the_last_bit(backbone: str) -> None:
+    ours = encoder.build(backbone, seed=3).eval()
+    torch.manual_seed(3)
+    theirs = getattr(torchvision.models, backbone)()
+    theirs.fc = torch.nn.Identity()
+    state = theirs.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
+    images = torch.randn(2, 3, 48, 40)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs.eval()(images))
+
+
+def test_importing_the_encoder_does_not_import_torchvision_or_torchs_compiler() -> None:
+    code = (
+        "import sys, torch, hptctl.worker\n"
+        "from hpt.sgd import SGD\n"
+        "layer = torch.nn.Linear(2, 2)\n"
+        "sgd = SGD(layer.parameters(), momentum=0.9)\n"
+        "layer(torch.ones(1, 2)).sum().backward()\n"
+        "sgd.step(0.1)\n"
+        "print({'torchvision', 'torch._dynamo', 'mlflow', 'sklearn', 'scipy'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
