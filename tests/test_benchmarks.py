@@ -33,3 +33,13 @@ def test_heads_are_measured_beside_one(digits_folder: Path, tmp_path: Path) -> N
         "probe.py", digits_folder, "--image-size", 16, "--steps", 3, "--repeats", 1, out=tmp_path / "figures.json"
     )
     assert set(document["medians"]) == {"one head", "nine heads"}
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
+    document = run(
+        "memory.py", "--gib", 0.01, 0.6, "--image-size", 16, "--batch-size", 16, "--steps", 1, "--folder", tmp_path,
+        out=tmp_path / "figures.json",
+    )  # fmt: skip
+    small, large = document["medians"]["0.01"], document["medians"]["0.6"]
+    assert large["of files"] - small["of files"] > 0.5
+    assert large["anonymous"] - small["anonymous"] < 0.1

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -237,12 +238,22 @@ def _find(folder: Path, stamp: str, dataset: str) -> Entry | None:
 
 def _open(path: Path) -> Entry:
     index = cache_store.read_index(path)
-    flat: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+    flat = torch.zeros(0, dtype=torch.uint8)
     if index.bytes:  # an empty file cannot be mapped
         with cache_store.open_pixels(path) as file:  # the map keeps the file open, and so its lock
-            # A private map: torch warns of one that it could not write to.
-            flat = np.memmap(file, dtype=np.uint8, mode="c")
-    return Entry(**vars(index), pixels=Pixels(torch.from_numpy(flat), index.sizes))
+            flat = mapped(file)
+    return Entry(**vars(index), pixels=Pixels(flat, index.sizes))
+
+
+def mapped(file: BinaryIO) -> torch.Tensor:
+    """uint8 [bytes of the file], read from it as they are used; writing into them would kill the process.
+
+    Read-only, since Linux counts a map that could be written to as memory in use, and refuses one larger than RAM.
+    """
+    flat = np.memmap(file, dtype=np.uint8, mode="r")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(flat)
 
 
 def _publish(building: Path, place: Path) -> Entry:

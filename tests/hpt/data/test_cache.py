@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import noise_images
@@ -87,6 +88,18 @@ def test_a_batch_is_a_copy_that_may_be_written(folder: Path) -> None:
     images = load(str(folder), CONFIG, side=64).images
     images.batch([0]).pixels.zero_()
     assert images.batch([0]).pixels.any()
+
+
+def test_pixels_larger_than_the_machines_memory_can_be_mapped(tmp_path: Path) -> None:
+    size = psutil.virtual_memory().total + psutil.swap_memory().total + (1 << 30)
+    path = tmp_path / "images.bin"
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.seek(size - 1)
+        file.write(b"\x07")
+    with path.open("rb") as file:
+        pixels = cache.mapped(file)
+    assert (len(pixels), int(pixels[-1]), int(pixels[size // 2])) == (size, 7, 0)
 
 
 def test_the_second_load_does_not_read_the_images(folder: Path) -> None:
