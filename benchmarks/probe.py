@@ -49,6 +49,7 @@ def main() -> None:
                 train,
                 val,
                 len(data.classes),
+                data.metric,
                 device=device,
                 bf16=use_bf16(config.precision, device),
                 log=lambda *_: None,

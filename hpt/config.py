@@ -25,6 +25,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
 Policy = Literal["baseline", "no-grayscale", "no-color", "crop-blur", "crop-only"]
 EvaluationKind = Literal["linear", "knn", "finetune"]
+Metric = Literal["top1", "top5", "balanced_accuracy", "auroc", "map"]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -326,8 +327,15 @@ class EvaluateConfig(Config):
     """`auto`: bf16 where the device computes in it, else fp32."""
     preset: Preset = "paper"
     """Which set of defaults lies under the other fields."""
+    metric: Metric | None = None
+    """The headline figure, by which val chooses. None: the dataset's own (its row of the catalogue has it), `top1` of a
+    folder of classes, `auroc` of a multi-label list."""
+    allow_absent_classes: bool = False
+    """Evaluate although some classes have no training image; all their test images then count as errors."""
     log_every: Positive = 10
     """Steps between logged losses of a finetuning."""
+    checkpoint_every: Positive = 500
+    """Steps between checkpoints of a linear probe or a finetuning; they are removed when it has finished."""
     test: bool = True
     """Compute the test figures. A sweep's trials leave the test images alone; its winner is tested once."""
     linear: LinearConfig = LinearConfig()

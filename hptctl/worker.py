@@ -73,13 +73,7 @@ def _pretrain(
     dataset = load_data(config.dataset, config, display)
     images = dataset.pretraining_images()
     facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
-    before = run.status().facts
-    for key in ("data_fingerprint", "split_fingerprint"):
-        if before.get(key, facts[key]) != facts[key]:
-            raise RunError(
-                f"the images of '{dataset.name}' are not those that run '{run.name}' began with",
-                "bring them back, or start a new run",
-            )
+    refuse_other_images(run, dataset, facts)
     start = None
     if config.weights is not None:
         loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
@@ -110,12 +104,14 @@ def _pretrain(
 def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> tuple[dict[str, float], dict[str, str]]:
     dataset = load_data(config.dataset, config, display)
     loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
-    write_split(run, dataset)
-    facts = data_facts(dataset) | {"weights_sha256": loaded.sha256, "metric": dataset.metric}
+    facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
     facts["hardware"] = hardware(Processes(1, config.device))
+    refuse_other_images(run, dataset, facts)
+    write_split(run, dataset)
     run.write_status(facts=facts)
     refuse_leak(run, dataset, facts)
-    found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress)
+    with held_back() if config.kind != "knn" else nullcontext(lambda: 0) as stop:  # kNN has nothing to save
+        found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=stop)
     log(found.metrics, final_step(run))
     return found.metrics, found.facts
 
@@ -129,6 +125,17 @@ def test(run: Run) -> None:
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
     run.write_status(results=status.results | found.metrics, facts=status.facts | found.facts)
+
+
+def refuse_other_images(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
+    """A RunError when a run that goes on would see other images, or another split, than it began with."""
+    before = run.status().facts
+    for key in ("data_fingerprint", "split_fingerprint"):
+        if before.get(key, facts[key]) != facts[key]:
+            raise RunError(
+                f"the images of '{dataset.name}' are not those that run '{run.name}' began with",
+                "bring them back, or start a new run",
+            )
 
 
 def refuse_leak(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:

@@ -45,6 +45,8 @@ class Row:
     mean: RGB | None = None
     """Published normalisation, with `std`; None: computed from train and val."""
     std: RGB | None = None
+    metric: str | None = None
+    """The headline metric; None: the task's."""
 
     def ready(self) -> bool:
         """Whether the dataset is on this machine."""

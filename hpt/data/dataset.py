@@ -112,7 +112,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
         name=name,
         task=task,
         classes=listing.classes,
-        metric=METRICS[task],
+        metric=(row and row.metric) or METRICS[task],
         images=Images(entry, np.arange(len(entry.names)), mean, std),
         labels=labels,
         splits=indices,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
+import logging
+import shutil
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,23 +16,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt import encoder, weights
-from hpt.callbacks import Log, Progress
+from hpt import encoder, metrics, weights
+from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
+from hpt.data.listing import Labels
 from hpt.errors import DataError
+from hpt.evaluate import predictions
 from hpt.evaluate.features import embed
 from hpt.evaluate.finetune import Classifier, finetune, predict
-from hpt.evaluate.knn import knn_scores
+from hpt.evaluate.knn import as_logits, knn_scores
 from hpt.evaluate.labels import choose
 from hpt.evaluate.linear import train_probe
-from hpt.files import replacing
-from hpt.metrics import single_label
+from hpt.evaluate.objective import check_metric
+from hpt.evaluate.predictions import Predictions
+from hpt.files import write_text
 from hpt.processes import choose_device, use_bf16
+
+log_ = logging.getLogger("hpt.evaluate")
 
 MODEL = "model.safetensors"
 """A finetuned classifier: `backbone.*` with torchvision's keys, `head.weight` [C, d], `head.bias` [C]."""
+CHECKPOINTS = "checkpoints"
+NAMED = 5
+"""Classes named in a message."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Evaluation:
     metrics: dict[str, float]
     """`val/top1`, `test/top1`, ...; `test/top1_std` over a probe's reruns."""
     facts: dict[str, str]
-    """What the figures rest on: labels used, images, what val chose."""
+    """What the figures rest on: labels used, images, what val chose, classes that a figure leaves out."""
     scores: dict[str, Tensor] = field(default_factory=dict)
     """`val`, `test`: [R, n, C] logits of each rerun; kNN's are the log of its votes, -inf for none."""
 
@@ -50,15 +63,23 @@ def evaluate(
     *,
     log: Log,
     progress: Progress,
+    stop: Stop = lambda: 0,
 ) -> Evaluation:
     """Evaluate the backbone `state` (torchvision's keys without `fc`) and write predictions into `folder`.
 
     With `config.test` off the test images are not touched: a sweep tests its winner alone, through `score_on_test`.
+    A linear probe or a finetuning goes on from the newest checkpoint in `folder`.
 
     Raises:
-        DataError: no labels, one class only, or an empty split.
+        DataError: no labels, one class only, an empty split, classes without training images, or labels that leave
+            the headline metric undefined.
+        ConfigError: the dataset's task has no such metric.
+        Interrupted: `stop` said so; a checkpoint of that step is saved.
     """
-    check_labels(dataset)
+    metric = config.metric or dataset.metric
+    check_labels(dataset, config)
+    for name in ("val", "test") if config.test else ("val",):
+        check_metric(metric, dataset.split(name)[1], dataset.classes, f"{dataset.name}'s {name} split")
     device = choose_device(config.device)
     bf16 = use_bf16(config.precision, device)
     backbone = encoder.build(config.backbone, seed=config.seed)
@@ -69,71 +90,57 @@ def evaluate(
     used = choose(all_labels, classes, config, dataset.classes)
     train = (images.subset(used), torch.from_numpy(all_labels[used]))
     val = _tensors(dataset.split("val"))
-    facts = {
-        "labels": config.labels or ("1000" if len(used) < len(all_labels) else "all"),
-        "labels_used": str(len(used)),
-    }
+    facts = {"metric": metric} | write_labels(folder, config, train[0].names, len(all_labels))
+    checkpoints = folder / CHECKPOINTS
 
+    def features_of(name: str, some: Images) -> Tensor:
+        return embed(backbone, some, config.image_size, device, bf16=bf16, progress=progress, what=name)
+
+    splits = ("val", "test") if config.test else ("val",)
     if config.kind == "finetune":
         model = Classifier(backbone, encoder.feature_dim(config.backbone), classes, config.seed)
-        best = finetune(config, model, train, val, device=device, bf16=bf16, log=log, progress=progress)
+        best = finetune(
+            config, model, train, val, metric,
+            device=device, bf16=bf16, log=log, progress=progress, checkpoints=checkpoints, stop=stop,
+        )  # fmt: skip
         about = {"backbone": config.backbone, "dataset": dataset.name, "classes": "\n".join(dataset.classes)}
         weights.save(best.state, folder / MODEL, metadata=about)
         model.load_state_dict(best.state)
         facts["chosen"] = f"step {best.step} of {best.steps}"
-        scores = {"val": predict(config, model, val[0], device, bf16=bf16, progress=progress)[None]}
-        if config.test:
-            scores["test"] = predict(config, model, dataset.split("test")[0], device, bf16=bf16, progress=progress)[
-                None
-            ]
+        scores = {
+            name: predict(config, model, dataset.split(name)[0], device, bf16=bf16, progress=progress)[None]
+            for name in splits
+        }
     elif config.kind == "linear":
         probe = train_probe(
-            config,
-            backbone,
-            train,
-            val,
-            classes,
-            device=device,
-            bf16=bf16,
-            log=log,
-            progress=progress,
-        )
+            config, backbone, train, val, classes, metric,
+            device=device, bf16=bf16, log=log, progress=progress, checkpoints=checkpoints, stop=stop,
+        )  # fmt: skip
         facts["chosen"] = f"lr={probe.lr:g}"
+        facts["chosen_steps"] = " ".join(map(str, probe.steps))
         facts["tried"] = ", ".join(f"lr={lr:g}: {value:.4f}" for lr, value in probe.by_lr.items())
-        scores = {}
-        for name in ("val", "test") if config.test else ("val",):
-            features = embed(
-                backbone,
-                dataset.split(name)[0],
-                config.image_size,
-                device,
-                bf16=bf16,
-                progress=progress,
-                what=name,
-            )
-            scores[name] = probe.scores(features).cpu()
+        scores = {name: probe.scores(features_of(name, dataset.split(name)[0])).cpu() for name in splits}
     else:
-        kinds = {"train": train[0], "val": val[0]} | ({"test": dataset.split("test")[0]} if config.test else {})
-        features_of = {
-            name: embed(backbone, some, config.image_size, device, bf16=bf16, progress=progress, what=name)
-            for name, some in kinds.items()
-        }
-        bank, labels = features_of.pop("train"), train[1].to(device)
-        votes = {name: knn_scores(bank, labels, f, classes, config.knn).cpu() for name, f in features_of.items()}
-        scores = {name: each.log()[None] for name, each in votes.items()}  # as logits: a softmax gives the votes
+        bank, labels = features_of("train", train[0]), train[1].to(device)
+        scores = {}
+        for name in splits:
+            votes = knn_scores(bank, labels, features_of(name, dataset.split(name)[0]), classes, config.knn)
+            scores[name] = as_logits(votes, labels)[None].cpu()
         facts["chosen"] = f"k={min(config.knn.k, len(bank))}"
-    facts |= {f"{name}_images": str(each.shape[1]) for name, each in scores.items()}
-    metrics: dict[str, float] = {}
+    found: dict[str, float] = {}
     for name, each in scores.items():
-        metrics |= summarise(name, each, dataset)
-        write_predictions(folder, name, each, dataset)
-    return Evaluation(metrics, facts, scores)
+        figures, about = report(folder, name, each, dataset)
+        found |= figures
+        facts |= about
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return Evaluation(found, facts, scores)
 
 
 def score_on_test(config: EvaluateConfig, dataset: Dataset, folder: Path, *, progress: Progress) -> Evaluation:
     """Test figures of the classifier that `evaluate` left in `folder`."""
     from safetensors.torch import load_file
 
+    check_metric(config.metric or dataset.metric, dataset.split("test")[1], dataset.classes, f"{dataset.name}'s test")
     device = choose_device(config.device)
     classes = len(dataset.classes)
     backbone = encoder.build(config.backbone, seed=config.seed)
@@ -141,51 +148,97 @@ def score_on_test(config: EvaluateConfig, dataset: Dataset, folder: Path, *, pro
     model.load_state_dict(load_file(folder / MODEL))
     bf16 = use_bf16(config.precision, device)
     scores = predict(config, model, dataset.split("test")[0], device, bf16=bf16, progress=progress)[None]
-    write_predictions(folder, "test", scores, dataset)
-    return Evaluation(summarise("test", scores, dataset), {"test_images": str(scores.shape[1])}, {"test": scores})
+    return Evaluation(*report(folder, "test", scores, dataset), {"test": scores})
 
 
-def check_labels(dataset: Dataset) -> None:
-    """A DataError when there is nothing to tell apart."""
+def check_labels(dataset: Dataset, config: EvaluateConfig) -> None:
+    """A DataError when there is nothing to tell apart, or nothing to learn it from."""
     if not dataset.classes:
         raise DataError(
-            f"dataset '{dataset.name}' has no labels, so nothing can be evaluated on it", "use class folders"
+            f"dataset '{dataset.name}' has no labels, so nothing can be evaluated on it",
+            "use class folders, or a list with labels",
         )
-    if dataset.task == "multi-label":
-        raise DataError(
-            f"dataset '{dataset.name}' is multi-label, which pretraining takes and evaluation does not yet",
-            "give each image one label to evaluate on it",
-        )
-    if len(dataset.classes) < 2:
+    if dataset.task == "single-label" and len(dataset.classes) < 2:
         raise DataError(
             f"dataset '{dataset.name}' has one class only ('{dataset.classes[0]}')",
             "an evaluation needs two or more",
         )
+    absent = [name for name, count in zip(dataset.classes, dataset.per_class("train"), strict=True) if not count]
+    if not absent:
+        return
+    said = (
+        f"{len(absent)} of {len(dataset.classes)} classes of '{dataset.name}' have no training images: {_named(absent)}"
+    )
+    if dataset.task == "single-label" and not config.allow_absent_classes:
+        raise DataError(
+            said, "mend the folders' names, or count their images as errors by --set allow_absent_classes=true"
+        )
+    log_.warning("%s", said)
 
 
-def summarise(split: str, scores: Tensor, dataset: Dataset) -> dict[str, float]:
+def write_labels(folder: Path, config: EvaluateConfig, names: tuple[str, ...], available: int) -> dict[str, str]:
+    """`artifacts/labels.txt`: the training images whose labels were used, where that is not all; and facts of it."""
+    text = "".join(f"{name}\n" for name in names)
+    if len(names) < available:
+        (folder / "artifacts").mkdir(exist_ok=True)
+        write_text(folder / "artifacts" / "labels.txt", text)
+    return {
+        "labels": config.labels or (str(len(names)) if len(names) < available else "all"),
+        "labels_used": str(len(names)),
+        "labels_fingerprint": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32],
+    }
+
+
+def report(folder: Path, split: str, scores: Tensor, dataset: Dataset) -> tuple[dict[str, float], dict[str, str]]:
+    """Figures of scores [R, n, C] on a split, and what they rest on; writes predictions and the classes' tables."""
+    images, labels = dataset.split(split)
+    names = np.array(images.names, dtype=np.str_)
+    kept = Predictions(names, labels, scores.float().numpy(), np.array(dataset.classes, dtype=np.str_))
+    figures = summarise(split, kept.scores, labels)
+    predictions.write(folder, split, kept)
+    write_per_class(folder, split, kept)
+    facts = {f"{split}_images": str(len(names))}
+    left_out = metrics.left_out(labels, len(dataset.classes))
+    if named := [f"{key}: {_named([dataset.classes[c] for c in out])}" for key, out in left_out.items() if out]:
+        facts[f"{split}_left_out"] = "; ".join(named)
+    return figures, facts
+
+
+def summarise(split: str, scores: metrics.Scores, labels: Labels) -> dict[str, float]:
     """Mean over the reruns of each metric of scores [R, n, C]; the standard deviation too where R > 1."""
-    labels = dataset.split(split)[1]
-    rows = [single_label(each.numpy(), labels) for each in scores]
+    measure = metrics.single_label if labels.ndim == 1 else metrics.multi_label
+    rows = [measure(each, labels) for each in scores]
     out = {f"{split}/{key}": statistics.fmean(row[key] for row in rows) for key in rows[0]}
     if len(rows) > 1:
         out |= {f"{split}/{key}_std": statistics.stdev(row[key] for row in rows) for key in rows[0]}
     return out
 
 
-def write_predictions(folder: Path, split: str, scores: Tensor, dataset: Dataset) -> None:
-    """`artifacts/predictions-<split>.npz`: names [n], labels [n], scores [R, n, C] (fp16), classes [C]."""
-    images, labels = dataset.split(split)
-    (folder / "artifacts").mkdir(exist_ok=True)
-    with replacing(folder / "artifacts" / f"predictions-{split}.npz") as part, part.open("wb") as file:
-        np.savez_compressed(
-            file,
-            names=np.array(images.names, dtype=np.str_),
-            labels=labels,
-            scores=scores.numpy().astype(np.float16),
-            classes=np.array(dataset.classes, dtype=np.str_),
-        )
+def write_per_class(folder: Path, split: str, kept: Predictions) -> None:
+    """`artifacts/per-class-<split>.csv`, means over the reruns, empty where undefined; of images with one label also
+    `artifacts/confusion-<split>.csv`, images of each class (row) by predicted class (column), likewise."""
+    tables = [metrics.per_class(each, kept.labels) for each in kept.scores]
+    columns = {key: np.mean([getattr(table, key) for table in tables], axis=0) for key in vars(tables[0])}
+    rows = [
+        [name, *("" if np.isnan(values[c]) else f"{values[c]:.6g}" for values in columns.values())]
+        for c, name in enumerate(kept.classes)
+    ]
+    write_text(folder / "artifacts" / f"per-class-{split}.csv", _csv([["class", *columns], *rows]))
+    if kept.labels.ndim == 1:
+        counts = np.mean([metrics.confusion(each, kept.labels) for each in kept.scores], axis=0)
+        matrix = [[name, *(f"{value:g}" for value in row)] for name, row in zip(kept.classes, counts, strict=True)]
+        write_text(folder / "artifacts" / f"confusion-{split}.csv", _csv([["class", *kept.classes], *matrix]))
 
 
-def _tensors(split: tuple[Images, np.ndarray]) -> tuple[Images, Tensor]:
+def _csv(rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _tensors(split: tuple[Images, Labels]) -> tuple[Images, Tensor]:
     return split[0], torch.from_numpy(split[1])

@@ -12,6 +12,7 @@ from hpt import augment
 from hpt.callbacks import Progress
 from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
+from hpt.errors import HptError
 
 BATCH = 256
 View = Callable[[Tensor], Tensor]
@@ -39,14 +40,25 @@ def embed(
     progress: Progress,
     what: str,
 ) -> Tensor:
-    """Features [n, d] of the test views, fp32 on the device."""
+    """Features [n, d] of the test views, fp32 on the device.
+
+    Raises:
+        HptError: NaN or infinity among them.
+    """
     parts = []
     with frozen(backbone), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for rows in torch.arange(len(images)).split(BATCH):
             raw = raw_batch(images, rows, device)
             parts.append(backbone(augment.centre_view(raw, size, images.mean, images.std)).float())
             progress(int(rows[-1]) + 1, len(images), what)
-    return torch.cat(parts)
+    features = torch.cat(parts)
+    bad = int((~features.isfinite()).any(dim=1).sum())
+    if bad:
+        raise HptError(
+            f"the features of {bad} of {len(images)} images are NaN or infinite",
+            "these weights have diverged: take an earlier checkpoint, or look at the loss of the run that made them",
+        )
+    return features
 
 
 def embed_views(

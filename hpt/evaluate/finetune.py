@@ -1,21 +1,25 @@
-"""Finetuning: all weights and a new linear head on few labels, the best on val kept."""
+"""Finetuning: all weights and a new linear head on few labels, the best on val kept.
+
+One that was stopped goes on from its checkpoint and ends in the same bits.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpt import augment
-from hpt.callbacks import Log, Progress
+from hpt import augment, checkpoint
+from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
-from hpt.errors import HptError
+from hpt.errors import HptError, Interrupted
 from hpt.evaluate.features import BATCH, frozen
+from hpt.evaluate.objective import NONE, figures, loss_of
 from hpt.randomness import generator
 from hpt.schedule import parse_schedule, thirds
 from hpt.sgd import SGD
@@ -45,7 +49,8 @@ class Best:
 
     state: dict[str, Tensor]
     """Of the Classifier, on the CPU."""
-    val_top1: float
+    val: float
+    """The metric that chose."""
     step: int
     steps: int
 
@@ -55,19 +60,22 @@ def finetune(
     model: Classifier,
     train: tuple[Images, Tensor],
     val: tuple[Images, Tensor],
+    metric: str,
     *,
     device: torch.device,
     bf16: bool,
     log: Log,
     progress: Progress,
+    checkpoints: Path | None = None,
+    stop: Stop = lambda: 0,
 ) -> Best:
-    """Train on `train` [n images, n labels]; evaluate on `val` every `eval_every` optimizer steps and at the end.
+    """Train on `train` (images, labels [n] or [n, C]); look at `val` every `eval_every` optimizer steps and at the end.
 
     A batch that does not fit is split into micro-batches whose gradients add up; the schedule counts optimizer steps,
-    whatever their number. BatchNorm sees a micro-batch at a time.
+    whatever their number. BatchNorm sees a micro-batch at a time. Goes on from the newest of `checkpoints`.
 
     Raises:
-        HptError: the loss is no longer finite.
+        Interrupted: `stop` said so; a checkpoint of that step is saved. HptError: the loss is no longer finite.
     """
     tune = config.finetune
     images, labels = train
@@ -78,8 +86,17 @@ def finetune(
     model.to(device)
     body = SGD(model.backbone.parameters(), momentum=tune.momentum)
     head = SGD(model.head.parameters(), momentum=tune.momentum)
+
+    first = 0
     best: Best | None = None
-    for step in range(steps):
+    saved = checkpoint.newest(checkpoints) if checkpoints is not None else None
+    if saved is not None:
+        first = int(saved["step"])
+        model.load_state_dict(saved["model"])
+        body.load_state_dict(saved["body"])
+        head.load_state_dict(saved["head"])
+        best = Best(**saved["best"]) if saved["best"] is not None else None
+    for step in range(first, steps):
         number, at = divmod(step, per_pass)
         order = torch.randperm(len(images), generator=generator(config.seed, "finetune order", number))
         rows = order.tensor_split(per_pass)[at]  # nearly equal: one image left over would leave BatchNorm no variance
@@ -93,7 +110,7 @@ def finetune(
             inputs = augment.train_view(raw, view, config.image_size, images.mean, images.std)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels[rows[some]].to(device), reduction="sum") / len(rows)
+            loss = loss_of(logits.float(), labels[rows[some]].to(device)).sum() / len(rows)
             loss.backward()
             loss_sum += loss.detach()
         body.step(lr)
@@ -109,12 +126,21 @@ def finetune(
                 )
             log({"loss": value, "lr": lr}, done)
         if done % tune.eval_every == 0 or done == steps:
-            top1 = _top1(config, model, val, device, bf16)
-            log({"val_curve": top1}, done)
-            if best is None or top1 > best.val_top1:
+            scores = predict(config, model, val[0], device, bf16=bf16, progress=lambda *_: None)
+            figure = figures(metric, scores[None], val[1]).item()
+            if figure == NONE:
+                raise HptError(f"the scores on val are not finite at step {done}", "lower finetune.lr")
+            log({"val_curve": figure}, done)
+            if best is None or figure > best.val:
                 state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-                best = Best(state, top1, done, steps)
+                best = Best(state, figure, done, steps)
         progress(done, steps, "finetuning")
+        signum = stop() if done < steps else 0
+        if checkpoints is not None and done < steps and (signum or done % config.checkpoint_every == 0):
+            trained = {"model": model.state_dict(), "body": body.state_dict(), "head": head.state_dict()}
+            checkpoint.save(checkpoints, done, trained | {"best": vars(best) if best is not None else None})
+        if signum:
+            raise Interrupted(signum, f"stopped at step {done} of {steps}; its checkpoint is saved")
     assert best is not None  # a schedule has one step at least
     return best
 
@@ -138,10 +164,3 @@ def predict(
             parts.append(model(view).float().cpu())
             progress(int(rows[-1]) + 1, len(images), "predicting")
     return torch.cat(parts)
-
-
-def _top1(
-    config: EvaluateConfig, model: Classifier, val: tuple[Images, Tensor], device: torch.device, bf16: bool
-) -> float:
-    scores = predict(config, model, val[0], device, bf16=bf16, progress=lambda *_: None)
-    return (scores.argmax(dim=1) == val[1]).float().mean().item()

@@ -1,22 +1,26 @@
 """Linear probe: how separable the classes are in a frozen backbone's features.
 
 All learning rates and reruns train in one pass, as a bank of heads that sees the same features; the backbone, which
-is nearly all of the cost, runs once.
+is nearly all of the cost, runs once. A probe that was stopped goes on from its checkpoint and ends in the same bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpt import augment
-from hpt.callbacks import Log, Progress
+from hpt import augment, checkpoint
+from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
+from hpt.errors import HptError, Interrupted
 from hpt.evaluate.features import embed, embed_views
+from hpt.evaluate.objective import NONE, figures, loss_of
 from hpt.randomness import generator
 from hpt.schedule import thirds
 
@@ -46,13 +50,10 @@ class HeadBank:
         return flat.view(len(features), heads, classes).transpose(0, 1)
 
     def step(self, features: Tensor, labels: Tensor, lr_factor: float) -> Tensor:
-        """One step of every head on features [n, d] and labels [n]; the losses before it, [H]."""
+        """One step of every head on features [n, d] and labels [n] or [n, C]; the losses before it, [H]."""
         with torch.enable_grad():
             parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
-            logits = self.logits(features)  # H x n x C
-            losses = F.cross_entropy(
-                logits.reshape(-1, logits.shape[-1]), labels.repeat(len(logits)), reduction="none"
-            ).view(len(logits), -1)
+            losses = loss_of(self.logits(features), labels)  # H x n
             gradients = torch.autograd.grad(losses.mean(dim=1).sum(), parameters)
         with torch.no_grad():
             for parameter, velocity, gradient in zip(parameters, self._velocity, gradients, strict=True):
@@ -60,6 +61,16 @@ class HeadBank:
                 lr = (self.lr * lr_factor).view(-1, *[1] * (parameter.dim() - 1))
                 parameter.requires_grad_(False).sub_(lr * velocity)
         return losses.detach().mean(dim=1)
+
+    def state_dict(self) -> dict[str, Tensor | list[Tensor]]:
+        """Weights and velocities."""
+        return {"weight": self.weight, "bias": self.bias, "velocity": self._velocity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`, on this bank's device."""
+        device = self.weight.device
+        self.weight, self.bias = state["weight"].to(device), state["bias"].to(device)
+        self._velocity = [each.to(device) for each in state["velocity"]]
 
 
 @dataclass(frozen=True)
@@ -71,10 +82,12 @@ class Probe:
     """[R, C, d] one head a rerun."""
     bias: Tensor
     """[R, C]"""
-    val_top1: list[float]
-    """[R] the best accuracy on val, at which the head was kept."""
+    val: list[float]
+    """[R] the best figure on val, at which the head was kept."""
+    steps: list[int]
+    """[R] the step of it."""
     by_lr: dict[float, float]
-    """Mean over reruns of the best accuracy on val, for each learning rate tried."""
+    """Mean over reruns of the best figure on val, for each learning rate tried."""
 
     def scores(self, features: Tensor) -> Tensor:
         """[n, d] -> [R, n, C] logits."""
@@ -87,15 +100,22 @@ def train_probe(
     train: tuple[Images, Tensor],
     val: tuple[Images, Tensor],
     classes: int,
+    metric: str,
     *,
     device: torch.device,
     bf16: bool,
     log: Log,
     progress: Progress,
+    checkpoints: Path | None = None,
+    stop: Stop = lambda: 0,
 ) -> Probe:
-    """Train the bank on `train`, keep each head at its best on `val`, choose the learning rate by val.
+    """Train the bank on `train`, keep each head at its best on `val` by `metric`, choose the learning rate by val.
 
-    Of learning rates that tie, the first listed wins; of equal evaluations the earliest.
+    Of learning rates that tie, the first listed wins; of equal evaluations the earliest. Goes on from the newest of
+    `checkpoints`.
+
+    Raises:
+        Interrupted: `stop` said so; a checkpoint of that step is saved. HptError: every learning rate diverged.
     """
     linear = config.linear
     images, labels = train
@@ -104,38 +124,57 @@ def train_probe(
     lrs = [lr for lr in linear.lrs for _ in range(linear.reruns)]
     seeds = [config.seed * 1000 + rerun for _ in linear.lrs for rerun in range(linear.reruns)]
     bank = HeadBank(val_features.shape[1], classes, lrs, seeds, linear.momentum).to(device)
-    best = torch.full((len(lrs),), -1.0, device=device)
+    best = torch.full((len(lrs),), NONE, device=device)
+    best_step = torch.zeros(len(lrs), dtype=torch.int64, device=device)
     best_weight, best_bias = bank.weight.clone(), bank.bias.clone()
-    source = _Features(config, backbone, images, device, bf16, progress)
     batch = min(linear.batch_size, len(images))
     per_pass = -(-len(images) // batch)
 
-    for step in range(linear.steps):
+    first = 0
+    saved = checkpoint.newest(checkpoints) if checkpoints is not None else None
+    if saved is not None:
+        first = int(saved["step"])
+        bank.load_state_dict(saved["bank"])
+        best, best_step, best_weight, best_bias = (each.to(device) for each in saved["best"])
+    source = _Features(config, backbone, images, device, bf16, progress)
+    for step in range(first, linear.steps):
         number, at = divmod(step, per_pass)
         order = torch.randperm(len(images), generator=generator(config.seed, "probe order", number))
         rows = order[at * batch : (at + 1) * batch]
         losses = bank.step(source(rows, step), labels[rows.to(device)], thirds(step, linear.steps, 1.0))
         done = step + 1
         if done % linear.eval_every == 0 or done == linear.steps:
-            top1 = (bank.logits(val_features).argmax(dim=2) == val_labels).float().mean(dim=1)  # H
-            better = top1 > best
-            best = torch.where(better, top1, best)
+            found = figures(metric, bank.logits(val_features), val_labels)  # H
+            better = found > best
+            best, best_step = torch.where(better, found, best), torch.where(better, done, best_step)
             best_weight[better], best_bias[better] = bank.weight[better], bank.bias[better]
-            by_lr = top1.view(len(linear.lrs), -1).mean(dim=1).tolist()
+            by_lr = found.view(len(linear.lrs), -1).mean(dim=1).tolist()
             loss_by_lr = losses.view(len(linear.lrs), -1).mean(dim=1).tolist()
-            log({f"val_curve/lr_{lr:g}": value for lr, value in zip(linear.lrs, by_lr, strict=True)}, done)
+            curve = {f"val_curve/lr_{lr:g}": v for lr, v in zip(linear.lrs, by_lr, strict=True) if v >= 0}
             finite = {f"loss/lr_{lr:g}": v for lr, v in zip(linear.lrs, loss_by_lr, strict=True) if v < float("inf")}
-            log(finite, done)
+            log(curve | finite, done)
         progress(done, linear.steps, "probing")
+        signum = stop() if done < linear.steps else 0
+        if checkpoints is not None and (signum or done % config.checkpoint_every == 0):
+            kept = [best, best_step, best_weight, best_bias]
+            checkpoint.save(checkpoints, done, {"bank": bank.state_dict(), "best": kept})
+        if signum:
+            raise Interrupted(signum, f"stopped at step {done} of {linear.steps}; its checkpoint is saved")
 
     per_lr = best.view(len(linear.lrs), linear.reruns)
     chosen = int(per_lr.mean(dim=1).argmax())
+    if bool((per_lr[chosen] == NONE).any()):
+        raise HptError(
+            f"no learning rate of {', '.join(f'{lr:g}' for lr in linear.lrs)} gave finite scores on val",
+            "lower linear.lrs, or look at the weights: `hptctl evaluate knn` needs no learning rate",
+        )
     heads = slice(chosen * linear.reruns, (chosen + 1) * linear.reruns)
     return Probe(
         lr=linear.lrs[chosen],
         weight=best_weight[heads],
         bias=best_bias[heads],
-        val_top1=per_lr[chosen].tolist(),
+        val=per_lr[chosen].tolist(),
+        steps=best_step[heads].tolist(),
         by_lr=dict(zip(linear.lrs, per_lr.mean(dim=1).tolist(), strict=True)),
     )
 

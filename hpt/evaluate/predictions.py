@@ -51,6 +51,8 @@ def read(folder: Path, split: str) -> Predictions:
         with np.load(path, allow_pickle=False) as arrays:
             return Predictions(**{key: arrays[key] for key in ("names", "labels", "scores", "classes")})
     except FileNotFoundError:
-        raise RunError(f"run '{folder.name}' has no predictions on {split} ({path} is missing)", "evaluate again") from None
+        raise RunError(
+            f"run '{folder.name}' has no predictions on {split} ({path} is missing)", "evaluate again"
+        ) from None
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise RunError(f"{path} is damaged: {error}", "evaluate again") from None
