@@ -104,7 +104,8 @@ def execute(run: Run) -> None:
     """
     spec = run.spec()
     processes = int(spec.config.get("processes", 1))
-    resume = f"`hptctl pretrain --resume {shlex.quote(run.name)}`" if spec.kind == "pretrain" else ""
+    verb = {"pretrain": "pretrain"} | dict.fromkeys(("linear", "knn", "finetune"), f"evaluate {spec.kind}")
+    resume = f"`hptctl {verb[spec.kind]} --resume {shlex.quote(run.name)}`"
     try:
         if processes == 1:
             from hptctl.worker import work
@@ -113,11 +114,11 @@ def execute(run: Run) -> None:
         else:
             _launch(run, processes)
     except Interrupted as stop:
-        raise Interrupted(stop.signum, stop.what, f"go on with {resume}" if resume else stop.fix) from None
+        raise Interrupted(stop.signum, stop.what, f"go on with {resume}") from None
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
-        raise RunError(what, f"mend that, then {resume or 'run it again'}") from error
+        raise RunError(what, f"mend that, then {resume}") from error
 
 
 def _launch(run: Run, processes: int) -> None:

@@ -37,6 +37,15 @@ Policy = Annotated[
         show_default="baseline",
     ),
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="The figure by which val chooses: top1, top5, balanced_accuracy, auroc or map.",
+        show_default="the dataset's",
+    ),
+]
+Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and start nothing.")]
 RunArgument = Annotated[

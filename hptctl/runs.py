@@ -218,9 +218,7 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
             if name:
                 raise RunError(
                     f"a run named '{name}' exists already",
-                    f"choose another --name, or go on with `hptctl {_verb(kind)} --resume {name}`"
-                    if kind in {"pretrain", "sweep"}
-                    else "choose another --name",
+                    f"choose another --name, or go on with `hptctl {_verb(kind)} --resume {name}`",
                 ) from None
             continue
         try:
@@ -306,7 +304,7 @@ def _came_to_nothing(run: Run) -> bool:
 
 
 def _verb(kind: Kind) -> str:
-    return "sweep finetune" if kind == "sweep" else kind
+    return {"pretrain": "pretrain", "sweep": "sweep finetune"}.get(kind, f"evaluate {kind}")
 
 
 def _alive(pid: int) -> bool:

@@ -21,8 +21,6 @@ from hptctl.runs import Run
 if TYPE_CHECKING:
     import optuna
 
-OBJECTIVE = "val/top1"
-
 
 @dataclass(frozen=True)
 class Space:
@@ -192,7 +190,8 @@ def _do_trials(sweep: Run, study: optuna.Study, base: EvaluateConfig, space: Spa
             study.tell(trial, state=TrialState.FAIL)
             console.warn(f"lr {cell['lr']:g}, {cell['schedule']}: {error}")
             continue
-        study.tell(trial, child.status().results[OBJECTIVE])
+        status = child.status()
+        study.tell(trial, status.results[f"val/{status.facts['metric']}"])
         tracker.log({"best_val": study.best_value}, trial.number + 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ def _on_frozen_features(kind: str, doc: str) -> Callable[..., None]:
         run: options.RunArgument = None,
         dataset: options.Dataset = None,
         labels: Labels = None,
+        metric: options.Metric = None,
         seed: options.Seed = None,
         image_size: options.ImageSize = None,
         device: options.Device = None,
@@ -38,11 +40,16 @@ def _on_frozen_features(kind: str, doc: str) -> Callable[..., None]:
         sets: options.Sets = None,
         config: options.ConfigFile = None,
         dry_run: options.DryRun = False,
+        resume: options.Resume = None,
         experiment: options.Experiment = "hptctl",
         as_json: options.Json = False,
     ) -> None:
         flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
-        flags |= {"precision": precision, "preset": preset}
+        flags |= {"precision": precision, "preset": preset, "metric": metric}
+        if resume is not None:
+            options.refuse_beside_resume(flags | {"run": run, "name": name, "set": sets, "config": config})
+            _go_on(kind, resume, as_json)
+            return
         _evaluate(kind, run, flags, name, sets, config, dry_run=dry_run, experiment=experiment, as_json=as_json)
 
     command.__doc__ = doc
@@ -62,7 +69,9 @@ app.command("linear")(
 
         hptctl evaluate linear my-base --dataset digits --set linear.steps=200
 
-        hptctl evaluate linear weights.pth --dataset my-images/
+        hptctl evaluate linear weights.pth --dataset my-images/ --metric balanced_accuracy
+
+        hptctl evaluate linear --resume linear-my-base
     """,
     )
 )
@@ -88,6 +97,7 @@ def finetune(
     labels: Labels = None,
     lr: Lr = None,
     schedule: Schedule = None,
+    metric: options.Metric = None,
     seed: options.Seed = None,
     image_size: options.ImageSize = None,
     device: options.Device = None,
@@ -97,6 +107,7 @@ def finetune(
     sets: options.Sets = None,
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
+    resume: options.Resume = None,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -110,7 +121,11 @@ def finetune(
     """
     tune = {key: value for key, value in {"lr": lr, "schedule": schedule}.items() if value is not None}
     flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
-    flags |= {"precision": precision, "preset": preset}
+    flags |= {"precision": precision, "preset": preset, "metric": metric}
+    if resume is not None:
+        options.refuse_beside_resume(flags | tune | {"run": run, "name": name, "set": sets, "config": config})
+        _go_on("finetune", resume, as_json)
+        return
     nested = flags | {"finetune": tune or None}
     _evaluate("finetune", run, nested, name, sets, config, dry_run=dry_run, experiment=experiment, as_json=as_json)
 
@@ -148,10 +163,77 @@ def _evaluate(
     made = launch.create_evaluation(settings, name=name, experiment=experiment)
     console.note(f"run '{made.name}' in {made.path}")
     launch.execute(made)
-    show(made, as_json)
+    _print(made, as_json)
 
 
-def show(run: Run, as_json: bool) -> None:
+def _go_on(kind: str, name: str, as_json: bool) -> None:
+    from hpt.errors import ConfigError
+    from hptctl import console, launch, runs
+
+    run = runs.get(name)
+    spec = run.spec()
+    if spec.kind != kind:
+        raise ConfigError(f"run '{run.name}' is a {spec.kind} run, not a {kind} run", "name another one")
+    if run.status().state == "finished":
+        console.note(f"run '{run.name}' is finished already")
+    else:
+        console.note(f"run '{run.name}' in {run.path}")
+        launch.execute(run)
+    _print(run, as_json)
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="Name of a linear, knn or finetune run.")],
+    split: Annotated[str, typer.Option("--split", help="test or val.")] = "test",
+    as_json: options.Json = False,
+) -> None:
+    """Show an evaluation class by class, the weakest first, and which classes are taken for which.
+
+    Examples:
+
+        hptctl evaluate show linear-my-base
+
+        hptctl evaluate show linear-my-base --split val --json
+    """
+    from hpt.errors import RunError
+    from hptctl import console, runs, tables
+
+    found = runs.get(run)
+    if found.spec().kind not in {"linear", "knn", "finetune"}:
+        raise RunError(f"run '{found.name}' is a {found.spec().kind} run", "name an evaluation: `hptctl runs list`")
+    classes = tables.per_class(found, split)
+    confused = tables.confused(found, split)
+    if as_json:
+        console.print_json(
+            {"name": found.name, "split": split, "classes": classes, "confused": [vars(each) for each in confused]}
+        )
+        return
+    _print(found, as_json=False)
+    columns = ("recall", "precision", "f1", "auroc", "average_precision")
+    console.table(
+        f"\nClasses on {split}, the weakest first",
+        ("class", ">images", *(f">{'AP' if key == 'average_precision' else key}" for key in columns)),
+        [
+            (row["class"], f"{row['support']:g}", *(_percent(row[key]) for key in columns))
+            for row in sorted(classes, key=lambda row: (row["f1"] is None, row["f1"]))
+        ],
+    )
+    if confused:
+        console.table(
+            "\nTaken for each other most often",
+            ("class", "taken for", ">images", ">of the class"),
+            [(e.actual, e.predicted, f"{e.images:.4g}", console.percent(e.share)) for e in confused[:10]],
+        )
+
+
+def _percent(value: float | None) -> str:
+    from hptctl import console
+
+    return "" if value is None else console.percent(value)
+
+
+def _print(run: Run, as_json: bool) -> None:
     """The figures of a finished evaluation."""
     from hptctl import console
 
@@ -172,13 +254,21 @@ def show(run: Run, as_json: bool) -> None:
 
     def cell(part: str, metric: str) -> str:
         spread = results.get(f"{part}/{metric}_std")
+        if f"{part}/{metric}" not in results:
+            return ""
         return console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
     metrics = [key.removeprefix("val/") for key in results if key.startswith("val/") and not key.endswith("_std")]
+    metrics.sort(key=lambda key: key != facts["metric"])  # the one that chose leads
     console.table(
         f"{spec.kind} of {spec.source or spec.tags['weights']} on {spec.tags['dataset']}",
         ("metric", *(f">{part}" for part in parts)),
         [(metric, *(cell(part, metric) for part in parts)) for metric in metrics],
     )
     images = " and ".join(f"{facts[f'{part}_images']} {part}" for part in parts)
-    console.say(f"{facts['labels_used']} training labels, {images} images; val chose {facts['chosen']}")
+    chose = "" if spec.kind == "knn" else f"; {facts['metric']} on val chose {facts['chosen']}"
+    console.say(f"{facts['labels_used']} training labels, {images} images{chose}")
+    for part in parts:
+        if left_out := facts.get(f"{part}_left_out"):
+            console.say(f"classes that {part} leaves out, for want of images with and without them: {left_out}")
+    console.say(f"class by class: hptctl evaluate show {shlex.quote(run.name)}")

@@ -50,9 +50,7 @@ def pretrain(
     sets: options.Sets = None,
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
-    resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")
-    ] = None,
+    resume: options.Resume = None,
     experiment: options.Experiment = "hptctl",
     log_backbone: Annotated[
         bool, typer.Option("--log-backbone", help="Store the backbone in MLflow too; the run's folder has it anyway.")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hptctl import options
+
+if TYPE_CHECKING:
+    from hptctl.runs import Status
 
 app = typer.Typer(no_args_is_help=True, help="List and show the runs of this folder.")
 
@@ -50,7 +53,7 @@ def list_runs(
                 spec.tags.get("dataset", ""),
                 spec.tags.get("steps", ""),
                 status.state,
-                _headline(status.results),
+                _headline(status),
                 console.ago(time.time() - spec.created),
             )
             for _, spec, status in rows
@@ -117,10 +120,12 @@ def sync(
         console.say(f"{found.name}: {sent} values sent" if sent else f"{found.name}: nothing was missing")
 
 
-def _headline(results: dict[str, float]) -> str:
+def _headline(status: Status) -> str:
     from hptctl import console
 
-    for key in ("test/top1", "val/top1"):
-        if key in results:
-            return f"{key.partition('/')[0]} {console.percent(results[key])}"
+    results, metric = status.results, status.facts.get("metric", "top1")
+    for split in ("test", "val"):
+        if f"{split}/{metric}" in results:
+            figure = console.percent(results[f"{split}/{metric}"])
+            return f"{split} {figure}" + ("" if metric == "top1" else f" {metric}")
     return f"loss {results['loss']:.3f}" if "loss" in results else ""

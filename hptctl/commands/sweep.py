@@ -136,9 +136,11 @@ def _show(run: Run, as_json: bool) -> None:
         ],
     )
     if status.state == "finished":
-        test = console.percent(status.results["test/top1"])
+        metric = status.facts["metric"]
+        test = console.percent(status.results[f"test/{metric}"])
         console.say(
-            f"* val chose {status.facts['chosen']}: test {test} on {status.facts['test_images']} images, computed once"
+            f"* val chose {status.facts['chosen']}: test {metric} {test} on {status.facts['test_images']} images,"
+            " computed once"
         )
 
 

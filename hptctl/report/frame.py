@@ -82,8 +82,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
 
     Three columns say what a run is compared as, so that unlike runs never share a figure:
 
-    - `target`: the dataset; with a hash where other images or another split go by the same name, and with the
-      backbone and image size where it was evaluated in several.
+    - `target`: the dataset; with a hash where other images or another split go by the same name, with the
+      backbone and image size where it was evaluated in several, and with the metric where several chose.
     - `evaluation`: linear probe, finetuning or kNN, with the labels used.
     - `arm`: the strategy; with the dataset it was pretrained on where that is another one, and with the
       weights it started from where a strategy was started from several.
@@ -95,6 +95,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     evaluated = frame["evaluation"] != ""
     frame["target"] = _qualified(frame, "dataset", " #", "images", ["dataset"], evaluated)
     frame["target"] = _qualified(frame, "target", " · ", "setting", ["target"], evaluated)
+    frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], evaluated)
     started = evaluated & (frame["strategy"] != "weights")
     frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
     frame["standing"] = _standing(frame)

@@ -35,7 +35,13 @@ from hptctl.report.frame import (
     tidy,
 )
 
-METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "auroc": "mean AUROC"}
+METRICS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "mean AUROC",
+    "map": "mean average precision",
+}
 CURVE_POINTS = 150
 
 
