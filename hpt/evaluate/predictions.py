@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +49,12 @@ def read(folder: Path, split: str) -> Predictions:
     """
     path = path_of(folder, split)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, since numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Predictions(**{key: arrays[key] for key in ("names", "labels", "scores", "classes")})
     except FileNotFoundError:
         raise RunError(
             f"run '{folder.name}' has no predictions on {split} ({path} is missing)", "evaluate again"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise RunError(f"{path} is damaged: {error}", "evaluate again") from None

@@ -95,7 +95,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     evaluated = frame["evaluation"] != ""
     frame["target"] = _qualified(frame, "dataset", " #", "images", ["dataset"], evaluated)
     frame["target"] = _qualified(frame, "target", " · ", "setting", ["target"], evaluated)
-    frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], evaluated)
+    measured = evaluated & frame["test"].notna()  # a trial, or a run that failed, was chosen by nothing
+    frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], measured)
     started = evaluated & (frame["strategy"] != "weights")
     frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
     frame["standing"] = _standing(frame)

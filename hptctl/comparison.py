@@ -1,0 +1,201 @@
+"""Is one evaluation better than another? The predictions that runs kept, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from hpt.errors import RunError
+from hpt.evaluate import predictions
+from hpt.evaluate.predictions import Predictions
+from hpt.metrics import hits, weighted
+from hpt.statistics import Interval, McNemar, Verdict, mcnemar, paired_bootstrap, verdict
+from hptctl import runs
+from hptctl.runs import Kind, Run
+
+KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn")
+"""Evaluations in the order of their weight: the first that all models have is compared."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: an evaluation, or several of one model's seeds as reruns of one another."""
+
+    name: str
+    """As the user named it."""
+    runs: tuple[Run, ...]
+    predictions: Predictions
+    """Scores of all runs' reruns, [R, n, C]."""
+
+    def facts(self) -> dict[str, str]:
+        """Of its first run."""
+        return self.runs[0].status().facts
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the images say of two arms."""
+
+    a: str
+    b: str
+    interval: Interval
+    verdict: Verdict
+    mcnemar: McNemar | None
+    """Of accuracy; None where images have several labels."""
+
+
+def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm]:
+    """The arms of a comparison, `a,b,c` pooling three runs; all on the same images.
+
+    Raises:
+        RunError: no such run, no evaluation of it, no predictions, the same run twice, or other images, splits or
+            classes.
+    """
+    groups = [[runs.get(part.strip()) for part in name.split(",") if part.strip()] for name in names]
+    every = [run for group in groups for run in group]
+    sources = [run for run in every if run.spec().kind == "pretrain"]
+    wanted = [kind] if kind else [k for k in KINDS if all(_evaluations(run, k) for run in sources)]
+    if sources and not wanted:
+        missing = next(run for run in sources if not _evaluations(run, "linear"))
+        raise RunError(
+            f"the pretrainings have no evaluation of one kind in common; '{missing.name}' has no linear probe",
+            f"`hptctl evaluate linear {missing.name}` first",
+        )
+    evaluations = [[_evaluation(run, wanted[0] if wanted else "linear") for run in group] for group in groups]
+    flat = [run.name for group in evaluations for run in group]
+    if twice := next((name for name in flat if flat.count(name) > 1), None):
+        raise RunError(f"run '{twice}' is given twice", "compare different runs")
+    first = evaluations[0][0]
+    found: list[Arm] = []
+    for name, group in zip(names, evaluations, strict=True):
+        for run in group:
+            _refuse_other_images(first, run)
+        kept = [predictions.read(run.path, split) for run in group]
+        for run, each in zip(group, kept, strict=True):
+            _refuse_other_predictions(kept[0] if not found else found[0].predictions, first, each, run)
+        scores = np.concatenate([each.scores for each in kept])
+        found.append(Arm(name, tuple(group), Predictions(kept[0].names, kept[0].labels, scores, kept[0].classes)))
+    return found
+
+
+def headline(found: Sequence[Arm]) -> str:
+    """The metric that all arms were chosen by.
+
+    Raises:
+        RunError: there is more than one.
+    """
+    chose = {arm.facts()["metric"] for arm in found}
+    if len(chose) > 1:
+        raise RunError(
+            f"the runs were chosen by different metrics ({', '.join(sorted(chose))})",
+            f"say which one to compare: --metric {min(chose)}",
+        )
+    return chose.pop()
+
+
+def figures(arm: Arm, metric: str) -> list[float]:
+    """The metric of each rerun of an arm."""
+    kept = arm.predictions
+    once = np.ones((1, len(kept.labels)), dtype=np.float32)
+    return [float(weighted(metric, scores, kept.labels)(once)[0]) for scores in kept.scores]
+
+
+def compare(found: Sequence[Arm], metric: str, *, resamples: int, seed: int, level: float) -> list[Pair]:
+    """Every pair of arms. Intervals hold for a pair alone: of many pairs some will not cover the truth.
+
+    Raises:
+        ConfigError: the task has no such metric.
+    """
+    pairs = []
+    for a, b in combinations(found, 2):
+        x, y, labels = a.predictions.scores, b.predictions.scores, a.predictions.labels
+        interval = paired_bootstrap(metric, x, y, labels, resamples=resamples, seed=seed, level=level)
+        test = None
+        if labels.ndim == 1:
+            right_x, right_y = (np.stack([hits(each, labels) for each in scores]) for scores in (x, y))
+            test = mcnemar(right_x, right_y)
+        pairs.append(Pair(a.name, b.name, interval, verdict(interval), test))
+    return pairs
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm 1979): the smallest of m times m, the next times m - 1, ... rising."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, at in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, p_values[at] * (len(p_values) - rank)))
+        adjusted[at] = highest
+    return adjusted
+
+
+def unfair(found: Sequence[Arm]) -> list[str]:
+    """In what else the runs differ than the backbone, a line each."""
+    out = []
+    for key, what in (("labels_used", "numbers of training labels"), ("labels_fingerprint", "training labels")):
+        values = {run.status().facts.get(key, "") for arm in found for run in arm.runs}
+        if len(values) > 1:
+            shown = f" ({', '.join(sorted(values))})" if key == "labels_used" else ""
+            out.append(f"the runs were given different {what}{shown}")
+            break
+    for key, what in (("backbone", "backbones"), ("image_size", "image sizes")):
+        values = {str(run.spec().config[key]) for arm in found for run in arm.runs}
+        if len(values) > 1:
+            out.append(f"the runs have different {what} ({', '.join(sorted(values))})")
+    kinds = {run.spec().kind for arm in found for run in arm.runs}
+    if len(kinds) > 1:
+        out.append(f"the runs are evaluations of different kinds ({', '.join(sorted(kinds))})")
+    return out
+
+
+def _evaluation(run: Run, kind: Kind) -> Run:
+    """The run itself, a sweep's winner, or a pretraining's newest evaluation of a kind."""
+    spec, status = run.spec(), run.status()
+    if spec.kind == "pretrain":
+        having = _evaluations(run, kind)
+        if not having:
+            raise RunError(
+                f"run '{run.name}' has no finished {kind} evaluation", f"`hptctl evaluate {kind} {run.name}` first"
+            )
+        return having[-1]
+    if status.state != "finished":
+        raise RunError(f"run '{run.name}' is not finished ({status.state})", "let it finish first")
+    return runs.get(status.facts["winner"]) if spec.kind == "sweep" else run
+
+
+def _evaluations(run: Run, kind: Kind) -> list[Run]:
+    """Finished evaluations of a pretraining, on their own and not a sweep's trials, the oldest first."""
+    folder = str(run.path.resolve())
+    return [
+        each
+        for each in runs.all_runs()
+        if (spec := each.spec()).kind == kind
+        and spec.source_folder == folder
+        and spec.parent is None
+        and each.status().state == "finished"
+    ]
+
+
+def _refuse_other_images(first: Run, run: Run) -> None:
+    mine, other = first.status().facts, run.status().facts
+    for key, what in (("data_fingerprint", "images or labels"), ("split_fingerprint", "splits")):
+        if mine.get(key) != other.get(key):
+            seeds = [each.spec().config["data"]["split_seed"] for each in (first, run)]
+            datasets = [each.spec().tags["dataset"] for each in (first, run)]
+            why = f"split seeds {seeds[0]} and {seeds[1]}"
+            if datasets[0] != datasets[1]:
+                why = f"{datasets[0]} and {datasets[1]}"
+            raise RunError(
+                f"'{first.name}' and '{run.name}' were evaluated on different {what} ({why})",
+                "evaluate both on one dataset and split",
+            )
+
+
+def _refuse_other_predictions(mine: Predictions, first: Run, other: Predictions, run: Run) -> None:
+    for key in ("names", "labels", "classes"):
+        if not np.array_equal(getattr(mine, key), getattr(other, key)):
+            raise RunError(
+                f"the predictions of '{run.name}' and '{first.name}' are of different {key}", "evaluate both again"
+            )

@@ -1,0 +1,163 @@
+"""`hptctl compare` on evaluations whose outcome is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+
+from hpt.evaluate import predictions
+from hpt.evaluate.predictions import Predictions
+from hptctl import comparison, runs
+from hptctl.runs import Run
+
+Hptctl = Callable[..., CompletedProcess[str]]
+IMAGES = 400
+LABELS = np.arange(IMAGES) % 4
+
+
+def scores(wrong: int, seed: int = 0) -> np.ndarray:
+    """[1, n, 4] logits, confident, that are wrong on the first `wrong` images."""
+    predicted = np.where(np.arange(IMAGES) < wrong, (LABELS + 1) % 4, LABELS)
+    noise = np.random.default_rng(seed).normal(size=(IMAGES, 4))
+    return (10 * np.eye(4)[predicted] + noise).astype(np.float32)[None]
+
+
+def evaluation(
+    name: str, each: np.ndarray, labels: np.ndarray = LABELS, *, metric: str = "top1", kind: str = "knn",
+    split_seed: int = 0, source: Run | None = None, **facts: str,
+) -> Run:  # fmt: skip
+    """A finished evaluation, in a real run folder."""
+    config = {"data": {"split_seed": split_seed}, "backbone": "resnet18", "image_size": 32}
+    link = {"source": source.name, "source_folder": str(source.path.resolve())} if source else {}
+    run = runs.create(
+        kind, name, name, experiment="e", command="", config=config, tags={"dataset": "d"}, **link
+    )  # fmt: skip
+    names = np.array([f"{i:03d}.png" for i in range(len(labels))])
+    classes = np.array(["a", "b", "c", "d"])
+    predictions.write(run.path, "test", Predictions(names, labels, each, classes))
+    known = {"metric": metric, "data_fingerprint": "x", "split_fingerprint": str(split_seed), "labels_used": "10"}
+    run.write_status(state="finished", facts=known | facts)
+    return run
+
+
+def document(done: CompletedProcess[str]) -> dict:
+    return json.loads(done.stdout)
+
+
+def test_a_model_that_is_right_on_more_images_wins_and_swapping_mirrors_the_interval(hptctl: Hptctl) -> None:
+    evaluation("good", scores(40))
+    evaluation("bad", scores(100, seed=1))
+    said = hptctl("compare", "good", "bad")
+    assert "good is better than bad on 400 test images" in said.stdout
+    assert "15.0 points of top1" in said.stdout
+    there, back = (
+        document(hptctl("compare", *pair, "--json"))["pairs"][0] for pair in (("good", "bad"), ("bad", "good"))
+    )
+    assert there["verdict"] == "win"
+    assert back["verdict"] == "loss"
+    assert (there["low"], there["high"]) == (-back["high"], -back["low"])
+    assert there["difference"] == pytest.approx(0.15)
+    assert 0 < there["low"] < 0.15 < there["high"]
+    assert (there["mcnemar"]["only_a"], there["mcnemar"]["only_b"]) == (60, 0)
+    assert there["mcnemar"]["p_value"] == pytest.approx(2 * 0.5**60)
+
+
+def test_equal_predictions_tie_at_zero_and_several_runs_make_every_pair(hptctl: Hptctl) -> None:
+    for name, wrong in (("one", 40), ("same", 40), ("other", 150)):
+        evaluation(name, scores(wrong))
+    found = document(hptctl("compare", "one", "same", "other", "--json"))
+    verdicts = {(pair["a"], pair["b"]): pair["verdict"] for pair in found["pairs"]}
+    assert verdicts == {("one", "same"): "tie", ("one", "other"): "win", ("same", "other"): "win"}
+    first = found["pairs"][0]
+    assert (first["difference"], first["low"], first["high"], first["mcnemar"]["p_value"]) == (0, 0, 0, 1)
+    said = hptctl("compare", "one", "same", "other").stdout
+    assert "1/1/0" in said
+    assert "0/0/2" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_seeds_are_pooled_as_reruns_of_one_model(hptctl: Hptctl) -> None:
+    for seed in range(3):
+        evaluation(f"a{seed}", scores(40 + seed, seed))
+        evaluation(f"b{seed}", scores(100 + seed, seed))
+    found = document(hptctl("compare", "a0,a1,a2", "b0,b1,b2", "--json"))
+    assert [arm["runs"] for arm in found["arms"]] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+    assert found["arms"][0]["figures"] == pytest.approx([0.9, 0.8975, 0.895])
+    assert found["pairs"][0]["difference"] == pytest.approx(0.15)
+
+
+def test_a_pretraining_stands_for_its_newest_evaluation_and_a_sweep_for_its_winner(workplace: Path) -> None:
+    made = {}
+    for name, wrong in (("hpt", 40), ("base", 60)):
+        source = runs.create("pretrain", name, name, experiment="e", command="", config={}, tags={})
+        source.write_status(state="finished")
+        for kind in ("linear", "knn"):
+            made[name, kind] = evaluation(f"{kind}-{name}", scores(wrong), kind=kind, source=source)
+        evaluation(f"again-{name}", scores(wrong), kind="linear", source=source)
+    sweep = runs.create("sweep", "sweep", "sweep", experiment="e", command="", config={}, tags={})
+    sweep.write_status(state="finished", facts={"winner": "linear-hpt"})
+    assert [arm.runs[0].name for arm in comparison.arms(["hpt", "base"], "test")] == ["again-hpt", "again-base"]
+    assert [arm.runs[0].name for arm in comparison.arms(["hpt", "base"], "test", "knn")] == ["knn-hpt", "knn-base"]
+    assert [arm.runs[0].name for arm in comparison.arms(["sweep", "knn-base"], "test")] == ["linear-hpt", "knn-base"]
+
+
+def test_a_multi_label_set_is_compared_by_auroc_without_mcnemar(hptctl: Hptctl) -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random((IMAGES, 4)) < 0.3).astype(np.float32)
+    for name, signal in (("good", 2.0), ("weak", 0.5)):
+        logits = signal * labels + random.normal(size=labels.shape)
+        logits[:3, 0] = -np.inf  # a nearest-neighbour vote of none
+        evaluation(name, logits.astype(np.float32)[None], labels, metric="auroc")
+    (pair,) = document(hptctl("compare", "good", "weak", "--json"))["pairs"]
+    assert pair["verdict"] == "win"
+    assert pair["mcnemar"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("one",), "one run alone"),
+        (("one", "one"), "run 'one' is given twice"),
+        (("one", "onf"), "there is no run 'onf' (did you mean 'one'?)"),
+        (("one", "resplit"), "different splits (split seeds 0 and 1)"),
+        (("one", "elsewhere"), "different images or labels"),
+        (("one", "by-auroc"), "chosen by different metrics (auroc, top1)"),
+        (("one", "empty"), "has no predictions on test"),
+        (("one", "damaged"), "is damaged"),
+        (("one", "started"), "run 'started' is not finished"),
+        (("one", "same", "--metric", "balanced"), "did you mean 'balanced_accuracy'"),
+        (("one", "same", "--split", "tset"), "did you mean 'test'"),
+        (("one", "same", "--kind", "lineal"), "did you mean 'linear'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(
+    arguments: tuple[str, ...], message: str, workplace: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from hptctl import cli
+
+    for name in ("one", "same", "empty", "damaged"):
+        evaluation(name, scores(40))
+    (runs.RUNS / "empty" / "artifacts" / "predictions-test.npz").unlink()
+    (runs.RUNS / "damaged" / "artifacts" / "predictions-test.npz").write_bytes(b"PK\x03\x04 cut short")
+    evaluation("resplit", scores(40), split_seed=1)
+    evaluation("elsewhere", scores(40), data_fingerprint="y")
+    evaluation("by-auroc", scores(40), metric="auroc")
+    evaluation("started", scores(40)).write_status(state="interrupted")
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr("sys.argv", ["hptctl", "compare", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert (stopped.value.code, message in said) == (2, True), said
+
+
+def test_p_values_are_adjusted_for_being_several() -> None:
+    assert comparison.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert comparison.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert comparison.holm([]) == []
