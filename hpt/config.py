@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hpt.errors import ConfigError, did_you_mean
 from hpt.schedule import parse_schedule
@@ -41,6 +41,7 @@ def _split_commas(value: object) -> object:
 
 
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split_commas), Field(min_length=1)]
+Steps = Annotated[tuple[Positive, ...], BeforeValidator(_split_commas), AfterValidator(lambda v: tuple(sorted({*v})))]
 
 
 class Config(BaseModel):
@@ -187,6 +188,16 @@ class PretrainConfig(Config):
     """Steps between checkpoints; the last two are kept."""
     log_every: Positive = 10
     """Steps between logged losses."""
+    save_at: Steps = ()
+    """Steps after which the backbone is kept besides, as `backbones/step-N.safetensors`: RUN@N names it."""
+    probe_every: Positive | None = None
+    """Steps between looks at the representation (`hpt.evaluate.online`), the first before training: kNN on val where
+    there are labels, and measures that need none. None: no looks, or ten with `keep_best`."""
+    probe_images: Annotated[int, Field(ge=8)] = 2000
+    """Images of train, and of val, that such a look takes at most, drawn by seed."""
+    keep_best: bool = False
+    """The run's backbone is the one that the looks favour (kNN on val; effective rank where there are no labels), step
+    0 among them, instead of the last."""
     moco: MocoConfig = MocoConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -199,6 +210,8 @@ class PretrainConfig(Config):
             raise ValueError(f"strategy {self.strategy} {wanted}")
         if self.strategy == "base":
             return self
+        if self.save_at and self.save_at[-1] > self.steps:
+            raise ValueError(f"save_at {self.save_at[-1]} lies beyond the run's {self.steps} steps")
         if self.batch_size % self.bn_group or self.bn_group < 2:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of BatchNorm groups of {self.bn_group}; "
@@ -220,6 +233,13 @@ class PretrainConfig(Config):
                 f"set it to {self.batch_size} or more"
             )
         return self
+
+    @property
+    def probe_interval(self) -> int | None:
+        """Steps between looks at the representation, the first at step 0; None for no looks."""
+        if self.strategy == "base":
+            return None
+        return self.probe_every or (max(1, self.steps // 10) if self.keep_best else None)
 
     @property
     def bn_group(self) -> int:

@@ -6,7 +6,8 @@
     tracking.json   the MLflow run it belongs to, and what of the metrics MLflow has
     lock            held by the process that works on the run; a dead process holds nothing
 
-Pretrainings add `checkpoints/` and `backbone.safetensors`, evaluations their predictions.
+Pretrainings add `checkpoints/`, `backbone.safetensors` and the `backbones/` kept on the way; evaluations add their
+predictions.
 """
 
 from __future__ import annotations

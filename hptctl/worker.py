@@ -22,6 +22,7 @@ from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
+from hpt.evaluate.online import OnlineProbe
 from hpt.files import write_text
 from hpt.pretrain import notes, pretrain
 from hpt.processes import Processes
@@ -86,6 +87,7 @@ def _pretrain(
         run.write_status(facts=facts)
         for line in notes(config, len(images)):
             console.note(f"note: {line}")
+    watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
     # `base` has nothing to save, and is simply ended by a signal.
     with held_back() if config.strategy != "base" else nullcontext(lambda: 0) as stop:
         outcome = pretrain(
@@ -97,8 +99,9 @@ def _pretrain(
             log=log,
             progress=display.progress,
             stop=stop,
+            watch=watch,
         )
-    return outcome.results, {"backbone_sha256": outcome.sha256}
+    return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
 
 
 def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> tuple[dict[str, float], dict[str, str]]:
