@@ -6,6 +6,7 @@ defaults (the published protocol) < preset < TOML file < `--set` < everyday opti
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tomllib
@@ -174,6 +175,8 @@ class PretrainConfig(Config):
     """A ResNet of torchvision."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of a view, pixels."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the pretraining images that are used, drawn by seed; a smaller share is a part of a larger one."""
     seed: Seed = 0
     """Of everything random but the split."""
     processes: Positive = 1
@@ -432,6 +435,27 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
+
+PROTOCOL_VERSION = 1
+"""Raised when the same configuration, images and weights come to other results than before."""
+_BOOKKEEPING = {
+    *("processes", "device", "preset", "checkpoint_every", "log_every"),
+    *("save_at", "probe_every", "probe_images", "test"),
+}
+
+
+def fingerprint(config: PretrainConfig | EvaluateConfig, *, data: str, split: str, weights: str) -> str:
+    """Hex over all that a run's result rests on: two runs of one fingerprint are one.
+
+    `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
+    empty for random weights; paths and names play no part.
+    """
+    aside = _BOOKKEEPING | {"dataset", "weights"}
+    if isinstance(config, EvaluateConfig):
+        aside |= {"linear", "knn", "finetune"} - {config.kind}
+    method = flatten(config.model_dump(mode="json", exclude=aside))
+    named = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights, "method": method}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def resolve(

@@ -36,6 +36,8 @@ class Milestones:
         """Step and figure of the best look, the earliest of equals."""
         self.seen: dict[str, float] = {}
         """Of the last look."""
+        self.kept: dict[int, str] = {}
+        """Steps asked for that have their backbone, and its sha256."""
 
     def due(self, step: int) -> bool:
         """Whether something is to be done after `step` steps."""
@@ -43,7 +45,7 @@ class Milestones:
 
     def __call__(self, step: int) -> None:
         """Look, keep, or both."""
-        keep = step in self.config.save_at
+        asked = keep = step in self.config.save_at
         if self.watch is not None and self._look_due(step):
             self.seen = self.watch(self.backbone)
             self.log(self.seen, step)
@@ -53,7 +55,8 @@ class Milestones:
                 keep = keep or self.config.keep_best
         if keep:
             path_of(self.folder, step).parent.mkdir(exist_ok=True)
-            self.save(path_of(self.folder, step), step)
+            sha256 = self.save(path_of(self.folder, step), step)
+            self.kept |= {step: sha256} if asked else {}
 
     def save(self, path: Path, step: int) -> str:
         """Write the backbone as it is after `step` steps; the file's sha256."""
@@ -78,19 +81,20 @@ class Milestones:
                 path_of(self.folder, step).unlink()
 
     def facts(self) -> dict[str, str]:
-        """What the looks favoured, and whether the run kept it."""
+        """The backbones kept, what the looks favoured, and whether that is the run's."""
+        found = {f"backbone_sha256_at_{step}": sha256 for step, sha256 in self.kept.items()}
         if self.best is None or self.watch is None:
-            return {}
-        found = {"best_step": str(self.best[0]), "best_by": self.watch.favours, "best_figure": f"{self.best[1]:.6g}"}
+            return found
+        found |= {"best_step": str(self.best[0]), "best_by": self.watch.favours, "best_figure": f"{self.best[1]:.6g}"}
         return found | ({"kept_step": str(self.best[0])} if self.config.keep_best else {})
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must remember."""
-        return {"best": list(self.best) if self.best else None, "seen": self.seen}
+        return {"best": list(self.best) if self.best else None, "seen": self.seen, "kept": self.kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; a best backbone that is no longer there is looked for anew."""
-        self.seen = state["seen"]
+        self.seen, self.kept = state["seen"], state["kept"]
         if state["best"] is not None:
             step, figure = state["best"]
             if not self.config.keep_best or path_of(self.folder, step).exists():

@@ -18,7 +18,7 @@ import torch
 
 from hpt import weights
 from hpt.callbacks import Log
-from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
@@ -72,7 +72,7 @@ def _pretrain(
     run: Run, config: PretrainConfig, processes: Processes, log: Log, display: Display
 ) -> tuple[dict[str, float], dict[str, str]]:
     dataset = load_data(config.dataset, config, display)
-    images = dataset.pretraining_images()
+    images = dataset.pretraining_images(config.share, config.seed)
     facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
     refuse_other_images(run, dataset, facts)
     start = None
@@ -82,6 +82,7 @@ def _pretrain(
         start = loaded.state
         if processes.main:
             console.note(loaded.summary())
+    facts["fingerprint"] = fingerprint_of(config, facts)
     if processes.main:
         write_split(run, dataset)
         run.write_status(facts=facts)
@@ -109,6 +110,7 @@ def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> t
     loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
     facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
     facts["hardware"] = hardware(Processes(1, config.device))
+    facts["fingerprint"] = fingerprint_of(config, facts)
     refuse_other_images(run, dataset, facts)
     write_split(run, dataset)
     run.write_status(facts=facts)
@@ -184,6 +186,16 @@ def data_facts(dataset: Dataset) -> dict[str, str]:
         "split_counts": " ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
         "quarantined": str(len(dataset.quarantined)),
     }
+
+
+def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: dict[str, str]) -> str:
+    """What the run's result rests on (`hpt.config.fingerprint`)."""
+    return fingerprint(
+        config,
+        data=facts["data_fingerprint"],
+        split=facts["split_fingerprint"],
+        weights=facts.get("weights_sha256", ""),
+    )
 
 
 def hardware(processes: Processes) -> str:
