@@ -435,6 +435,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
+M = TypeVar("M", bound=Config)
 
 PROTOCOL_VERSION = 1
 """Raised when the same configuration, images and weights come to other results than before."""
@@ -490,7 +491,7 @@ def resolve(
     return check(model, values)
 
 
-def check(model: type[C], values: Mapping[str, Any]) -> C:
+def check(model: type[M], values: Mapping[str, Any]) -> M:
     """`values` as a configuration; a ConfigError names every problem."""
     try:
         return model.model_validate(dict(values))

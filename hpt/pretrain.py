@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpt import augment, checkpoint, encoder
 from hpt.callbacks import Log, Progress, Stop, Watch
-from hpt.config import MICRO_BATCH_PIXELS, PretrainConfig
+from hpt.config import MICRO_BATCH_PIXELS, EvaluateConfig, PretrainConfig
 from hpt.data.cache import Images
 from hpt.data.loader import Feed, Order, raw_batch
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
@@ -314,23 +314,29 @@ def estimate_statistics(
 
 
 def step_seconds(config: PretrainConfig) -> float:
-    """Seconds of one step of the model alone on this machine: a few images through both encoders, scaled up."""
+    """Seconds of one step of the model alone on this machine: each image once backward, and forward once more."""
+    training, forward = image_seconds(config)
+    return (training + forward) * config.batch_size / config.processes
+
+
+def image_seconds(config: PretrainConfig | EvaluateConfig) -> tuple[float, float]:
+    """Seconds an image takes on this machine, forward and backward, and forward alone: a few, three times, the best."""
     device = choose_device(config.device)
     model = encoder.build(config.backbone, seed=0).to(device).train()
-    few = min(8, config.bn_group)
-    images = torch.randn(few, 3, config.image_size, config.image_size, device=device)
+    images = torch.randn(8, 3, config.image_size, config.image_size, device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
-    best = float("inf")
+    forward = training = float("inf")
     for _ in range(3):  # the first pass pays for warming up
         start = time.perf_counter()
         with autocast:
             with torch.no_grad():
-                model(images)
+                model(images).sum().item()  # waits for a GPU
+            middle = time.perf_counter()
             loss = model(images).square().mean()
         loss.backward()
         loss.item()
-        best = min(best, time.perf_counter() - start)
-    return best * config.batch_size / few / config.processes
+        forward, training = min(forward, middle - start), min(training, time.perf_counter() - middle)
+    return training / len(images), forward / len(images)
 
 
 def notes(config: PretrainConfig, images: int) -> Iterator[str]:

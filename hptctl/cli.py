@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hptctl.commands import bench, compare, datasets, demo, doctor, evaluate, pretrain, report, runs, sweep, ui
+from hptctl.commands import bench, compare, datasets, demo, doctor, evaluate, pretrain, report, runs, study, sweep, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +22,7 @@ app.command()(demo.demo)
 app.command()(pretrain.pretrain)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(study.app, name="study")
 app.command()(compare.compare)
 app.command()(report.report)
 app.add_typer(runs.app, name="runs")

@@ -162,6 +162,13 @@ def ago(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def hours(seconds: float) -> str:
+    """How long work takes: `42 s`, `3 min`, `1.5 h`, `3,412 h`: whoever pays for machines counts in hours."""
+    if seconds < 7200:
+        return ago(seconds)
+    return f"{seconds / 3600:,.{0 if seconds >= 36000 else 1}f} h"
+
+
 def size(count: int) -> str:
     """Bytes in one unit: `512 B`, `34.4 MiB`, `1.5 GiB`."""
     amount = float(count)

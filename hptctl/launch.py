@@ -23,8 +23,18 @@ SHUTDOWN_SECONDS = "120"
 """What workers get to save a checkpoint before they are killed: a step on a slow machine, and the write."""
 
 
-def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str, log_backbone: bool = False) -> Run:
+def create_pretraining(
+    config: PretrainConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    log_backbone: bool = False,
+    parent: str | None = None,
+    suggestion: str | None = None,
+) -> Run:
     """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
+
+    `parent` is the study that asked for it.
 
     Raises:
         ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
@@ -42,11 +52,12 @@ def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: 
     return runs.create(
         "pretrain",
         name,
-        f"{config.strategy}-{name_of_data}",
+        suggestion or f"{config.strategy}-{name_of_data}",
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
         **as_source(source),
+        parent=parent,
         tags=tags,
         log_backbone=log_backbone,
     )
@@ -60,7 +71,7 @@ def create_evaluation(
     parent: str | None = None,
     suggestion: str | None = None,
 ) -> Run:
-    """A run folder for an evaluation; `parent` is the sweep it is a trial of.
+    """A run folder for an evaluation; `parent` is the sweep it is a trial of, or the study that asked for it.
 
     Raises:
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
@@ -88,7 +99,7 @@ def find_evaluation(config: EvaluateConfig) -> Run | None:
     config, _, source = describe_evaluation(config)
     for run in reversed(runs.all_runs()):
         spec = run.spec()
-        if spec.kind == config.kind and spec.config == config.model_dump(mode="json") and spec.parent is None:
+        if spec.kind == config.kind and spec.config == config.model_dump(mode="json") and not runs.is_trial(run):
             newer = source is None or spec.created > source.spec().created
             return run if newer and run.status().state != "running" else None
     return None
@@ -119,10 +130,8 @@ def execute(run: Run) -> None:
     Raises:
         Interrupted: with the command that goes on. HptError: what went wrong.
     """
-    spec = run.spec()
-    processes = int(spec.config.get("processes", 1))
-    verb = {"pretrain": "pretrain"} | dict.fromkeys(("linear", "knn", "finetune"), f"evaluate {spec.kind}")
-    resume = f"`hptctl {verb[spec.kind]} --resume {shlex.quote(run.name)}`"
+    processes = int(run.spec().config.get("processes", 1))
+    resume = f"`hptctl {shlex.join(resume_words(run))}`"
     try:
         if processes == 1:
             from hptctl.worker import work
@@ -136,6 +145,13 @@ def execute(run: Run) -> None:
         where = f": {error.filename}" if error.filename else ""
         what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
         raise RunError(what, f"mend that, then {resume}") from error
+
+
+def resume_words(run: Run) -> list[str]:
+    """The command that goes on with a run, after `hptctl`."""
+    kind = run.spec().kind
+    verbs = {"pretrain": ["pretrain"], "sweep": ["sweep", "finetune"]}
+    return [*verbs.get(kind, ["evaluate", kind]), "--resume", run.name]
 
 
 def _launch(run: Run, processes: int) -> None:
@@ -235,8 +251,13 @@ def step_of(file: Path) -> int | None:
     return int(step) if file.parent.name == BACKBONES and step.isdecimal() and _run_of(file) is not None else None
 
 
+def kept_backbone(run: Run, step: int) -> Path:
+    """Where the backbone that a pretraining kept after some steps lies."""
+    return run.path / BACKBONES / f"step-{step}.safetensors"
+
+
 def _backbone_after(run: Run, step: int) -> Path:
-    file = run.path / BACKBONES / f"step-{step}.safetensors"
+    file = kept_backbone(run, step)
     if not file.exists():
         kept = sorted(int(path.stem.removeprefix("step-")) for path in file.parent.glob("step-*.safetensors"))
         have = f"it has those after {', '.join(map(str, kept))}" if kept else "pretrain with --save-at to keep some"
@@ -269,6 +290,14 @@ def command_line() -> str:
 
 
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
+
+
+def pinned(config: PretrainConfig | EvaluateConfig) -> dict[str, Any]:
+    """The configuration as a run keeps it: with the dataset's path made absolute, since it may go on from elsewhere."""
+    from hpt.data.dataset import find
+
+    found = find(config.dataset)
+    return config.model_dump(mode="json") | ({"dataset": str(found)} if isinstance(found, Path) else {})
 
 
 def _pin_dataset(config: C) -> tuple[C, str]:
