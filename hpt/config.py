@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -572,7 +573,7 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"{path} is missing: give --{path.replace('_', '-')}"
     if error["type"] == "literal_error":
-        known = _choices(model, error["loc"])
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         got = error["input"]
         return f"unknown {path} '{got}'{did_you_mean(str(got), known)}: choose one of {', '.join(known)}"
     if error["type"] == "value_error":
@@ -582,10 +583,3 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         return f"unknown device '{error['input']}': choose auto, cpu, cuda, cuda:N or mps"
     message = str(error["msg"])
     return f"{path} = {error['input']!r}: {message[:1].lower()}{message[1:]}"
-
-
-def _choices(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    *parents, leaf = (str(part) for part in loc)
-    for name in parents:
-        model = model.model_fields[name].annotation  # type: ignore[assignment]  # parents are models
-    return [str(choice) for choice in get_args(model.model_fields[leaf].annotation)]

@@ -117,33 +117,52 @@ class Progress:
         return cell.config.model_copy(update={"weights": self.weights_of(cell.backbone)})
 
     def _look(self, cell: Cell) -> Found:
-        needed = self[cell.backbone.cell] if cell.backbone is not None else None
-        if needed is not None and needed.state in {"failed", "waits", "no data"}:
-            assert cell.backbone is not None
-            return Found("waits", why=f"for {cell.backbone.cell}")
         try:
-            dataset = self.dataset(cell.config)
+            self.dataset(cell.config)
         except DataError as error:
             return Found("no data", why=str(error))
-        if needed is not None and needed.state != "done":
-            return Found("left")
-        sha256 = self._sha256(cell, needed)
-        if sha256 is not None and not cell.sweep:
-            print_ = fingerprint(cell.config, data=dataset.fingerprint, split=dataset.split_fingerprint, weights=sha256)
-            for run in self._finished.get(print_, ()):
-                if found := _done(cell, run):
-                    return found
-            if print_ in self._elsewhere and (found := _done_elsewhere(cell, self._elsewhere[print_])):
-                return found
-        if needed is not None and not needed.here:
-            return Found("left")
+        if (found := self._finished_run(cell)) is not None and (found.here or not self._needed(cell)):
+            return found
+        if cell.backbone is not None:
+            needed = self[cell.backbone.cell]
+            if needed.state in {"failed", "waits", "no data"}:
+                return Found("waits", why=f"for {cell.backbone.cell}")
+            if needed.state != "done" or not needed.here:
+                return Found("left")
         return self._begun(cell)
 
-    def _sha256(self, cell: Cell, needed: Found | None) -> str | None:
+    def _finished_run(self, cell: Cell) -> Found | None:
+        """The finished run of a cell's fingerprint: one of this folder, or else one that the store knows."""
+        start = self._sha256(cell)
+        if start is None or cell.sweep:
+            return None
+        dataset = self.dataset(cell.config)
+        of_cell = fingerprint(cell.config, data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start)
+        for run in self._finished.get(of_cell, ()):
+            if found := _done(cell, run):
+                return found
+        record = self._elsewhere.get(of_cell)
+        if record is None:
+            return None
+        kept = _backbones(cell.config, record.tags) if isinstance(cell.config, PretrainConfig) else ()
+        if isinstance(cell.config, PretrainConfig) and not kept:
+            return None
+        return Found("done", record.name, backbones=kept, here=False)
+
+    def _needed(self, cell: Cell) -> bool:
+        """Whether a cell that is not done needs the backbone of this one."""
+        for other in self.cells.values():
+            if other.backbone is not None and other.backbone.cell == cell.id:
+                found = self._finished_run(other)
+                if found is None or (not found.here and self._needed(other)):
+                    return True
+        return False
+
+    def _sha256(self, cell: Cell) -> str | None:
         """Of the weights that the cell starts from or evaluates; None where it is not known, "" for random weights."""
-        if needed is not None:
-            assert cell.backbone is not None
-            return needed.sha256(cell.backbone.step)
+        if cell.backbone is not None:
+            found = self._finished_run(self.cells[cell.backbone.cell])
+            return found.sha256(cell.backbone.step) if found else None
         name = cell.config.weights
         if name is None:
             return ""
@@ -175,13 +194,6 @@ def _done(cell: Cell, run: Run) -> Found | None:
     kept = _backbones(cell.config, facts)
     there = run.backbone.exists() and all(launch.kept_backbone(run, step).exists() for step, _ in kept if step)
     return Found("done", run.name, backbones=kept) if kept and there else None
-
-
-def _done_elsewhere(cell: Cell, record: tracking.Record) -> Found | None:
-    kept = _backbones(cell.config, record.tags) if isinstance(cell.config, PretrainConfig) else ()
-    if isinstance(cell.config, PretrainConfig) and not kept:
-        return None
-    return Found("done", record.name, backbones=kept, here=False)
 
 
 def _backbones(config: PretrainConfig, facts: dict[str, str]) -> tuple[tuple[int | None, str], ...]:
