@@ -54,14 +54,7 @@ def print_text(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
-    shown = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-    )
+    shown = Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         right = column.startswith(">")
         shown.add_column(
@@ -69,6 +62,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         )
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
+    if title:  # not the table's own, which wraps at the table's width
+        out.print(f"[bold]{escape(title)}[/bold]")
     out.print(shown, soft_wrap=False)
 
 

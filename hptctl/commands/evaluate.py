@@ -1,4 +1,4 @@
-"""`hptctl evaluate linear|knn|finetune`"""
+"""`hptctl evaluate linear|knn|finetune|show|features|layers`"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.commands import features
 
 if TYPE_CHECKING:
     from hpt.config import EvaluateConfig
@@ -330,3 +331,7 @@ def _print(run: Run, as_json: bool) -> None:
         if left_out := facts.get(f"{part}_left_out"):
             console.say(f"classes that {part} leaves out, for want of images with and without them: {left_out}")
     console.say(f"class by class: hptctl evaluate show {shlex.quote(run.name)}")
+
+
+app.command()(features.features)
+app.command()(features.layers)
