@@ -100,6 +100,7 @@ def _document(
 
 def _say(found: list[Arm], pairs: list[Pair], adjusted: list[float | None], metric: str, split: str) -> None:
     import statistics
+    import string
 
     from hptctl import comparison, console
 
@@ -116,6 +117,11 @@ def _say(found: list[Arm], pairs: list[Pair], adjusted: list[float | None], metr
             better, worse = (pair.a, pair.b) if pair.verdict == "win" else (pair.b, pair.a)
             console.say(f"{better} is better than {worse} on {images} {split} images:")
             console.say(f"{points}; {pair.a} less {pair.b}: {wide}{p}")
+    for arm in found:
+        if (by := ", ".join(run.name for run in arm.runs)) != arm.name:
+            console.note(f"{arm.name} is compared by {by}")
+    # Letters, since names are long and come twice in a pair.
+    letters = dict(zip((arm.name for arm in found), string.ascii_lowercase, strict=False))
     rows = []
     for arm in found:
         each = comparison.figures(arm, metric)
@@ -126,25 +132,24 @@ def _say(found: list[Arm], pairs: list[Pair], adjusted: list[float | None], metr
                 flipped = {"win": "loss", "loss": "win", "tie": "tie"}
                 counts[pair.verdict if arm.name == pair.a else flipped[pair.verdict]] += 1
         mean = statistics.fmean(each)
-        row = (arm.name, ", ".join(r.name for r in arm.runs), console.percent(mean) + spread, str(len(each)))
+        row = (letters.get(arm.name, ""), arm.name, console.percent(mean) + spread, str(len(each)))
         rows.append((mean, (*row, f"{counts['win']}/{counts['tie']}/{counts['loss']}")))
     console.table(
         "",
-        ("model", "evaluation", f">{metric}", ">reruns", ">win/tie/loss"),
+        ("", "model", f">{metric}", ">reruns", ">win/tie/loss"),
         [row for _, row in sorted(rows, key=lambda pair: -pair[0])],
     )
     if len(pairs) > 1:
         console.table(
             f"\nDifferences in points, {100 * pairs[0].interval.level:g} % intervals, {images} {split} images",
-            ("a", "b", ">a - b", ">interval", "verdict", ">McNemar p (Holm)"),
+            ("pair", ">points", ">interval", "verdict", ">McNemar p", ">(Holm)"),
             [
                 (
-                    pair.a,
-                    pair.b,
+                    f"{letters.get(pair.a, pair.a)} - {letters.get(pair.b, pair.b)}",
                     f"{100 * pair.interval.difference:+.1f}",
                     f"{100 * pair.interval.low:+.1f} to {100 * pair.interval.high:+.1f}",
                     pair.verdict,
-                    "" if pair.mcnemar is None else f"{pair.mcnemar.p_value:.2g} ({p:.2g})",
+                    *(("", "") if pair.mcnemar is None else (f"{pair.mcnemar.p_value:.2g}", f"{p:.2g}")),
                 )
                 for pair, p in zip(pairs, adjusted, strict=True)
             ],
