@@ -155,6 +155,20 @@ class Images:
         """Relative posix names, one per image."""
         return tuple(self._entry.names[row] for row in self._rows)
 
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """[N, 2] height and width, as decoded."""
+        return self._entry.sizes[self._rows]
+
+    @property
+    def digests(self) -> npt.NDArray[np.void]:
+        """[N] of the files' bytes, 16 bytes each: equal for equal files, whatever they are called."""
+        return self._entry.digests[self._rows].view("V16").ravel()
+
+    def statistics(self) -> tuple[RGB, RGB]:
+        """Mean and standard deviation of these images' own pixels, which `mean` and `std` may not be."""
+        return self._entry.mean_std(self._rows)
+
     def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Images:
         """Some of the images, in the order of `indices`, with the same mean and std."""
         return Images(self._entry, self._rows[np.asarray(indices, dtype=np.int64)], self.mean, self.std)

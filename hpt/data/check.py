@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Report:
     """What `check` found; images are numbered as in `names`."""
 
     names: tuple[str, ...]
-    """Readable images."""
+    """Images that can be read and are not left out."""
     splits: Mapping[str, Indices]
     where: tuple[str, ...]
     """The split of each."""
@@ -97,10 +97,18 @@ class Report:
         return reasons
 
 
-def check(found: Row | Path, split_seed: int, *, near: float = NEAR, progress: Progress | None = None) -> Report:
+def check(
+    found: Row | Path,
+    split_seed: int,
+    *,
+    left_out: Collection[str] = (),
+    near: float = NEAR,
+    progress: Progress | None = None,
+) -> Report:
     """Read every image of a dataset and compare each with all others.
 
     Args:
+        left_out: names in its quarantine list, which runs do not see.
         near: correlation from which on two images count as near duplicates; 1 finds exact ones only.
 
     Raises:
@@ -108,17 +116,18 @@ def check(found: Row | Path, split_seed: int, *, near: float = NEAR, progress: P
     """
     listing = list_images(found, progress)
     seen = _look(listing, progress)
-    rows = np.array([i for i, look in enumerate(seen) if isinstance(look, _Look)], dtype=np.int64)
-    looks = [look for look in seen if isinstance(look, _Look)]
     unreadable = tuple((listing.names[i], look) for i, look in enumerate(seen) if isinstance(look, str))
+    readable = np.array([i for i, look in enumerate(seen) if isinstance(look, _Look)], dtype=np.int64)
+    where = np.full(len(seen), "", dtype="<U5")
+    for name, indices in split(found, listing, readable, split_seed).items():
+        where[readable[indices]] = name
+    where[[listing.names[i] in left_out for i in range(len(seen))]] = ""
+    rows = np.flatnonzero(where != "")
+    looks = [look for i in rows.tolist() if isinstance(look := seen[i], _Look)]
     if not looks:
         raise DataError(f"none of the {len(seen):,} images can be read: {unreadable[0][1]}", "check the files")
-    splits = split(found, listing, rows, split_seed)
-    where = np.empty(len(rows), dtype="<U5")
-    for name, indices in splits.items():
-        where[indices] = name
-    labels = listing.labels[rows]
-    names = tuple(listing.names[i] for i in rows.tolist())
+    where, labels, names = where[rows], listing.labels[rows], tuple(listing.names[i] for i in rows.tolist())
+    splits: dict[str, Indices] = {name: np.flatnonzero(where == name) for name in SPLITS}
     thumbnails = np.stack([look.thumbnail for look in looks])
     pairs = _pairs(np.array([look.digest for look in looks]), thumbnails, where, near, progress)
     leaks = [pair for pair in pairs if where[pair.first] != where[pair.second]]
@@ -187,21 +196,21 @@ def _pairs(
     """Every two images that show the same."""
     order = np.array([SPLITS.index(split) for split in where.tolist()])
     _, contents = np.unique(digests, return_inverse=True)
-    found = [(first, second, 1.0, True) for first, second in _equal(contents)]
+    found: list[tuple[int, int, float, bool]] = [(one, other, 1.0, True) for one, other in _equal(contents)]
     if near < 1:
         for ones, others, likeness in _alike(thumbnails, near, progress):
             fresh = contents[ones] != contents[others]
-            columns = (column[fresh].tolist() for column in (ones, others, likeness))
-            found.extend((one, other, value, False) for one, other, value in zip(*columns, strict=True))
+            columns = zip(ones[fresh].tolist(), others[fresh].tolist(), likeness[fresh].tolist(), strict=True)
+            found.extend((one, other, value, False) for one, other, value in columns)
             if len(found) > MOST_PAIRS:
                 raise DataError(
                     f"more than {MOST_PAIRS:,} pairs of images are alike at a correlation of {near:g}",
                     "they may be blank or frames of a film; raise --near, or --near 1 for equal files only",
                 )
     pairs = []
-    for first, second, likeness, exact in found:
-        one, other = sorted((first, second), key=lambda row: (order[row], row))
-        pairs.append(Pair(one, other, likeness, exact))
+    for found_pair in found:
+        first, second = sorted(found_pair[:2], key=lambda row: (order[row], row))
+        pairs.append(Pair(first, second, *found_pair[2:]))
     return sorted(pairs, key=lambda pair: (-pair.exact, -pair.likeness, pair.first, pair.second))
 
 

@@ -111,16 +111,17 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     left_out = quarantine.read(quarantine.place(found))
     if left_out:
         indices, left_out = quarantine.apply(name, entry.names, indices, left_out)
-    _warn_of_copies(name, dataset, entry, indices)
     mean, std = row.mean if row else None, row.std if row else None
     if mean is None or std is None:
         mean, std = entry.mean_std(_pretraining(indices))
+    images = Images(entry, np.arange(len(entry.names)), mean, std)
+    _warn_of_copies(name, dataset, images, indices)
     return Dataset(
         name=name,
         task=task,
         classes=listing.classes,
         metric=(row and row.metric) or METRICS[task],
-        images=Images(entry, np.arange(len(entry.names)), mean, std),
+        images=images,
         labels=labels,
         splits=indices,
         quarantined=(*entry.quarantined, *left_out.items()),
@@ -202,10 +203,9 @@ def _check_quarantine(name: str, entry: Entry, allowed: float) -> None:
     log.warning("%s: %d of %d images cannot be read and are left out: %s", name, bad, total, first)
 
 
-def _warn_of_copies(name: str, dataset: str, entry: Entry, indices: Mapping[str, splits.Indices]) -> None:
+def _warn_of_copies(name: str, dataset: str, images: Images, indices: Mapping[str, splits.Indices]) -> None:
     """Say before a run that some test images are byte for byte among the others."""
-    digests = entry.digests.view("V16").ravel()
-    copies = np.isin(digests[indices["test"]], digests[_pretraining(indices)]).sum()
+    copies = np.isin(images.digests[indices["test"]], images.digests[_pretraining(indices)]).sum()
     if copies:
         log.warning(
             "%s: %d of %d test images are also in train or val; `hptctl datasets check %s` names them",
