@@ -4,8 +4,8 @@ Near duplicates are found by thumbnails, not by a hash of bits: the correlation 
 such as dHash approximate, and on drawings and x-rays, which are mostly flat, those approximate it badly. Brightness,
 contrast, size and recompression do not hide a copy; mirroring and cropping do.
 
-One pass reads each image once and writes nothing. On two cores 100,000 photographs of 500 x 375 take about 3 minutes to
-read and 1 to compare, which grows with the square of their number, and 0.2 GiB.
+One pass reads each image once and writes nothing. On two cores photographs of 500 x 375 were read at 1,400 a second, and
+100,000 thumbnails compared in 50 s, which grows with the square of their number; they take 0.2 GiB.
 """
 
 from __future__ import annotations
