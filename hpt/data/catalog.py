@@ -429,21 +429,21 @@ CATALOG: dict[str, Row] = {
             archives=(
                 Archive(
                     "VOCtrainval_06-Nov-2007.tar",
-                    gives=("VOCdevkit/VOC2007/ImageSets/Main/*_trainval.txt",),
+                    gives=("VOCdevkit/VOC2007/ImageSets/Main/*_trainval.txt", "VOCdevkit/VOC2007/JPEGImages/*.jpg"),
                     url=f"{PASCAL}voc2007/VOCtrainval_06-Nov-2007.tar",
                     megabytes=460,
                     checksum=_md5("c52e279531787c972589f7e41ab4ae64"),  # these three: torchvision's voc.py
                 ),
                 Archive(
                     "VOCtest_06-Nov-2007.tar",
-                    gives=("VOCdevkit/VOC2007/ImageSets/Main/*_test.txt",),
+                    gives=("VOCdevkit/VOC2007/ImageSets/Main/*_test.txt", "VOCdevkit/VOC2007/JPEGImages/*.jpg"),
                     url=f"{PASCAL}voc2007/VOCtest_06-Nov-2007.tar",
                     megabytes=451,
                     checksum=_md5("b6e924de25625d8de591ea690078ad9f"),
                 ),
                 Archive(
                     "VOCtrainval_11-May-2012.tar",
-                    gives=("VOCdevkit/VOC2012/ImageSets/Main/*_trainval.txt",),
+                    gives=("VOCdevkit/VOC2012/ImageSets/Main/*_trainval.txt", "VOCdevkit/VOC2012/JPEGImages/*.jpg"),
                     url=f"{PASCAL}voc2012/VOCtrainval_11-May-2012.tar",
                     megabytes=2_000,
                     checksum=_md5("6cd6e144f989b92b3379bac3b3de84fd"),

@@ -61,6 +61,7 @@ def info(
     row = found if isinstance(found, Row) else None
     here = row is None or row.ready()
     published = _facts(row) if row else {}
+    published["published_classes"] = published.pop("classes", None)  # here `classes` are names
     data = _load(dataset, image_size, sets) if here else None
     if as_json:
         console.print_json(published | (_read(data) if data else {}))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 from conftest import command
-from miniatures import chexpert, image
+from miniatures import chexpert, image, resisc
 from PIL import Image
 
 from hpt.data.catalog import CATALOG
@@ -103,6 +103,12 @@ def test_counts_that_are_not_the_published_ones_are_said(place: Path, capsys: py
         "train+val": {"found": 20, "published": 223_414},
         "test": {"found": 4, "published": 234},
     }
+
+
+def test_classes_that_are_not_all_there_are_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resisc(place / "data" / "resisc")
+    check.check("resisc")
+    assert "2 classes instead of 45" in capsys.readouterr().out
 
 
 def test_a_leak_is_exit_code_1_until_it_is_in_quarantine(leaking: Path, capsys: pytest.CaptureFixture[str]) -> None:
