@@ -149,7 +149,7 @@ def _own_row(name: str, own: _OwnRow, root: Path) -> Row:
         licence=own.licence,
         page=own.page,
         folder=str(path.parent),
-        archives=(Archive(path.name, gives=(glob.escape(path.name),)),),
+        archives=(Archive(glob.escape(path.name), gives=(glob.escape(path.name),)),),
         read=partial(_read_own, path, own.group),
         shares=SHARES | exact,
         mean=own.mean,
@@ -284,7 +284,7 @@ CATALOG: dict[str, Row] = {
             title="xView, objects in satellite scenes",
             domain="aerial",
             licence="CC BY-NC-SA 4.0; registration",
-            page="https://xviewdataset.org",
+            page="https://challenge.xviewdataset.org/data-download",
             read=xview.read,
             archives=(
                 Archive("train_labels.tgz", gives=("xView_train.geojson",)),
@@ -329,9 +329,9 @@ CATALOG: dict[str, Row] = {
             page="https://playing-for-benchmarks.org/download/",
             read=viper.read,
             archives=tuple(
-                Archive(f"{name}_{part}.zip", gives=(f"{name}/{part}/*/*.{suffix}",))
+                Archive(f"{name}_{archive}", gives=(f"{name}/{pattern}",))
                 for name, _ in viper.SETS
-                for part, suffix in (("cls", "png"), ("img", "jpg"))
+                for archive, pattern in (("cls_*.zip", "cls/*/*.png"), ("img_*_jpg.zip", "img/*/*.jpg"))
             ),
             keep=tuple(f"{name}/cls" for name, _ in viper.SETS),
             task="multi-label",

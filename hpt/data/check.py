@@ -27,7 +27,7 @@ from hpt.callbacks import Progress
 from hpt.data import decode
 from hpt.data.cache import in_order
 from hpt.data.dataset import list_images, split
-from hpt.data.listing import SPLITS, Labels, Listing, Read, Unreadable, unlabelled
+from hpt.data.listing import SPLITS, Labels, Listing, Read, Source, Unreadable, unlabelled
 from hpt.data.row import Row
 from hpt.data.splits import Indices
 from hpt.errors import DataError
@@ -62,6 +62,7 @@ class Pair:
 class Report:
     """What `check` found; images are numbered as in `names`."""
 
+    source: Source
     names: tuple[str, ...]
     """Images that can be read and are not left out."""
     splits: Mapping[str, Indices]
@@ -134,6 +135,7 @@ def check(
     repeats = [pair for pair in pairs if where[pair.first] == where[pair.second]]
     row = found if isinstance(found, Row) else None
     return Report(
+        source=listing.source,
         names=names,
         splits=splits,
         where=tuple(where.tolist()),

@@ -71,5 +71,5 @@ def apply(
     """The splits without what a list names, and those of its reasons that name an image."""
     out = np.array([image in reasons for image in names], dtype=np.bool_)
     here = {names[i]: reasons[names[i]] for i in np.flatnonzero(out).tolist()}
-    log.info("%s: %d images are left out by its quarantine list", name, len(here))
+    log.info("%s: its quarantine list leaves %d of %d images out", name, len(here), len(names))
     return {split: rows[~out[rows]] for split, rows in indices.items()}, here

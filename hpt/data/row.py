@@ -31,6 +31,7 @@ class Archive:
     """A file that a publisher offers."""
 
     name: str
+    """A pattern where there may be several of them, which only a person gets."""
     gives: tuple[str, ...]
     """What is there once it is unpacked: patterns relative to the dataset's folder. Its annotations come first."""
     url: str | None = None
@@ -44,8 +45,8 @@ class Archive:
 
     def missing(self, folder: Path) -> str | None:
         """The first of what it gives that is not there."""
-        if unpack.unfinished(folder / self.name).exists():
-            return self.name + ", whose unpacking was broken off,"
+        if next(folder.glob(unpack.unfinished(Path(self.name)).name), None):
+            return f"{self.name}, whose unpacking was broken off,"
         return next((pattern for pattern in self.gives if next(folder.glob(pattern), None) is None), None)
 
 
@@ -131,19 +132,28 @@ class Row:
             DataError: a download failed or an archive is damaged; what came so far stays.
         """
         for archive in self.archives:
-            path = self.place / archive.name
             if archive.missing(self.place) is None:
                 continue
-            if path.exists():
-                _verify(path, archive.checksum)
-            elif archive.url is not None:
-                try:
-                    fetch.download(archive.url, path, checksum=archive.checksum, size=archive.size, progress=progress)
-                except DataError as error:
-                    by_hand = f"{error.fix or 'try again'}; or put {archive.name} into {self.place} ({self.page})"
-                    raise DataError(f"{self.name} is not here and its download failed: {error.what}", by_hand) from None
-            if path.exists() and unpack.is_packed(archive.name):
+            there = sorted(self.place.glob(archive.name))
+            if archive.url is not None and not there:
+                there = [self._fetch(archive, archive.url, progress)]
+            elif archive.checksum is not None and not all(map(archive.checksum.fits, there)):
+                what = f"{there[0]} is not the file that was published: its {archive.checksum.algorithm} differs"
+                raise DataError(what, unpack.AGAIN)
+            packed = [path for path in there if unpack.is_packed(path.name)]
+            for path in packed:  # first, so that none of several can be forgotten when this is broken off
+                unpack.unfinished(path).mkdir(exist_ok=True)
+            for path in packed:
                 unpack.unpack(path, progress)
+
+    def _fetch(self, archive: Archive, url: str, progress: Progress | None) -> Path:
+        path = self.place / archive.name
+        try:
+            fetch.download(url, path, checksum=archive.checksum, size=archive.size, progress=progress)
+        except DataError as error:
+            by_hand = f"{error.fix or 'try again'}; or put {archive.name} into {self.place} ({self.page})"
+            raise DataError(f"{self.name} is not here and its download failed: {error.what}", by_hand) from None
+        return path
 
     def not_here(self, what: str) -> DataError:
         """The line for a dataset of which something is missing."""
@@ -159,8 +169,3 @@ class Row:
             return self.read(self.place)
         except FileNotFoundError as error:
             raise self.not_here(str(error.filename)) from None
-
-
-def _verify(path: Path, checksum: Checksum | None) -> None:
-    if checksum is not None and not checksum.fits(path):
-        raise DataError(f"{path} is not the file that was published: its {checksum.algorithm} differs", unpack.AGAIN)

@@ -108,9 +108,8 @@ def prepare(
     if as_json:
         console.print_json(_facts(found) | {"path": str(found.place), "images": len(listing.names)})
         return
-    console.say(
-        f"{found.name} is ready: {len(listing.names):,} images of {len(listing.classes)} classes, {found.place}"
-    )
+    lies = found.place if found.archives else "embedded"
+    console.say(f"{found.name} is ready: {len(listing.names):,} images of {len(listing.classes)} classes, {lies}")
     console.note(f"next: hptctl datasets check {found.name}")
 
 

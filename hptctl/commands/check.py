@@ -11,7 +11,6 @@ from hptctl import options
 
 if TYPE_CHECKING:
     from hpt.data.check import Report
-    from hpt.data.listing import Source
 
 NAMED = 8
 """Images or pairs named on the screen; --json has all."""
@@ -36,8 +35,7 @@ def check(
 ) -> None:
     """The leak guard: unreadable, odd, repeated and leaking images, absent classes, counts that are not as published.
 
-    A leak is an image that is, or nearly is, in two splits; the exit code is then 1. Every image is read once, which
-    takes minutes for 100,000.
+    A leak is an image that is, or nearly is, in two splits; the exit code is then 1. Every image is read once.
 
     Examples:
 
@@ -47,7 +45,7 @@ def check(
     """
     from hpt.data import check as guard
     from hpt.data import quarantine as lists
-    from hpt.data.dataset import find, list_images, name_of
+    from hpt.data.dataset import find, name_of
     from hpt.errors import ConfigError
     from hptctl import console
 
@@ -58,7 +56,7 @@ def check(
     before = lists.read(place)
     with console.Display() as display:
         report = guard.check(found, split_seed, left_out=before, near=near, progress=display.progress)
-    sheet = _draw(name_of(found), report, list_images(found).source, out)
+    sheet = _draw(name_of(found), report, out)
     written = quarantine and bool(report.leaks)
     if written:
         lists.write(place, before | report.to_leave_out())
@@ -69,7 +67,7 @@ def check(
         if sheet:
             console.say(f"{sheet} shows {min(SHOWN, len(report.leaks) + len(report.repeats))} of the pairs")
         if written:
-            console.say(f"{place}: {len(report.leaks)} images that runs now leave out")
+            console.say(f"{place}: {_images(len(report.to_leave_out()))} that runs now leave out")
         elif report.leaks:
             console.say("--quarantine lists them, so that runs leave the copies in train and val out")
     if report.leaks and not written:
@@ -98,12 +96,12 @@ def _show(name: str, report: Report, left_out: int, near: float) -> None:
     console.table("", ("what", ">found", "which"), [(what, f"{count:,}", which) for what, count, which in rows])
     console.say(f"sizes {widths.min()} x {heights.min()} to {widths.max()} x {heights.max()} px, modes {odd_modes}")
     if left_out:
-        console.say(f"its quarantine list leaves {left_out:,} images out, here as in runs")
-    verdict = f"{len(leaks)} images leak" if leaks else "nothing leaks"
+        console.say(f"its quarantine list leaves {_images(left_out)} out, here as in runs")
+    verdict = f"{_images(len(leaks))} leak{'s' if len(leaks) == 1 else ''}" if leaks else "nothing leaks"
     console.say(f"{verdict} between train, val and test")
 
 
-def _draw(name: str, report: Report, source: Source, out: Path) -> str | None:
+def _draw(name: str, report: Report, out: Path) -> str | None:
     """The contact sheet of the pairs, leaks first; None where there are none."""
     from hptctl.report import sheet
 
@@ -113,7 +111,7 @@ def _draw(name: str, report: Report, source: Source, out: Path) -> str | None:
     title = f"{name}: {len(report.leaks)} leaks, {len(report.repeats)} repeats in a split"
     place = sheet.layout(title, len(pairs), 2, TILE)
     rows = []
-    with source.open() as read:
+    with report.source.open() as read:
         for pair in pairs:
             both = (pair.first, pair.second)
             first, second = (_tile(read(report.names[row])) for row in both)
@@ -190,6 +188,10 @@ def _absent(report: Report) -> list[str]:
 
 def _miscounted(report: Report) -> list[str]:
     return [f"{found:,} {key} instead of {published:,}" for key, (found, published) in report.miscounted.items()]
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _some(texts: Any) -> str:

@@ -130,6 +130,36 @@ def test_an_archive_put_there_by_hand_is_checked_and_unpacked(ucmerced: Row, tmp
     assert Quiet.asked == []
 
 
+def test_an_archive_in_several_parts_is_ready_when_all_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HPTCTL_DATA", str(tmp_path / "data"))
+    row = CATALOG["viper"]
+    FOLDERS["viper"](tmp_path / "work")
+    row.place.mkdir(parents=True)
+    for archive, pattern in {
+        "train_cls_00-77_0.zip": "train/cls/*/*",
+        "train_img_00-77_0_jpg.zip": "train/img/00[123]/*",
+        "train_img_00-77_1_jpg.zip": "train/img/00[456]/*",
+        "val_cls_00-47_0.zip": "val/cls/*/*",
+        "val_img_00-47_0_jpg.zip": "val/img/*/*",
+    }.items():
+        with zipfile.ZipFile(row.place / archive, "w") as packed:
+            for path in (tmp_path / "work").glob(pattern):
+                packed.write(path, path.relative_to(tmp_path / "work"))
+    whole = (row.place / "train_img_00-77_1_jpg.zip").read_bytes()
+    (row.place / "train_img_00-77_1_jpg.zip").write_bytes(whole[:900])
+    with pytest.raises(DataError, match=r"train_img_00-77_1_jpg\.zip is no whole zip file"):
+        row.prepare()
+    assert "train_img_*_jpg.zip, whose unpacking was broken off" in str(row.missing())
+    (row.place / "train_img_00-77_1_jpg.zip").write_bytes(whole)
+    row.prepare()
+    assert row.ready()
+    dataset = load("viper", DataConfig(), side=32)
+    assert (len(dataset.images), dataset.quarantined) == (14, ())
+
+
 def test_what_the_host_does_not_have_is_one_line_that_says_what_to_do(ucmerced: Row, host: tuple[str, Path]) -> None:
     (host[1] / "UCMerced_LandUse.zip").unlink()
     with pytest.raises(DataError) as caught:
