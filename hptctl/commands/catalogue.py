@@ -103,7 +103,7 @@ def prepare(
             listing = found.listing(display.progress)
     if what is not None:
         for number, step in enumerate(_steps(found), start=1):
-            console.err.print(f"{number}. {step}", markup=False)
+            console.note(f"{number}. {step}")
         raise DataError(f"{found.name} is not here: {what} is missing in {found.place}", "do these steps")
     if as_json:
         console.print_json(_facts(found) | {"path": str(found.place), "images": len(listing.names)})
