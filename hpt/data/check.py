@@ -14,7 +14,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,6 @@ class Report:
     splits: Mapping[str, Indices]
     where: tuple[str, ...]
     """The split of each."""
-    labels: Labels
     classes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     leaks: tuple[Pair, ...]
@@ -86,8 +85,6 @@ class Report:
     """Name, and what is odd about its size or content."""
     miscounted: Mapping[str, tuple[int, int]]
     """Images found and published, by split, where they differ; and of `classes`."""
-    by_split: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
-    """Pairs by their splits, and whether they are exact."""
 
     def to_leave_out(self) -> dict[str, str]:
         """What would have to go for no test image to be in val or train, and no val image in train, with the reason."""
@@ -139,7 +136,6 @@ def check(
         names=names,
         splits=splits,
         where=tuple(where.tolist()),
-        labels=labels,
         classes=listing.classes,
         unreadable=unreadable,
         leaks=_once(leaks, key=lambda pair: pair.first),
@@ -150,7 +146,6 @@ def check(
         modes=Counter(look.mode for look in looks),
         odd=tuple((name, why) for name, look in zip(names, looks, strict=True) if (why := _odd(look))),
         miscounted=_miscounted(row, splits, len(listing.classes)) if row else {},
-        by_split=Counter((str(where[p.first]), str(where[p.second]), p.exact) for p in pairs),
     )
 
 

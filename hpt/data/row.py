@@ -9,6 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from hpt.callbacks import Progress
 from hpt.data import fetch, kept, unpack
 from hpt.data.fetch import Checksum
@@ -65,7 +67,7 @@ class Row:
     folder: str = ""
     """Below the data root; empty: the name."""
     archives: tuple[Archive, ...] = ()
-    """None: it needs no files."""
+    """Empty: it needs no files."""
     keep: tuple[str, ...] = ()
     """Annotations, where reading them takes long: the listing is then kept until they change."""
     source: Callable[[Path], Source] = Folder
@@ -126,25 +128,34 @@ class Row:
         return kept.keep(self.name, files, self.source(self.place), self._read)
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Download what may be downloaded, and unpack what is there and not yet unpacked.
+        """Download what may be downloaded, and unpack what is there and not yet unpacked; one process at a time.
 
         Raises:
             DataError: a download failed or an archive is damaged; what came so far stays.
         """
-        for archive in self.archives:
-            if archive.missing(self.place) is None:
-                continue
-            there = sorted(self.place.glob(archive.name))
-            if archive.url is not None and not there:
-                there = [self._fetch(archive, archive.url, progress)]
-            elif archive.checksum is not None and not all(map(archive.checksum.fits, there)):
-                what = f"{there[0]} is not the file that was published: its {archive.checksum.algorithm} differs"
-                raise DataError(what, unpack.AGAIN)
-            packed = [path for path in there if unpack.is_packed(path.name)]
-            for path in packed:  # first, so that none of several can be forgotten when this is broken off
-                unpack.unfinished(path).mkdir(exist_ok=True)
-            for path in packed:
-                unpack.unpack(path, progress)
+        if self.missing() is None:
+            return
+        try:
+            self.place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.place} cannot be made ({error.strerror})", "choose another --data-root") from None
+        with FileLock(self.place / ".preparing.lock"):
+            for archive in self.archives:
+                if archive.missing(self.place) is not None:  # also when another process had the lock before
+                    self._prepare(archive, progress)
+
+    def _prepare(self, archive: Archive, progress: Progress | None) -> None:
+        there = sorted(self.place.glob(archive.name))
+        if archive.url is not None and not there:
+            there = [self._fetch(archive, archive.url, progress)]
+        elif archive.checksum is not None and not all(map(archive.checksum.fits, there)):
+            what = f"{there[0]} is not the file that was published: its {archive.checksum.algorithm} differs"
+            raise DataError(what, unpack.AGAIN)
+        packed = [path for path in there if unpack.is_packed(path.name)]
+        for path in packed:  # first, so that none of several can be forgotten when this is broken off
+            unpack.unfinished(path).mkdir(exist_ok=True)
+        for path in packed:
+            unpack.unpack(path, progress)
 
     def _fetch(self, archive: Archive, url: str, progress: Progress | None) -> Path:
         path = self.place / archive.name

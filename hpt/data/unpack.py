@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 from hpt.callbacks import Progress
 from hpt.data.folder import BOMB_RATIO, check_name, open_zip
 from hpt.errors import DataError
@@ -42,15 +40,14 @@ def unpack(archive: Path, progress: Progress | None = None) -> None:
             has not the room.
     """
     building = unfinished(archive)
-    with FileLock(f"{archive}.lock"):
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir()
-        members = _unzip(archive, building) if archive.suffix.lower() == ".zip" else _untar(archive, building)
-        for done, total in members:
-            if progress is not None:
-                progress(done, total, f"unpacking {archive.name}")
-        _move(building, archive.parent)
-        shutil.rmtree(building)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    members = _unzip(archive, building) if archive.suffix.lower() == ".zip" else _untar(archive, building)
+    for done, total in members:
+        if progress is not None:
+            progress(done, total, f"unpacking {archive.name}")
+    _move(building, archive.parent)
+    shutil.rmtree(building)
 
 
 def _unzip(archive: Path, into: Path) -> Iterator[tuple[int, int]]:

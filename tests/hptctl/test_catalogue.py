@@ -74,7 +74,6 @@ def test_a_dataset_that_a_person_must_fetch_is_said_step_by_step_then_checked(pl
     assert steps[-1].startswith(f"error: chexpert is not here: CheXpert-v1.0*/train.csv is missing in {folder}")
 
     chexpert(place / "work")  # as its archive comes
-    folder.mkdir(parents=True)
     shutil.make_archive(str(folder / "CheXpert-v1.0-small"), "zip", place / "work")
     done = hptctl("--data-root", "elsewhere", "datasets", "prepare", "chexpert")
     assert done.stdout == f"chexpert is ready: 24 images of 5 classes, {folder}\n"

@@ -88,6 +88,7 @@ def test_a_dataset_is_downloaded_checked_unpacked_and_read(ucmerced: Row, tmp_pa
     ucmerced.prepare()
     assert len(Quiet.asked) == 1
     assert sorted(path.name for path in (tmp_path / "data" / "ucmerced").iterdir()) == [
+        ".preparing.lock",
         "UCMerced_LandUse",
         "UCMerced_LandUse.zip",
         "UCMerced_LandUse.zip.lock",
@@ -97,6 +98,26 @@ def test_a_dataset_is_downloaded_checked_unpacked_and_read(ucmerced: Row, tmp_pa
 def test_a_small_dataset_is_downloaded_by_the_run_that_needs_it(ucmerced: Row) -> None:
     assert len(load("ucmerced", DataConfig(), side=32).images) == 20
     assert Quiet.asked == ["/UCMerced_LandUse.zip"]
+
+
+def test_processes_that_need_it_at_once_download_and_unpack_it_once(ucmerced: Row) -> None:
+    read: list[int] = []
+    threads = [threading.Thread(target=lambda: read.append(len(ucmerced.listing().names))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read == [20] * 4
+    assert Quiet.asked == ["/UCMerced_LandUse.zip"]
+
+
+def test_a_data_root_that_cannot_be_made_is_one_line(
+    ucmerced: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HPTCTL_DATA", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot be made \(Not a directory\); choose another --data-root"):
+        ucmerced.prepare()
 
 
 def test_a_large_dataset_is_not_downloaded_unasked(host: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
