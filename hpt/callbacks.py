@@ -1,6 +1,10 @@
 """What the library tells its caller while it works, and asks."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Progress = Callable[[int, int, str], None]
 """(done, total, what): called often; total is 0 where it is not known."""
@@ -8,3 +12,13 @@ Log = Callable[[dict[str, float], int], None]
 """(metrics, step): figures worth keeping."""
 Stop = Callable[[], int]
 """The number of a signal that asks to stop, or 0."""
+
+
+class Watch(Protocol):
+    """Looks at a backbone while it is pretrained, and leaves it as it was."""
+
+    favours: str
+    """The figure that is higher for a better backbone."""
+
+    def __call__(self, backbone: "nn.Module") -> dict[str, float]:
+        """Figures worth logging, `favours` among them."""

@@ -6,14 +6,16 @@ defaults (the published protocol) < preset < TOML file < `--set` < everyday opti
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hpt.errors import ConfigError, did_you_mean
 from hpt.schedule import parse_schedule
@@ -41,6 +43,7 @@ def _split_commas(value: object) -> object:
 
 
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split_commas), Field(min_length=1)]
+Steps = Annotated[tuple[Positive, ...], BeforeValidator(_split_commas), AfterValidator(lambda v: tuple(sorted({*v})))]
 
 
 class Config(BaseModel):
@@ -173,6 +176,8 @@ class PretrainConfig(Config):
     """A ResNet of torchvision."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of a view, pixels."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the pretraining images that are used, drawn by seed; a smaller share is a part of a larger one."""
     seed: Seed = 0
     """Of everything random but the split."""
     processes: Positive = 1
@@ -187,6 +192,16 @@ class PretrainConfig(Config):
     """Steps between checkpoints; the last two are kept."""
     log_every: Positive = 10
     """Steps between logged losses."""
+    save_at: Steps = ()
+    """Steps after which the backbone is kept besides, as `backbones/step-N.safetensors`: RUN@N names it."""
+    probe_every: Positive | None = None
+    """Steps between looks at the representation (`hpt.evaluate.online`), the first before training: kNN on val where
+    there are labels, and measures that need none. None: no looks, or ten with `keep_best`."""
+    probe_images: Annotated[int, Field(ge=8)] = 2000
+    """Images of train, and of val, that such a look takes at most, drawn by seed."""
+    keep_best: bool = False
+    """The run's backbone is the one that the looks favour (kNN on val; effective rank where there are no labels), step
+    0 among them, instead of the last."""
     moco: MocoConfig = MocoConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -199,6 +214,8 @@ class PretrainConfig(Config):
             raise ValueError(f"strategy {self.strategy} {wanted}")
         if self.strategy == "base":
             return self
+        if self.save_at and self.save_at[-1] > self.steps:
+            raise ValueError(f"save_at {self.save_at[-1]} lies beyond the run's {self.steps} steps")
         if self.batch_size % self.bn_group or self.bn_group < 2:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of BatchNorm groups of {self.bn_group}; "
@@ -220,6 +237,13 @@ class PretrainConfig(Config):
                 f"set it to {self.batch_size} or more"
             )
         return self
+
+    @property
+    def probe_interval(self) -> int | None:
+        """Steps between looks at the representation, the first at step 0; None for no looks."""
+        if self.strategy == "base":
+            return None
+        return self.probe_every or (max(1, self.steps // 10) if self.keep_best else None)
 
     @property
     def bn_group(self) -> int:
@@ -412,6 +436,28 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
+M = TypeVar("M", bound=Config)
+
+PROTOCOL_VERSION = 1
+"""Raised when the same configuration, images and weights come to other results than before."""
+_BOOKKEEPING = {
+    *("processes", "device", "preset", "checkpoint_every", "log_every"),
+    *("save_at", "probe_every", "probe_images", "test"),
+}
+
+
+def fingerprint(config: PretrainConfig | EvaluateConfig, *, data: str, split: str, weights: str) -> str:
+    """Hex over all that a run's result rests on: two runs of one fingerprint are one.
+
+    `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
+    empty for random weights; paths and names play no part.
+    """
+    aside = _BOOKKEEPING | {"dataset", "weights"}
+    if isinstance(config, EvaluateConfig):
+        aside |= {"linear", "knn", "finetune"} - {config.kind}
+    method = flatten(config.model_dump(mode="json", exclude=aside))
+    named = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights, "method": method}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def resolve(
@@ -446,7 +492,7 @@ def resolve(
     return check(model, values)
 
 
-def check(model: type[C], values: Mapping[str, Any]) -> C:
+def check(model: type[M], values: Mapping[str, Any]) -> M:
     """`values` as a configuration; a ConfigError names every problem."""
     try:
         return model.model_validate(dict(values))
@@ -527,7 +573,7 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"{path} is missing: give --{path.replace('_', '-')}"
     if error["type"] == "literal_error":
-        known = _choices(model, error["loc"])
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         got = error["input"]
         return f"unknown {path} '{got}'{did_you_mean(str(got), known)}: choose one of {', '.join(known)}"
     if error["type"] == "value_error":
@@ -537,10 +583,3 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         return f"unknown device '{error['input']}': choose auto, cpu, cuda, cuda:N or mps"
     message = str(error["msg"])
     return f"{path} = {error['input']!r}: {message[:1].lower()}{message[1:]}"
-
-
-def _choices(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    *parents, leaf = (str(part) for part in loc)
-    for name in parents:
-        model = model.model_fields[name].annotation  # type: ignore[assignment]  # parents are models
-    return [str(choice) for choice in get_args(model.model_fields[leaf].annotation)]

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpt import augment, checkpoint, encoder, weights
-from hpt.callbacks import Log, Progress, Stop
-from hpt.config import MICRO_BATCH_PIXELS, PretrainConfig
+from hpt import augment, checkpoint, encoder
+from hpt.callbacks import Log, Progress, Stop, Watch
+from hpt.config import MICRO_BATCH_PIXELS, EvaluateConfig, PretrainConfig
 from hpt.data.cache import Images
 from hpt.data.loader import Feed, Order, raw_batch
-from hpt.errors import DataError, HptError, Interrupted
+from hpt.errors import ConfigError, DataError, HptError, Interrupted
+from hpt.milestones import Milestones
 from hpt.moco import MoCo
 from hpt.processes import Processes, choose_device, cpu_has_bf16, use_bf16
 from hpt.randomness import generator
@@ -40,6 +41,8 @@ class Outcome:
     backbone: Path
     sha256: str
     results: dict[str, float]
+    facts: dict[str, str]
+    """What the looks on the way favoured, where there were any."""
 
 
 def pretrain(
@@ -52,31 +55,34 @@ def pretrain(
     log: Log,
     progress: Progress,
     stop: Stop = lambda: 0,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Pretrain on `images` and write `backbone.safetensors` into `folder`; goes on from the newest checkpoint there.
 
     `start` is the base (torchvision's keys without `fc`), None for random weights. `log` gets metrics every `log_every`
-    steps on the main process; `stop` returns the number of a signal that asks to stop, or 0.
+    steps on the main process; `stop` returns the number of a signal that asks to stop, or 0. `watch` looks at the
+    backbone, on the main process, every `config.probe_interval` steps; `keep_best` keeps the one that it favours.
 
     Raises:
         Interrupted: `stop` said so; a checkpoint of that step is saved.
-        HptError: the loss is no longer finite.
+        HptError: the loss or a feature is no longer finite.
+        ConfigError: `keep_best`, and no `watch`.
     """
     strategy = STRATEGIES[config.strategy]
+    if config.keep_best and config.probe_interval and watch is None and processes.main:
+        raise ConfigError("keep_best needs something that looks at the backbone", "pass `watch`")
     backbone = encoder.build(config.backbone, seed=config.seed)
     if start is not None:
         backbone.load_state_dict(dict(start), strict=True)
+    kept = Milestones(config, backbone, folder, watch, log)
     if strategy.trains == "running-statistics":
-        results = estimate_statistics(config, backbone, images, processes, progress)
+        results, steps = estimate_statistics(config, backbone, images, processes, progress), 0
     else:
-        results = _train(config, backbone, images, folder, processes, log, progress, stop)
+        results = _train(config, backbone, images, folder, processes, log, progress, stop, kept)
+        steps = kept.finish()
     path = folder / "backbone.safetensors"
-    sha256 = ""
-    if processes.main:
-        steps = 0 if strategy.trains == "running-statistics" else config.steps
-        facts = {"strategy": config.strategy, "backbone": config.backbone, "steps": str(steps)}
-        sha256 = weights.save(backbone.state_dict(), path, metadata=facts)
-    return Outcome(path, sha256, results)
+    sha256 = kept.save(path, steps) if processes.main else ""
+    return Outcome(path, sha256, results, kept.facts())
 
 
 def _train(
@@ -88,6 +94,7 @@ def _train(
     log: Log,
     progress: Progress,
     stop: Stop,
+    kept: Milestones,
 ) -> dict[str, float]:
     # ---- build
     moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
@@ -103,17 +110,27 @@ def _train(
         moco.load_state_dict(saved["moco"])
         train.optimizer.load_state_dict(saved["optimizer"])
         first, results = int(saved["step"]), saved["results"]
+        kept.load_state_dict(saved["kept"])
         log_.info("going on from step %d of %d", first, config.steps)
 
     def save(step: int) -> None:
         processes.average_(train.running)
         if processes.main:
             state = {"moco": moco.state_dict(), "optimizer": train.optimizer.state_dict(), "results": results}
-            checkpoint.save(checkpoints, step, state)
+            checkpoint.save(checkpoints, step, state | {"kept": kept.state_dict()})
+            kept.prune()
+        processes.wait()
+
+    def keep(step: int) -> None:
+        processes.average_(train.running)
+        if processes.main:
+            kept(step)
         processes.wait()
 
     # ---- loop
     look = STOP_EVERY_ON_GPU if processes.count > 1 and processes.device.type == "cuda" else 1
+    if first == 0 and kept.due(0):
+        keep(0)
     filled = -(-config.moco.queue_size // config.batch_size)  # steps until the queue holds no random keys
     window, since, easy = 0, time.perf_counter(), True
     with train.feed(images, range(first, config.steps)) as feed:
@@ -150,12 +167,16 @@ def _train(
                         filled,
                     )
             progress(done, config.steps, "training")
+            if kept.due(done):
+                before = time.perf_counter()
+                keep(done)
+                since += time.perf_counter() - before  # the speed is that of training
             if saving:
                 save(done)
             if signum and done < config.steps:
                 raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
     train.finish()
-    return results
+    return results | kept.seen
 
 
 class Step:
@@ -293,23 +314,29 @@ def estimate_statistics(
 
 
 def step_seconds(config: PretrainConfig) -> float:
-    """Seconds of one step of the model alone on this machine: a few images through both encoders, scaled up."""
+    """Seconds of one step of the model alone on this machine: each image once backward, and forward once more."""
+    training, forward = image_seconds(config)
+    return (training + forward) * config.batch_size / config.processes
+
+
+def image_seconds(config: PretrainConfig | EvaluateConfig) -> tuple[float, float]:
+    """Seconds an image takes on this machine, forward and backward, and forward alone: a few, three times, the best."""
     device = choose_device(config.device)
     model = encoder.build(config.backbone, seed=0).to(device).train()
-    few = min(8, config.bn_group)
-    images = torch.randn(few, 3, config.image_size, config.image_size, device=device)
+    images = torch.randn(8, 3, config.image_size, config.image_size, device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.precision, device))
-    best = float("inf")
+    forward = training = float("inf")
     for _ in range(3):  # the first pass pays for warming up
         start = time.perf_counter()
         with autocast:
             with torch.no_grad():
-                model(images)
+                model(images).sum().item()  # waits for a GPU
+            middle = time.perf_counter()
             loss = model(images).square().mean()
         loss.backward()
         loss.item()
-        best = min(best, time.perf_counter() - start)
-    return best * config.batch_size / few / config.processes
+        forward, training = min(forward, middle - start), min(training, time.perf_counter() - middle)
+    return training / len(images), forward / len(images)
 
 
 def notes(config: PretrainConfig, images: int) -> Iterator[str]:

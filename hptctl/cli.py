@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hptctl import options
-from hptctl.commands import bench, compare, datasets, demo, doctor, evaluate, pretrain, report, runs, sweep, ui
+from hptctl.commands import bench, compare, datasets, demo, doctor, evaluate, pretrain, report, runs, study, sweep, ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,7 @@ app.command()(demo.demo)
 app.command()(pretrain.pretrain)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(study.app, name="study")
 app.command()(compare.compare)
 app.command()(report.report)
 app.add_typer(runs.app, name="runs")

@@ -173,7 +173,7 @@ def _evaluations(run: Run, kind: Kind) -> list[Run]:
         for each in runs.all_runs()
         if (spec := each.spec()).kind == kind
         and spec.source_folder == folder
-        and spec.parent is None
+        and not runs.is_trial(each)
         and each.status().state == "finished"
     ]
 

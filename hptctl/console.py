@@ -100,6 +100,7 @@ class Display:
         self.silent = silent
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, float] = {}
         self._figures = ""
         self._spoke = 0.0
 
@@ -138,8 +139,10 @@ class Display:
         names = {"images_per_second": "images/s", "contrastive_top1": "acc", "loss": "loss", "lr": "lr"}
         shown = {short: metrics[name] for name, short in names.items() if name in metrics}
         shown |= {key: value for key, value in metrics.items() if key.startswith("val_curve")}
+        shown |= {key.removeprefix("probe/"): value for key, value in metrics.items() if key.startswith("probe/knn")}
         if shown:
-            self._figures = "  ".join(f"{key} {_short(value)}" for key, value in shown.items())
+            self._shown |= shown
+            self._figures = "  ".join(f"{key} {_short(value)}" for key, value in self._shown.items())
 
 
 def _short(value: float) -> str:
@@ -157,6 +160,13 @@ def ago(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def hours(seconds: float) -> str:
+    """How long work takes: `42 s`, `3 min`, `1.5 h`, `3,412 h`: whoever pays for machines counts in hours."""
+    if seconds < 7200:
+        return ago(seconds)
+    return f"{seconds / 3600:,.{0 if seconds >= 36000 else 1}f} h"
 
 
 def size(count: int) -> str:

@@ -17,12 +17,24 @@ from hptctl import __version__, runs
 from hptctl.runs import Run
 from hptctl.signals import held_back
 
+BACKBONES = "backbones"
+"""Folder of a run that has those kept on its way (`hpt.milestones`, which loads PyTorch)."""
 SHUTDOWN_SECONDS = "120"
 """What workers get to save a checkpoint before they are killed: a step on a slow machine, and the write."""
 
 
-def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: str, log_backbone: bool = False) -> Run:
+def create_pretraining(
+    config: PretrainConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    log_backbone: bool = False,
+    parent: str | None = None,
+    suggestion: str | None = None,
+) -> Run:
     """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
+
+    `parent` is the study that asked for it.
 
     Raises:
         ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
@@ -40,11 +52,12 @@ def create_pretraining(config: PretrainConfig, *, name: str | None, experiment: 
     return runs.create(
         "pretrain",
         name,
-        f"{config.strategy}-{name_of_data}",
+        suggestion or f"{config.strategy}-{name_of_data}",
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
         **as_source(source),
+        parent=parent,
         tags=tags,
         log_backbone=log_backbone,
     )
@@ -58,13 +71,15 @@ def create_evaluation(
     parent: str | None = None,
     suggestion: str | None = None,
 ) -> Run:
-    """A run folder for an evaluation; `parent` is the sweep it is a trial of.
+    """A run folder for an evaluation; `parent` is the sweep it is a trial of, or the study that asked for it.
 
     Raises:
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
     """
     config, tags, source = describe_evaluation(config)
     about = source.name if source else Path(config.weights).stem
+    if "of_steps" in tags:
+        about += f"-step-{tags['steps']}"
     elsewhere = "" if tags.get("pretrain_dataset") == tags["dataset"] else f"-{tags['dataset']}"
     return runs.create(
         config.kind,
@@ -77,6 +92,17 @@ def create_evaluation(
         parent=parent,
         tags=tags,
     )
+
+
+def find_evaluation(config: EvaluateConfig) -> Run | None:
+    """The newest evaluation of the same configuration that is finished or can go on, of the backbone as it is now."""
+    config, _, source = describe_evaluation(config)
+    for run in reversed(runs.all_runs()):
+        spec = run.spec()
+        if spec.kind == config.kind and spec.config == config.model_dump(mode="json") and not runs.is_trial(run):
+            newer = source is None or spec.created > source.spec().created
+            return run if newer and run.status().state != "running" else None
+    return None
 
 
 def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], Run | None]:
@@ -92,6 +118,8 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[st
     if source is not None:
         about = source.spec().tags
         tags |= {key: about[key] for key in ("strategy", "steps")}
+        if (step := step_of(file)) is not None:
+            tags |= {"steps": str(step), "of_steps": about["steps"]}
         tags |= {"pretrain_dataset": about["dataset"], "pretrain_seed": about["seed"]}
     return config, tags, source
 
@@ -102,10 +130,8 @@ def execute(run: Run) -> None:
     Raises:
         Interrupted: with the command that goes on. HptError: what went wrong.
     """
-    spec = run.spec()
-    processes = int(spec.config.get("processes", 1))
-    verb = {"pretrain": "pretrain"} | dict.fromkeys(("linear", "knn", "finetune"), f"evaluate {spec.kind}")
-    resume = f"`hptctl {verb[spec.kind]} --resume {shlex.quote(run.name)}`"
+    processes = int(run.spec().config.get("processes", 1))
+    resume = f"`hptctl {shlex.join(resume_words(run))}`"
     try:
         if processes == 1:
             from hptctl.worker import work
@@ -119,6 +145,13 @@ def execute(run: Run) -> None:
         where = f": {error.filename}" if error.filename else ""
         what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
         raise RunError(what, f"mend that, then {resume}") from error
+
+
+def resume_words(run: Run) -> list[str]:
+    """The command that goes on with a run, after `hptctl`."""
+    kind = run.spec().kind
+    verbs = {"pretrain": ["pretrain"], "sweep": ["sweep", "finetune"]}
+    return [*verbs.get(kind, ["evaluate", kind]), "--resume", run.name]
 
 
 def _launch(run: Run, processes: int) -> None:
@@ -176,12 +209,16 @@ def _launch(run: Run, processes: int) -> None:
 
 
 def find_weights(text: str) -> tuple[Path, Run | None]:
-    """The file of a run, of a known base (fetched when it is not in the cache), or a file itself; and the run, if any.
+    """The file of a run, of a run after some of its steps (`RUN@500`), of a known base (fetched when it is not in the
+    cache), or a file itself; and the run, if any.
 
     Raises:
-        WeightsError: none of these. RunError: the run has no backbone yet.
+        WeightsError: none of these. RunError: the run has no backbone yet, or kept none after so many steps.
     """
     run = runs.find(text)
+    name, _, step = text.rpartition("@")
+    if run is None and step.isdecimal() and (on_its_way := runs.find(name)) is not None:
+        return _backbone_after(on_its_way, int(step)), on_its_way
     if run is not None:
         spec, status = run.spec(), run.status()
         if spec.kind != "pretrain":
@@ -206,6 +243,26 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         f"there are no weights '{text}'{did_you_mean(text, names)}",
         f"give a file, a run, or one of {', '.join(weights.KNOWN)}",
     )
+
+
+def step_of(file: Path) -> int | None:
+    """The step of a backbone that a pretraining kept on its way; None for other files."""
+    step = file.stem.removeprefix("step-")
+    return int(step) if file.parent.name == BACKBONES and step.isdecimal() and _run_of(file) is not None else None
+
+
+def kept_backbone(run: Run, step: int) -> Path:
+    """Where the backbone that a pretraining kept after some steps lies."""
+    return run.path / BACKBONES / f"step-{step}.safetensors"
+
+
+def _backbone_after(run: Run, step: int) -> Path:
+    file = kept_backbone(run, step)
+    if not file.exists():
+        kept = sorted(int(path.stem.removeprefix("step-")) for path in file.parent.glob("step-*.safetensors"))
+        have = f"it has those after {', '.join(map(str, kept))}" if kept else "pretrain with --save-at to keep some"
+        raise RunError(f"run '{run.name}' kept no backbone after {step} steps", have)
+    return file.resolve()
 
 
 def evaluated_defaults(weights: str) -> dict[str, object]:
@@ -235,6 +292,14 @@ def command_line() -> str:
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
 
 
+def pinned(config: PretrainConfig | EvaluateConfig) -> dict[str, Any]:
+    """The configuration as a run keeps it: with the dataset's path made absolute, since it may go on from elsewhere."""
+    from hpt.data.dataset import find
+
+    found = find(config.dataset)
+    return config.model_dump(mode="json") | ({"dataset": str(found)} if isinstance(found, Path) else {})
+
+
 def _pin_dataset(config: C) -> tuple[C, str]:
     """The configuration with the dataset's path made absolute, since a run may go on from elsewhere; and its name."""
     from hpt.data.dataset import find, name_of
@@ -246,9 +311,10 @@ def _pin_dataset(config: C) -> tuple[C, str]:
 
 
 def _run_of(file: Path) -> Run | None:
-    """The pretraining whose backbone a file is."""
-    run = runs.find(str(file.parent))
-    return run if run is not None and run.backbone.resolve() == file and run.spec().kind == "pretrain" else None
+    """The pretraining whose backbone a file is, its last or one that it kept on its way."""
+    run = runs.find(str(file.parent.parent if file.parent.name == BACKBONES else file.parent))
+    own = run is not None and (file.parent.name == BACKBONES or run.backbone.resolve() == file)
+    return run if own and run is not None and run.spec().kind == "pretrain" else None
 
 
 def as_source(run: Run | None) -> dict[str, Any]:

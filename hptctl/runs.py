@@ -6,7 +6,8 @@
     tracking.json   the MLflow run it belongs to, and what of the metrics MLflow has
     lock            held by the process that works on the run; a dead process holds nothing
 
-Pretrainings add `checkpoints/` and `backbone.safetensors`, evaluations their predictions.
+Pretrainings add `checkpoints/`, `backbone.safetensors` and the `backbones/` kept on the way; evaluations add their
+predictions.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from hpt.files import write_text
 log = logging.getLogger("hptctl.runs")
 
 RUNS = Path("runs")
-Kind = Literal["pretrain", "linear", "knn", "finetune", "sweep"]
+Kind = Literal["pretrain", "linear", "knn", "finetune", "sweep", "study"]
 
 
 class Busy(RunError):
@@ -58,7 +59,7 @@ class Spec(BaseModel):
     source_folder: str | None = None
     """Its folder."""
     parent: str | None = None
-    """Name of the sweep that the run is a trial of."""
+    """Name of the sweep that the run is a trial of, or of the study that asked for it."""
     tags: dict[str, str] = {}
     log_backbone: bool = False
     """Store `backbone.safetensors` in MLflow too."""
@@ -263,6 +264,12 @@ def get(text: str) -> Run:
         known = [r.name for r in all_runs()]
         raise RunError(f"there is no run '{text}'{did_you_mean(text, known)}", "see `hptctl runs list`")
     return run
+
+
+def is_trial(run: Run) -> bool:
+    """Whether the run is a trial of a sweep, which is evaluated as a whole."""
+    parent = run.spec().parent
+    return parent is not None and (found := find(parent)) is not None and found.spec().kind == "sweep"
 
 
 def ancestry(run: Run) -> Iterator[Run]:

@@ -55,8 +55,34 @@ class Trial:
     reason: str
 
 
-def create(config: EvaluateConfig, space: Space, *, name: str | None, experiment: str) -> Run:
-    """A sweep's run folder, nothing started.
+def create_protocol(
+    config: EvaluateConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    parent: str | None = None,
+    suggestion: str | None = None,
+) -> Run:
+    """A sweep over the protocol's learning rates and schedules, in their preset's size."""
+    space = SPACES[config.preset]
+    return create(config, space, name=name, experiment=experiment, parent=parent, suggestion=suggestion)
+
+
+def configs(config: EvaluateConfig) -> list[EvaluateConfig]:
+    """The finetunings that a sweep over the protocol's space comes to."""
+    return [cell_config(config, cell) for cell in SPACES[config.preset].cells()]
+
+
+def create(
+    config: EvaluateConfig,
+    space: Space,
+    *,
+    name: str | None,
+    experiment: str,
+    parent: str | None = None,
+    suggestion: str | None = None,
+) -> Run:
+    """A sweep's run folder, nothing started; `parent` is the study that asked for it.
 
     Raises:
         ConfigError: a cell that finetuning would refuse. RunError: a sweep of that name exists.
@@ -69,11 +95,12 @@ def create(config: EvaluateConfig, space: Space, *, name: str | None, experiment
     return runs.create(
         "sweep",
         name,
-        f"sweep-{source.name if source else Path(config.weights).stem}",
+        suggestion or f"sweep-{source.name if source else Path(config.weights).stem}",
         experiment=experiment,
         command=launch.command_line(),
         config={"evaluate": config.model_dump(mode="json"), "space": asdict(space)},
         **launch.as_source(source),
+        parent=parent,
         tags=tags,
     )
 

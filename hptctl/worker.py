@@ -19,11 +19,12 @@ import torch
 
 from hpt import weights
 from hpt.callbacks import Log
-from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.cache import Images
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
+from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import notes, pretrain
 from hpt.processes import Processes
@@ -76,7 +77,7 @@ def _pretrain(
     run: Run, config: PretrainConfig, processes: Processes, log: Log, display: Display
 ) -> tuple[dict[str, float], dict[str, str]]:
     dataset = load_data(config.dataset, config, display)
-    images = dataset.pretraining_images()
+    images = dataset.pretraining_images(config.share, config.seed)
     facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
     refuse_other_images(run, dataset, facts)
     start = None
@@ -86,6 +87,7 @@ def _pretrain(
         start = loaded.state
         if processes.main:
             console.note(loaded.summary())
+    facts["fingerprint"] = fingerprint_of(config, facts)
     if processes.main:
         write_split(run, dataset)
         with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
@@ -93,6 +95,7 @@ def _pretrain(
         run.write_status(facts=facts)
         for line in notes(config, len(images)):
             console.note(f"note: {line}")
+    watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
     # `base` has nothing to save, and is simply ended by a signal.
     with held_back() if config.strategy != "base" else nullcontext(lambda: 0) as stop:
         outcome = pretrain(
@@ -104,8 +107,9 @@ def _pretrain(
             log=log,
             progress=display.progress,
             stop=stop,
+            watch=watch,
         )
-    return outcome.results, {"backbone_sha256": outcome.sha256}
+    return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
 
 
 def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> tuple[dict[str, float], dict[str, str]]:
@@ -113,6 +117,7 @@ def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> t
     loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
     facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
     facts["hardware"] = hardware(Processes(1, config.device))
+    facts["fingerprint"] = fingerprint_of(config, facts)
     refuse_other_images(run, dataset, facts)
     write_split(run, dataset)
     run.write_status(facts=facts)
@@ -202,6 +207,16 @@ def data_facts(dataset: Dataset) -> dict[str, str]:
         "split_counts": " ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
         "quarantined": str(len(dataset.quarantined)),
     }
+
+
+def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: dict[str, str]) -> str:
+    """What the run's result rests on (`hpt.config.fingerprint`)."""
+    return fingerprint(
+        config,
+        data=facts["data_fingerprint"],
+        split=facts["split_fingerprint"],
+        weights=facts.get("weights_sha256", ""),
+    )
 
 
 def hardware(processes: Processes) -> str:

@@ -53,9 +53,13 @@ class Dataset:
     split_fingerprint: str
     """Hex over which image is in which split."""
 
-    def pretraining_images(self) -> Images:
-        """Train and val, never test, without labels."""
-        return self.images.subset(_pretraining(self.splits))
+    def pretraining_images(self, share: float = 1.0, seed: int = 0) -> Images:
+        """Train and val, never test, without labels; of them a share, drawn by seed, two images at least."""
+        rows = _pretraining(self.splits)
+        if share < 1:
+            drawn = np.random.default_rng([seed, 0x5A4E]).permutation(rows)
+            rows = np.sort(drawn[: max(2, round(share * len(rows)))])
+        return self.images.subset(rows)
 
     def split(self, name: str) -> tuple[Images, Labels]:
         """The images of a split and their labels.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hpt import augment
 from hpt.callbacks import Progress
+from hpt.config import AugmentConfig
 from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError
@@ -66,18 +67,18 @@ def embed_views(
     images: Images,
     rows: Tensor,
     uniform: Tensor,
-    min_scale: float,
+    policy: AugmentConfig,
     size: int,
     device: torch.device,
     *,
     bf16: bool,
 ) -> Tensor:
-    """Features [n, d] of random crops and flips of the images `rows` [n], drawn by `uniform` [n, augment.COLUMNS]."""
-    policy = augment.crop_policy(min_scale)
+    """Features [n, d] of augmented views of the images `rows` [n], drawn by `uniform` [n, augment.COLUMNS]."""
     parts = []
     with frozen(backbone), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for some, numbers in zip(rows.split(BATCH), uniform.split(BATCH), strict=True):
             raw = raw_batch(images, some, device)
             view = augment.parameters(numbers, raw.sizes, policy)
-            parts.append(backbone(augment.train_view(raw, view, size, images.mean, images.std)).float())
+            seen = augment.train_view(raw, view, size, images.mean, images.std, policy.blur_sigma[1])
+            parts.append(backbone(seen).float())
     return torch.cat(parts)

@@ -217,5 +217,5 @@ class _Features:
 
     def _embed(self, rows: Tensor, purpose: str, step: int) -> Tensor:
         uniform = augment.draw(len(rows), generator(self.config.seed, purpose, step))
-        scale, size = self.config.linear.min_scale, self.config.image_size
-        return embed_views(self.backbone, self.images, rows, uniform, scale, size, self.device, bf16=self.bf16)
+        policy, size = augment.crop_policy(self.config.linear.min_scale), self.config.image_size
+        return embed_views(self.backbone, self.images, rows, uniform, policy, size, self.device, bf16=self.bf16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +13,17 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
+    from hpt.config import EvaluateConfig
     from hptctl.runs import Run
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a backbone: linear probe, nearest neighbours, finetuning.")
 
 Labels = Annotated[str | None, typer.Option("--labels", help="Training labels used: all, 1000, 10% or 5-per-class.")]
 Lr = Annotated[float | None, typer.Option("--lr", help="Learning rate of the backbone; the head's is 100 times it.")]
+AllCheckpoints = Annotated[
+    bool,
+    typer.Option("--all-checkpoints", help="Every backbone that the run kept by --save-at, and the last: its curve."),
+]
 Schedule = Annotated[
     str | None, typer.Option("--schedule", help="Length: 2500-steps, 90-epochs; lr drops at 1/3 and 2/3.")
 ]
@@ -41,16 +47,19 @@ def _on_frozen_features(kind: str, doc: str) -> Callable[..., None]:
         config: options.ConfigFile = None,
         dry_run: options.DryRun = False,
         resume: options.Resume = None,
+        all_checkpoints: AllCheckpoints = False,
         experiment: options.Experiment = "hptctl",
         as_json: options.Json = False,
     ) -> None:
         flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
         flags |= {"precision": precision, "preset": preset, "metric": metric}
         if resume is not None:
-            options.refuse_beside_resume(flags | {"run": run, "name": name, "set": sets, "config": config})
+            aside = {"run": run, "name": name, "set": sets, "config": config}
+            options.refuse_beside_resume(flags | aside | {"all_checkpoints": all_checkpoints or None})
             _go_on(kind, resume, as_json)
             return
-        _evaluate(kind, run, flags, name, sets, config, dry_run=dry_run, experiment=experiment, as_json=as_json)
+        given = Given(kind, run, flags, name, sets, config, experiment, as_json)
+        _evaluate_all(given) if all_checkpoints else _evaluate(given, dry_run=dry_run)
 
     command.__doc__ = doc
     return command
@@ -70,6 +79,10 @@ app.command("linear")(
         hptctl evaluate linear my-base --dataset digits --set linear.steps=200
 
         hptctl evaluate linear weights.pth --dataset my-images/ --metric balanced_accuracy
+
+        hptctl evaluate linear my-base --all-checkpoints
+
+        hptctl evaluate linear my-base@500
 
         hptctl evaluate linear --resume linear-my-base
     """,
@@ -108,6 +121,7 @@ def finetune(
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
     resume: options.Resume = None,
+    all_checkpoints: AllCheckpoints = False,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -123,47 +137,91 @@ def finetune(
     flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
     flags |= {"precision": precision, "preset": preset, "metric": metric}
     if resume is not None:
-        options.refuse_beside_resume(flags | tune | {"run": run, "name": name, "set": sets, "config": config})
+        aside = {"run": run, "name": name, "set": sets, "config": config}
+        options.refuse_beside_resume(flags | tune | aside | {"all_checkpoints": all_checkpoints or None})
         _go_on("finetune", resume, as_json)
         return
-    nested = flags | {"finetune": tune or None}
-    _evaluate("finetune", run, nested, name, sets, config, dry_run=dry_run, experiment=experiment, as_json=as_json)
+    given = Given("finetune", run, flags | {"finetune": tune or None}, name, sets, config, experiment, as_json)
+    _evaluate_all(given) if all_checkpoints else _evaluate(given, dry_run=dry_run)
 
 
-def _evaluate(
-    kind: str,
-    run: str | None,
-    flags: dict[str, Any],
-    name: str | None,
-    sets: list[str] | None,
-    config: Path | None,
-    *,
-    dry_run: bool,
-    experiment: str,
-    as_json: bool,
-) -> None:
-    from hpt.config import EvaluateConfig, flatten, resolve
+@dataclass(frozen=True)
+class Given:
+    """What the command line of an evaluation says."""
+
+    kind: str
+    run: str | None
+    flags: dict[str, Any]
+    name: str | None
+    sets: list[str] | None
+    config: Path | None
+    experiment: str
+    as_json: bool
+
+    def settings(self, weights: str) -> EvaluateConfig:
+        """The configuration for some weights."""
+        from hpt.config import EvaluateConfig, resolve
+        from hptctl import launch
+
+        return resolve(
+            EvaluateConfig,
+            inherited=launch.evaluated_defaults(weights),
+            file=self.config,
+            sets=self.sets or (),
+            flags=self.flags | {"kind": self.kind, "weights": weights},
+        )
+
+
+def _evaluate(given: Given, *, dry_run: bool) -> None:
+    from hpt.config import flatten
     from hptctl import console, launch, runs
 
-    weights = run or runs.newest().name
-    settings = resolve(
-        EvaluateConfig,
-        inherited=launch.evaluated_defaults(weights),
-        file=config,
-        sets=sets or (),
-        flags=flags | {"kind": kind, "weights": weights},
-    )
+    settings = given.settings(given.run or runs.newest().name)
     if dry_run:
         values = flatten(settings.model_dump(mode="json"))
-        if as_json:
+        if given.as_json:
             console.print_json({"config": values})
         else:
             console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
         return
-    made = launch.create_evaluation(settings, name=name, experiment=experiment)
+    made = launch.create_evaluation(settings, name=given.name, experiment=given.experiment)
     console.note(f"run '{made.name}' in {made.path}")
     launch.execute(made)
-    _print(made, as_json)
+    _print(made, given.as_json)
+
+
+def _evaluate_all(given: Given) -> None:
+    """Every backbone that a pretraining kept, as a table and a curve; what is there already is not done again."""
+    from hpt.errors import ConfigError
+    from hptctl import console, convergence, runs
+
+    if given.name is not None:
+        raise ConfigError("--name names one evaluation, and --all-checkpoints makes several", "drop one of them")
+    source = runs.get(given.run) if given.run else runs.newest()
+    settings = {step: given.settings(weights) for step, weights in convergence.backbones(source).items()}
+    points = [convergence.Point(step, convergence.evaluate(each, given.experiment)) for step, each in settings.items()]
+    drawn = convergence.draw(source, given.kind, points)
+    metric = points[0].run.status().facts["metric"]
+    if given.as_json:
+        rows = [
+            {"step": p.step, "name": p.run.name, "results": p.run.status().results, "facts": p.run.status().facts}
+            for p in points
+        ]
+        console.print_json({"source": source.name, "metric": metric, "points": rows, "figure": str(drawn.resolve())})
+        return
+
+    def cell(point: convergence.Point, split: str) -> str:
+        spread = point.spread(split)
+        return console.percent(point.figure(split)) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+
+    console.table(
+        f"{given.kind} of {source.name} on {points[0].run.spec().tags['dataset']}, {metric}",
+        (">steps", ">val", ">test", "run"),
+        [(f"{p.step:,}", cell(p, "val"), cell(p, "test"), p.run.name) for p in points],
+    )
+    best = max(points, key=lambda p: p.figure("val"))
+    console.say(f"val is best after {best.step:,} steps: test {metric} {cell(best, 'test')}")
+    console.say(f"curve: {drawn}")
 
 
 def _go_on(kind: str, name: str, as_json: bool) -> None:

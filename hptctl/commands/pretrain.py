@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +36,16 @@ def pretrain(
     ] = None,
     image_size: options.ImageSize = None,
     policy: options.Policy = None,
+    save_at: Annotated[
+        str | None, typer.Option("--save-at", metavar="STEPS", help="Keep the backbone after these steps too: 50,500.")
+    ] = None,
+    probe_every: Annotated[
+        int | None,
+        typer.Option("--probe-every", help="Steps between looks at the representation: kNN on val, and more."),
+    ] = None,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Keep the backbone that the looks favour instead of the last.")
+    ] = False,
     seed: options.Seed = None,
     processes: Annotated[
         int | None,
@@ -77,6 +89,8 @@ def pretrain(
 
         hptctl pretrain -s hpt -d my-images/ -w my-base --preset small
 
+        hptctl pretrain -s hpt -d digits -w my-base --preset tiny --save-at 10,50 --probe-every 10
+
         hptctl pretrain --resume my-base
     """
     from hpt.config import PretrainConfig, resolve
@@ -96,6 +110,9 @@ def pretrain(
         "device": device,
         "precision": precision,
         "preset": preset,
+        "save_at": save_at,
+        "probe_every": probe_every,
+        "keep_best": keep_best or None,
         "augment": {"policy": policy} if policy is not None else None,
     }
     if resume is not None:
@@ -113,8 +130,15 @@ def pretrain(
         if settings.weights is not None:  # the preset's backbone gives way to that of the weights
             inherited = {"backbone": launch.backbone_of(settings.weights)}
             settings = resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=everyday)
-        if settings.strategy == "base" and steps is not None:
-            console.note("note: strategy base takes no gradient step, so --steps does nothing")
+        on_steps = {
+            "--steps": steps,
+            "--save-at": save_at,
+            "--probe-every": probe_every,
+            "--keep-best": keep_best or None,
+        }
+        idle = [option for option, value in on_steps.items() if value is not None]
+        if settings.strategy == "base" and idle:
+            console.note(f"note: strategy base takes no gradient step, so {' and '.join(idle)} will do nothing")
         if dry_run:
             _plan(settings, as_json)
             return
@@ -141,8 +165,31 @@ def _show(run: Run, as_json: bool) -> None:
         if key in status.results
     )
     console.say(f"{run.name}: {status.facts.get('images', '?')} images, {console.ago(seconds)}{figures}")
+    for line in _seen_on_the_way(run):
+        console.say(line)
     console.say(f"backbone: {run.backbone}")
-    console.say(f"next: hptctl evaluate linear {run.name}")
+    name = shlex.quote(run.name)
+    several = " --all-checkpoints" if run.spec().config["save_at"] else ""
+    console.say(f"next: hptctl evaluate linear {name}{several}")
+
+
+def _seen_on_the_way(run: Run) -> Iterator[str]:
+    """What the looks at the representation say of the run's length."""
+    from hptctl import console
+
+    facts, last = run.status().facts, run.status().results
+    if "best_step" not in facts:
+        return
+    key, step = facts["best_by"], int(facts["best_step"])
+    labelled = key.startswith("probe/knn_")
+    what = f"kNN {key.removeprefix('probe/knn_')} on val" if labelled else key.removeprefix("probe/").replace("_", " ")
+    best, end = (console.percent(v) if labelled else f"{v:.1f}" for v in (float(facts["best_figure"]), last[key]))
+    if step == int(run.spec().tags["steps"]):
+        yield f"{what} was best at the end: {best}"
+        return
+    kept = "the backbone is that one" if "kept_step" in facts else "--keep-best would keep that one"
+    where = f"after {step:,} steps" if step else "before the first step"
+    yield f"{what} was best {where}: {best} (at the end {end}); {kept}"
 
 
 def _plan(settings: PretrainConfig, as_json: bool) -> None:

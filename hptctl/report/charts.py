@@ -143,7 +143,6 @@ def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Mar
                     yerr=[_drawn(value) for value in spread],
                     color=colour,
                     elinewidth=1.2,
-                    linestyle="" if line.strategy == "hpt-bn" else "-",
                     **_marker(line.strategy, 10 if line.strategy == "hpt-bn" else 7),
                 )
             labels.append((y[-1], line.arm, line.strategy))
@@ -202,6 +201,18 @@ def heat_map(
         for spine in axes.spines.values():
             spine.set_visible(False)
         return _svg(figure, alt, key)
+
+
+def standalone(svg: Markup) -> str:
+    """A chart as a file of its own: its colours as they are on a light page, which is there too."""
+    text = str(svg)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(variable, colour)
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    style = "<style>text { font-family: system-ui, 'DejaVu Sans', sans-serif }</style>"
+    page = f'{style}<rect width="100%" height="100%" fill="{SURFACE}"/>'
+    head, rest = text.split(">", 1)
+    return f"{head.replace('<svg', f'<svg {names}', 1)}>{page}{rest}\n"
 
 
 def font_file() -> Path:

@@ -3,7 +3,7 @@
 A row holds what the report says of a run:
 
     run_id name kind state start end experiment command        the run
-    strategy dataset pretrain_dataset steps labels             what was done
+    strategy dataset pretrain_dataset steps length labels      what was done
     pretrain_seed seed preset backbone image_size              how
     metric val test test_std test_images                       what came out (NaN where there is nothing)
     origin target evaluation arm own                           what it is compared as (see `tidy`)
@@ -85,8 +85,9 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     - `target`: the dataset; with a hash where other images or another split go by the same name, with the
       backbone and image size where it was evaluated in several, and with the metric where several chose.
     - `evaluation`: linear probe, finetuning or kNN, with the labels used.
-    - `arm`: the strategy; with the dataset it was pretrained on where that is another one, and with the
-      weights it started from where a strategy was started from several.
+    - `arm`: the strategy; with the dataset it was pretrained on where that is another one, with the weights it
+      started from where a strategy was started from several, and with the length of its run where backbones of as
+      many steps come from runs of several lengths (the learning rate of a longer one had not decayed yet).
     """
     by_id = {record.run_id: record for record in records}
     frame = pd.DataFrame([_row(record, by_id) for record in records])
@@ -99,6 +100,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], measured)
     started = evaluated & (frame["strategy"] != "weights")
     frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
+    frame["arm"] = _qualified(frame, "arm", " in a run of ", "length", ["target", "arm", "steps"], started)
     frame["standing"] = _standing(frame)
     return frame
 
@@ -207,6 +209,8 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
     policy = source.params.get("augment.policy", "baseline") if source else "baseline"
     if policy != "baseline":
         arm += f" {policy}"  # a row of the robustness study is an arm of its own
+    if source and source.params.get("keep_best") == "True" and "of_steps" not in tags:
+        arm += " kept best"
     backbone, size = params.get("backbone", ""), params.get("image_size", "")
     config = {f"config.{key}": value for key, value in params.items()}
     return {
@@ -222,6 +226,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "dataset": dataset,
         "pretrain_dataset": pretrain_dataset,
         "steps": _int(tags.get("steps")),
+        "length": f"{_int(tags.get('of_steps', tags.get('steps'))):,}",
         "labels": tags.get("labels", ""),
         "pretrain_seed": tags.get("pretrain_seed", ""),
         "seed": tags.get("seed", ""),
@@ -254,7 +259,10 @@ def _origin(pretraining: Record) -> str:
     """What a pretraining started from: the run, or the weights by their name."""
     if pretraining.tags.get("strategy") == "target":
         return ""
-    return pretraining.tags.get("source") or Path(pretraining.tags.get("weights", "")).name
+    source, weights = pretraining.tags.get("source"), pretraining.tags.get("weights", "")
+    if source and weights.startswith(f"{source}@"):  # its backbone after some of its steps
+        return weights
+    return source or Path(weights).name
 
 
 def _evaluation(kind: str, labels: str) -> str:
@@ -308,6 +316,9 @@ def _defaults(config: Config) -> dict[str, set[str]]:
         "preset",
         "kind",
         "labels",
+        "save_at",
+        "probe_images",
+        "keep_best",
     }
     values = flatten(config.model_dump(mode="json"))
     return {

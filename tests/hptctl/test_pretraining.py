@@ -17,8 +17,12 @@ from safetensors.torch import load_file
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--set", "log_every=1")
 
 
+def logged(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in logged(run) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [line["loss"] for line in lines]
 
@@ -67,7 +71,7 @@ def test_two_processes_compute_what_one_does(
         "moco.micro_batch=8",
     )  # float noise grows with the learning rate, and where convolutions see other batches
     for processes in ("1", "2"):
-        hptctl(*arguments, *gentle, "--processes", processes, "--name", processes)
+        hptctl(*arguments, *gentle, "--processes", processes, "--name", processes, "--probe-every", "2")
     one, two = (losses(workplace / "runs" / name) for name in ("1", "2"))
     assert two == pytest.approx(one, abs=2e-3)
     assert len(set(one)) == 5
@@ -75,6 +79,10 @@ def test_two_processes_compute_what_one_does(
     for name, value in weights[0].items():
         if value.is_floating_point():
             assert (value - weights[1][name]).abs().max() < 1e-2 * value.abs().max() + 1e-5, name
+    looks = [[line for line in logged(workplace / "runs" / name) if "loss" not in line] for name in ("1", "2")]
+    assert [line["step"] for line in looks[1]] == [0, 2, 4, 5]
+    for mine, theirs in zip(*looks, strict=True):
+        assert mine["probe/effective_rank"] == pytest.approx(theirs["probe/effective_rank"], rel=2e-2)
     assert json.loads((workplace / "runs/2/run.json").read_text())["config"]["processes"] == 2
 
 

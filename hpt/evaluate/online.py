@@ -1,0 +1,116 @@
+"""Looks at the representation while it is being pretrained, so that a run that is too long is seen as it happens.
+
+Each look measures the same images and views, so what changes between looks is the backbone. kNN on val needs labels,
+which stay in here: pretraining gets figures and nothing else. The other measures need none, and stand in where there
+are no labels.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hpt import augment, representation
+from hpt.config import KnnConfig, PretrainConfig
+from hpt.data.cache import Images
+from hpt.data.dataset import Dataset
+from hpt.data.listing import Labels, unlabelled
+from hpt.errors import DataError
+from hpt.evaluate.features import embed, embed_views
+from hpt.evaluate.knn import as_logits, knn_scores
+from hpt.evaluate.objective import check_metric
+from hpt.metrics import weighted
+from hpt.processes import use_bf16
+from hpt.randomness import generator
+
+log = logging.getLogger("hpt.online")
+
+PAIRS = 512
+"""Images of which two views each are embedded for the alignment."""
+EFFECTIVE_RANK = "probe/effective_rank"
+
+
+class OnlineProbe:
+    """kNN on val, alignment, uniformity and effective rank of a backbone's pooled features.
+
+    Alignment is of two views as pretraining draws them; the rest is of test views of train images (of all that
+    pretraining sees, where no train split is at hand). The effective rank (RankMe) is of as many images as
+    `config.probe_images` allows, so it compares looks of one run and no others.
+    """
+
+    def __init__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.bf16 = use_bf16(config.precision, device)
+        train, val = (self._some(dataset, name) for name in ("train", "val"))
+        self.classes, self.metric = len(dataset.classes), dataset.metric
+        self.bank = dataset.images.subset(train) if len(train) > 1 else self._few(dataset.pretraining_images())
+        self.val: tuple[Images, Labels] | None = None
+        self.labels = torch.empty(0)
+        if (why := _no_labels(dataset, train, val)) is None:
+            self.labels = torch.from_numpy(dataset.labels[train]).to(device)
+            self.val = dataset.images.subset(val), dataset.labels[val]
+        self.favours = f"probe/knn_{self.metric}" if self.val else EFFECTIVE_RANK
+        others = f"{len(self.bank)} images" if why else f"{len(train)} train and {len(val)} val images"
+        log.info("probing on %s%s", others, f"; no kNN: {why}" if why else "")
+
+    def __call__(self, backbone: nn.Module) -> dict[str, float]:
+        """The figures, named `probe/...`.
+
+        Raises:
+            HptError: NaN or infinity among the features.
+        """
+        features = self._embed(backbone, self.bank)
+        found = {
+            EFFECTIVE_RANK: representation.effective_rank(features),
+            "probe/uniformity": representation.uniformity(features),
+            "probe/alignment": representation.alignment(*(self._views(backbone, name) for name in ("a", "b"))),
+        }
+        if self.val is not None:
+            images, truth = self.val
+            votes = knn_scores(features, self.labels, self._embed(backbone, images), self.classes, KnnConfig())
+            scores, once = as_logits(votes, self.labels).cpu().numpy(), np.ones((1, len(truth)), dtype=np.float32)
+            found[self.favours] = float(weighted(self.metric, scores, truth)(once)[0])
+        return found
+
+    def _embed(self, backbone: nn.Module, images: Images) -> Tensor:
+        size = self.config.image_size
+        return embed(backbone, images, size, self.device, bf16=self.bf16, progress=lambda *_: None, what="")
+
+    def _views(self, backbone: nn.Module, which: str) -> Tensor:
+        rows = torch.arange(min(PAIRS, len(self.bank)))
+        uniform = augment.draw(len(rows), generator(self.config.seed, f"online view {which}"))
+        return embed_views(
+            backbone, self.bank, rows, uniform, self.config.augment, self.config.image_size, self.device, bf16=self.bf16
+        )
+
+    def _some(self, dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
+        return dataset.splits[split][self._draw(len(dataset.splits[split]))]
+
+    def _few(self, images: Images) -> Images:
+        return images.subset(self._draw(len(images)))
+
+    def _draw(self, count: int) -> npt.NDArray[np.int64]:
+        order = np.random.default_rng([self.config.seed, 0x9808E]).permutation(count)
+        return np.sort(order[: self.config.probe_images])
+
+
+def _no_labels(dataset: Dataset, train: npt.NDArray[np.int64], val: npt.NDArray[np.int64]) -> str | None:
+    """Why kNN cannot be measured; None where it can."""
+    if not dataset.classes:
+        return f"{dataset.name} has no labels"
+    for name, rows in (("train", train), ("val", val)):
+        if not len(rows):
+            return f"{dataset.name} has no {name} images"
+        if unlabelled(dataset.labels[rows]).any():
+            return f"the {name} images of {dataset.name} have no labels"
+    if dataset.task == "single-label" and len(dataset.classes) < 2:
+        return f"{dataset.name} has one class only"
+    try:
+        check_metric(dataset.metric, dataset.labels[val], dataset.classes, f"{dataset.name}'s val split")
+    except DataError as error:
+        return error.what
+    return None

@@ -1,0 +1,303 @@
+"""`hptctl study list|plan|run|status|retry`"""
+
+from __future__ import annotations
+
+import math
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hptctl import options
+
+if TYPE_CHECKING:
+    from hptctl.grid import Cell, Study
+    from hptctl.runs import Run
+    from hptctl.study import Progress
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run a grid of pretrainings and evaluations; what is done is not done again."
+)
+
+Name = Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file, or a built-in study: `hptctl study list`.")]
+Datasets = Annotated[
+    list[str] | None, typer.Option("--dataset", "-d", help="Target dataset, in place of the study's; repeatable.")
+]
+Weights = Annotated[
+    list[str] | None, typer.Option("--weights", "-w", help="Base weights, in place of the study's; repeatable.")
+]
+Steps = Annotated[
+    str | None, typer.Option("--steps", help="Lengths of pretraining, in place of the study's: 50,500,5000.")
+]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="Seeds, in place of the study's: 0,1,2.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="CELL", help="Cells by name or pattern, and what they need.")
+]
+Jobs = Annotated[
+    int, typer.Option("--jobs", min=1, help="Runs at once: on a GPU each in turn, or a share of the cores.")
+]
+
+
+@app.command("list")
+def list_studies(as_json: options.Json = False) -> None:
+    """List the built-in studies.
+
+    Example:
+
+        hptctl study list
+    """
+    from hptctl import console, grid
+
+    found = [grid.load(name) for name in grid.builtins()]
+    if as_json:
+        console.print_json([study.model_dump(mode="json") for study in found])
+        return
+    console.table("", ("study", "asks"), [(study.name, study.about) for study in found])
+
+
+@app.command()
+def plan(
+    study: Name,
+    dataset: Datasets = None,
+    preset: options.Preset = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    sets: options.Sets = None,
+    only: Only = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print every cell: what is done, shared and left, images to see, and hours by this machine's measured speed.
+
+    Examples:
+
+        hptctl study plan paper-linear
+
+        hptctl study plan quick --dataset digits
+    """
+    from hptctl import study as conducting
+
+    _, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
+    _table(cells, progress, conducting.costs(progress, cells, measured=True), as_json)
+
+
+@app.command()
+def run(
+    study: Name,
+    dataset: Datasets = None,
+    preset: options.Preset = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    sets: options.Sets = None,
+    only: Only = None,
+    jobs: Jobs = 1,
+    experiment: options.Experiment = "hptctl",
+    as_json: options.Json = False,
+) -> None:
+    """Do what is missing, in the right order; run it again after any stop. A cell that failed waits for `retry`.
+
+    Examples:
+
+        hptctl study run quick --dataset digits
+
+        hptctl study run my-study.toml --jobs 2
+    """
+    made = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
+    _conduct(study, *made, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
+
+
+@app.command()
+def status(
+    study: Name,
+    dataset: Datasets = None,
+    preset: options.Preset = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    sets: options.Sets = None,
+    only: Only = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print which cells are done, under way, failed and left; give the study as it was given to `run`.
+
+    Example:
+
+        hptctl study status quick --dataset digits
+    """
+    from hptctl import study as conducting
+
+    _, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
+    _table(cells, progress, conducting.costs(progress, cells, measured=False), as_json)
+
+
+@app.command()
+def retry(
+    study: Name,
+    dataset: Datasets = None,
+    preset: options.Preset = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    sets: options.Sets = None,
+    only: Only = None,
+    jobs: Jobs = 1,
+    experiment: options.Experiment = "hptctl",
+    as_json: options.Json = False,
+) -> None:
+    """Do the cells that failed, and what waited for them; give the study as it was given to `run`.
+
+    Example:
+
+        hptctl study retry quick --dataset digits
+    """
+    definition, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
+    again = {cell.id for cell in cells if progress[cell.id].state in {"failed", "waits"}}
+    wanted = _with_needed(cells, again)
+    _conduct(study, definition, wanted, progress, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
+
+
+def _asked(
+    name: str,
+    dataset: list[str] | None,
+    preset: str | None,
+    weights: list[str] | None,
+    steps: str | None,
+    seeds: str | None,
+    sets: list[str] | None,
+    only: list[str] | None,
+) -> tuple[Study, list[Cell], Progress]:
+    """The study that the command line asks for, its cells, and what there is of them."""
+    from hpt.errors import ConfigError, did_you_mean
+    from hptctl import grid, launch
+    from hptctl import study as conducting
+
+    changes: dict[str, Any] = {"datasets": dataset or None, "preset": preset, "weights": weights or None}
+    changes |= {"steps": _numbers("--steps", steps), "seeds": _numbers("--seeds", seeds)}
+    definition = grid.load(name, changes, sets or ())
+    cells = grid.cells(definition, launch.backbone_of)
+    if only:
+        ids = [cell.id for cell in cells]
+        for pattern in only:
+            if not any(fnmatch(id, pattern) for id in ids):
+                raise ConfigError(
+                    f"no cell is called '{pattern}'{did_you_mean(pattern, ids)}", "see `hptctl study plan`"
+                )
+        cells = _with_needed(cells, {id for id in ids if any(fnmatch(id, pattern) for pattern in only)})
+    return definition, cells, conducting.Progress(cells)
+
+
+def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
+    """The cells that are wanted and those that they need, in order."""
+    needs = {cell.id: cell.backbone.cell for cell in cells if cell.backbone is not None}
+    every = set(wanted)
+    for id in wanted:
+        while id in needs:
+            id = needs[id]
+            every.add(id)
+    return [cell for cell in cells if cell.id in every]
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    from hpt.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.replace("_", "").split(",")] if text else None
+    except ValueError:
+        raise ConfigError(f"{option} {text!r} is not a list of whole numbers", f"for example {option} 1,2") from None
+
+
+def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json: bool) -> None:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from hptctl import console
+
+    found = {cell.id: progress[cell.id] for cell in cells}
+    counts = Counter(each.state for each in found.values())
+    total, images = sum(c.seconds for c in costs.values()), sum(c.images + c.forward for c in costs.values())
+    if as_json:
+        rows = [
+            {"cell": cell.id, "kind": cell.kind, "feeds": cell.feeds, "config": cell.config.model_dump(mode="json")}
+            | {"state": found[cell.id].state, "run": found[cell.id].run or None, "why": found[cell.id].why}
+            | (asdict(costs[cell.id]) | {"seconds": _finite(costs[cell.id].seconds)})
+            for cell in cells
+        ]
+        console.print_json({"cells": rows, "counts": dict(counts), "images": images, "seconds": _finite(total)})
+        return
+    measured = not math.isnan(total)
+    rows_ = []
+    for cell in cells:
+        each, cost = found[cell.id], costs[cell.id]
+        state = each.state + (f" (feeds {cell.feeds})" if cell.feeds > 1 else "")
+        hours = [console.hours(cost.seconds) if cost.seconds else ""] if measured else []
+        seen = cost.images + cost.forward
+        rows_.append((cell.id, state, f"{seen:,}" if seen else "", *hours))
+    console.table("", ("cell", "state", ">images", *([">time"] if measured else [])), rows_)
+    for state in ("failed", "no data"):
+        for why in dict.fromkeys(each.why for each in found.values() if each.state == state):
+            console.say(f"{state}: {why}")
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    cost_ = (
+        f"; {images:,} images to see, {total / 3600:,.1f} hours at this machine's speed" if measured and images else ""
+    )
+    console.say(f"{len(cells)} cells: {said}{cost_}")
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 1)
+
+
+def _conduct(
+    asked: str,
+    definition: Study,
+    cells: list[Cell],
+    progress: Progress,
+    *,
+    jobs: int,
+    retry: bool,
+    experiment: str,
+    as_json: bool,
+) -> None:
+    from hpt.errors import HptError
+    from hptctl import console
+    from hptctl import study as conducting
+
+    for base in definition.bases:
+        if any(cell.id == base.name for cell in cells):
+            console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
+    parent = conducting.parent(definition, asked, experiment)
+    outcome = conducting.conduct(parent, progress, cells, jobs=jobs, retry=retry)
+    rows = [_result(cell, progress) for cell in cells if cell.kind != "pretrain" and progress[cell.id].state == "done"]
+    if as_json:
+        console.print_json(
+            {
+                "name": parent.name,
+                "done": outcome.done,
+                "failed": [{"cell": c, "why": why} for c, why in outcome.failed],
+            }
+        )
+    else:
+        console.table(parent.name, ("cell", "metric", ">val", ">test"), rows)
+        console.say(f"{len(outcome.done)} of {len(cells)} cells are done")
+        console.say(f"report: hptctl report --study {parent.name} --out report.html")
+    if outcome.failed:
+        (cell, why), others = outcome.failed[0], len(outcome.failed) - 1
+        more = f" (and {others} more)" if others else ""
+        raise HptError(f"{cell} is not done: {why}{more}", f"mend that, then `hptctl study retry {asked}`")
+
+
+def _result(cell: Cell, progress: Progress) -> tuple[str, ...]:
+    from hptctl import console, runs
+
+    run: Run | None = runs.find(progress[cell.id].run)
+    if run is None:  # another machine's
+        return cell.id, "", "", ""
+    status = run.status()
+    metric = status.facts["metric"]
+
+    def figure(split: str) -> str:
+        spread = status.results.get(f"{split}/{metric}_std")
+        return console.percent(status.results[f"{split}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread else "")
+
+    return cell.id, metric, figure("val"), figure("test")

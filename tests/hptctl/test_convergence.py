@@ -1,0 +1,74 @@
+"""One pretraining, several backbones: kept on the way, evaluated alike, drawn as a curve."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from hptctl import runs, tracking
+from hptctl.report.frame import cells, tidy
+
+TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu")
+
+
+@pytest.fixture
+def curve(hptctl, digits_folder: Path) -> Path:
+    data = ("-d", str(digits_folder), *TINY)
+    said = hptctl(
+        "pretrain", "-s", "target", *data, "--steps", "4", "--name", "own", "--save-at", "1,2", "--probe-every", "2"
+    )
+    assert "kNN top1 on val was best" in said.stdout
+    assert "hptctl evaluate linear own --all-checkpoints" in said.stdout
+    return digits_folder
+
+
+def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, workplace: Path, curve: Path) -> None:
+    found = json.loads(hptctl("evaluate", "knn", "own", "--all-checkpoints", "--json").stdout)
+    assert [point["step"] for point in found["points"]] == [1, 2, 4]
+    assert [point["name"] for point in found["points"]] == ["knn-own-step-1", "knn-own-step-2", "knn-own"]
+    assert len({point["facts"]["weights_sha256"] for point in found["points"]}) == 3
+    svg = ElementTree.parse(found["figure"]).getroot()
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(--" not in Path(found["figure"]).read_text()
+
+    alone = json.loads(hptctl("evaluate", "knn", "own@2", "--name", "alone", "--json").stdout)
+    assert alone["results"] == found["points"][1]["results"]
+
+    before = {run.name for run in runs.all_runs()}
+    again = hptctl("evaluate", "knn", "own", "--all-checkpoints")
+    assert {run.name for run in runs.all_runs()} == before
+    assert "val is best after" in again.stdout
+    assert max(map(len, again.stdout.splitlines())) <= 80
+
+    drawn = {cell.steps: cell for cell in cells(tidy(tracking.read_runs()))}
+    assert sorted(drawn) == [1, 2, 4]  # the report draws them as one line
+    assert {cell.arm for cell in drawn.values()} == {"target"}
+    assert drawn[2].mean == pytest.approx(found["points"][1]["results"]["test/top1"])
+
+
+def test_a_backbone_kept_on_the_way_is_guarded_as_its_run_is(hptctl, workplace: Path, curve: Path) -> None:
+    for weights in ("own@1", "runs/own/backbones/step-1.safetensors"):
+        refused = hptctl("evaluate", "knn", weights, "--set", "data.split_seed=1", "-d", str(curve), code=2).stderr
+        assert "run 'own' was pretrained on" in refused
+    hptctl("pretrain", "-s", "hpt", "-d", str(curve), *TINY, "--steps", "1", "--weights", "own@1", "--name", "on")
+    assert runs.get("on").spec().source == "own"
+    refused = hptctl("evaluate", "knn", "own@3", code=2).stderr
+    assert "run 'own' kept no backbone after 3 steps; it has those after 1, 2" in refused
+    assert "kept no backbones on its way" in hptctl("evaluate", "knn", "on", "--all-checkpoints", code=2).stderr
+    assert "drop one" in hptctl("evaluate", "knn", "own", "--all-checkpoints", "--name", "x", code=2).stderr
+
+
+def test_backbones_of_as_many_steps_from_longer_runs_are_an_arm_of_their_own() -> None:
+    def record(id: str, steps: int, of: int | None) -> tracking.Record:
+        tags = {"strategy": "hpt", "dataset": "d", "metric": "top1", "steps": str(steps)}
+        tags |= {"of_steps": str(of)} if of else {}
+        metrics = {"test/top1": 0.5, "val/top1": 0.5}
+        return tracking.Record(id, id, "linear", "FINISHED", 0.0, 1.0, "e", "0", metrics=metrics, tags=tags)
+
+    short, cut, whole = record("a", 50, None), record("b", 50, 5000), record("c", 5000, None)
+    assert {cell.arm for cell in cells(tidy([cut, whole]))} == {"hpt"}
+    arms = {cell.run_ids[0]: cell.arm for cell in cells(tidy([short, cut, whole]))}
+    assert arms == {"a": "hpt in a run of 50", "b": "hpt in a run of 5,000", "c": "hpt"}
