@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hptctl import options
 from hptctl.commands import bench, compare, datasets, demo, doctor, evaluate, pretrain, report, runs, study, sweep, ui
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    data_root: options.DataRoot = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+def _set_data_root(folder: Path | None) -> Path | None:
+    """The one setting that says where data lies, for this process and those that it starts."""
+    if folder is not None:
+        os.environ["HPTCTL_DATA"] = str(folder.absolute())
+    return folder
+
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="FOLDER",
+        help="Where the catalogue's datasets lie; $HPTCTL_DATA sets it for good.",
+        callback=_set_data_root,
+    ),
+]
+DatasetArgument = Annotated[str, typer.Argument(help="A catalogue name, a folder, a zip file, or a list.")]
 Dataset = Annotated[
     str | None,
     typer.Option(

@@ -14,16 +14,18 @@ import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hpt import weights
 from hpt.callbacks import Log
 from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
+from hpt.data.cache import Images
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
-from hpt.files import write_text
+from hpt.files import replacing, write_text
 from hpt.pretrain import notes, pretrain
 from hpt.processes import Processes
 from hptctl import console
@@ -31,6 +33,9 @@ from hptctl.console import Display
 from hptctl.runs import Run, ancestry
 from hptctl.signals import held_back, raise_on_signals
 from hptctl.tracking import tracked
+
+PRETRAINED_ON = "pretrained-on.npy"
+"""In a run's folder: digests of the files that it saw, 16 bytes each, whatever their names and places."""
 
 
 def work(run: Run) -> None:
@@ -85,6 +90,8 @@ def _pretrain(
     facts["fingerprint"] = fingerprint_of(config, facts)
     if processes.main:
         write_split(run, dataset)
+        with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
+            np.save(file, images.digests.view(np.uint8).reshape(-1, 16))
         run.write_status(facts=facts)
         for line in notes(config, len(images)):
             console.note(f"note: {line}")
@@ -144,20 +151,34 @@ def refuse_other_images(run: Run, dataset: Dataset, facts: dict[str, str]) -> No
 
 
 def refuse_leak(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
-    """A RunError when test images were pretrained on, because the split was cut by another seed there."""
-    names = dataset.images.names
-    testing = {names[i] for i in dataset.splits["test"]}
+    """A RunError when test images were pretrained on: the split was cut by another seed there, or the same files were
+    in the images of another dataset."""
+    testing = dataset.images.subset(dataset.splits["test"])
     for source in ancestry(run):
-        split = source.path / "split.json"
-        if source.status().facts.get("data_fingerprint") != facts["data_fingerprint"] or not split.exists():
-            continue
-        before = json.loads(split.read_text(encoding="utf-8"))
-        if leaked := testing & {*before["train"], *before["val"]}:
-            seed = source.spec().config["data"]["split_seed"]
-            raise RunError(
-                f"run '{source.name}' was pretrained on {len(leaked)} of the {len(testing)} test images",
-                f"use its split: --set data.split_seed={seed}",
-            )
+        if source.status().facts.get("data_fingerprint") == facts["data_fingerprint"]:
+            leaked = _same_names(testing, source)
+            fix = f"use its split: --set data.split_seed={source.spec().config['data']['split_seed']}"
+        else:
+            leaked = _same_files(testing, source)
+            fix = f"evaluate on others, or pretrain without them (its images: {source.spec().config['dataset']})"
+        if leaked:
+            raise RunError(f"run '{source.name}' was pretrained on {leaked} of the {len(testing)} test images", fix)
+
+
+def _same_names(testing: Images, source: Run) -> int:
+    split = source.path / "split.json"
+    if not split.exists():
+        return 0
+    before = json.loads(split.read_text(encoding="utf-8"))
+    return len(set(testing.names) & {*before["train"], *before["val"]})
+
+
+def _same_files(testing: Images, source: Run) -> int:
+    try:
+        seen = np.load(source.path / PRETRAINED_ON, allow_pickle=False)
+    except FileNotFoundError:  # an evaluation, or a run from before this was kept
+        return 0
+    return int(np.isin(testing.digests, seen.view("V16").ravel()).sum())
 
 
 def final_step(run: Run) -> int:

@@ -1,134 +1,220 @@
-"""The datasets that are known by name: one row each."""
+"""The datasets that are known by name: one row each, and those that the user adds in a TOML file.
+
+# <data root>/catalog.toml
+[my-xrays]
+title = "Our clinic's x-rays"
+path = "xrays.csv"                # a folder, zip file or list; relative to the data root
+group = 'patient\\d+'              # what a cut must not divide, found in an image's name
+shares = {val = 0.1, test = 0.3}  # of what is cut; also domain, licence, page, metric, mean, std
+"""
 
 from __future__ import annotations
 
-import http.client
-import logging
-import urllib.error
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import glob
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hpt.data import embedded
-from hpt.data.folder import Folder
+from hpt.config import Metric
+from hpt.data import embedded, table
+from hpt.data.fetch import Checksum
+from hpt.data.folder import list_folder, list_zip
 from hpt.data.listing import Listing, Split
-from hpt.errors import DataError
+from hpt.data.publishers import bdd, chexpert, classes, coco, domainnet, flowers, viper, voc, xview
+from hpt.data.row import RGB, Archive, Row, Task
+from hpt.data.splits import SHARES
+from hpt.errors import DataError, did_you_mean
 from hpt.places import data_folder
 
-log = logging.getLogger("hpt.data")
-
-Task = Literal["single-label", "multi-label"]
 METRICS: dict[Task, str] = {"single-label": "top1", "multi-label": "auroc"}
 """The headline metric of a task."""
-RGB = tuple[float, float, float]
+FIFTHS: dict[Split, Fraction] = {"test": Fraction(1, 5), "val": Fraction(1, 5)}
+"""60/20/20, as the publication has it for the aerial scenes."""
+
+VGG = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+PASCAL = "https://thor.robots.ox.ac.uk/pascal/VOC/"
+COCO = "http://images.cocodataset.org/"
+DOMAINNET = "http://csr.bu.edu/ftp/visda/2019/multi-source/"
+MENDELEY = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
 
 
-@dataclass(frozen=True)
-class Row:
-    """A dataset of the catalogue."""
+def rows() -> dict[str, Row]:
+    """The catalogue and the user's own rows.
 
-    name: str
-    title: str
-    domain: str
-    licence: str
-    page: str
-    list_images: Callable[[Path], Listing]
-    """What lies under the data root; FileNotFoundError where the dataset is not there."""
-    how_to_get: str = ""
-    """Which files to put where, finishing "put ..."; `{root}` is the data root."""
-    download: Callable[[Path], None] | None = None
-    task: Task = "single-label"
-    mean: RGB | None = None
-    """Published normalisation, with `std`; None: computed from train and val."""
-    std: RGB | None = None
-    metric: str | None = None
-    """The headline metric; None: the task's."""
+    Raises:
+        DataError: the user's file is not right.
+    """
+    return CATALOG | _own_rows(own_file())
 
-    def ready(self) -> bool:
-        """Whether the dataset is on this machine."""
-        try:
-            self.list_images(data_folder())
-        except (FileNotFoundError, DataError):
-            return False
-        return True
 
-    def listing(self) -> Listing:
-        """The dataset's images, downloaded first where that is possible and needed.
-
-        Raises:
-            DataError: the files are not there and cannot be downloaded, or are damaged.
-        """
-        root = data_folder()
-        try:
-            return self.list_images(root)
-        except FileNotFoundError as error:
-            missing = error.filename
-        fix = f"put {self.how_to_get.format(root=root)} (see {self.page})"
-        if self.download is None:
-            raise DataError(f"{self.name} is not here: {missing} is missing", fix)
-        log.info("downloading %s to %s", self.name, root)
-        try:
-            self.download(root)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise DataError(f"{self.name} is not here and its download failed: {reason}", fix) from None
-        except RuntimeError as error:  # torchvision's word for a wrong checksum
-            raise DataError(f"{self.name} was not downloaded well: {error}", f"try again, or {fix}") from None
-        return self.list_images(root)
+def own_file() -> Path:
+    """Where the user's rows are."""
+    return data_folder() / "catalog.toml"
 
 
 def find(name: str) -> Row | None:
     """The row of a name; `shapes@N` is `shapes` with N images.
 
     Raises:
-        DataError: a number of images that is none, or on a row that takes none.
+        DataError: a number of images that is none, or on a row that takes none; the user's rows are not right.
     """
     plain, at, count = name.partition("@")
-    row = CATALOG.get(plain)
+    row = CATALOG.get(plain) or rows().get(plain)
     if row is None or not at:
         return row
     if row.name != "shapes":
         raise DataError(f"{row.name} has a fixed number of images", f"use --dataset {row.name}")
     if not count.isdecimal() or not 1 <= int(count) <= 10_000_000:
         raise DataError(f"'{name}' asks for no number of images", "write for example shapes@500")
-    return replace(row, name=name, list_images=lambda _: embedded.shapes(int(count)))
+    return replace(row, name=name, read=lambda _: embedded.shapes(int(count)))
 
 
-def _flowers(root: Path) -> Listing:
-    """Torchvision's layout: `setid.mat` has the official split, `imagelabels.mat` the classes, both counted
-    from 1."""
-    folder = root / "flowers-102"
-    (folder / "jpg").stat()
-    labels = _read_mat(folder / "imagelabels.mat", "labels")
-    images: dict[str, tuple[Split, str | None]] = {}
-    splits: tuple[tuple[Split, str], ...] = (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
-    for split, key in splits:
-        for number in _read_mat(folder / "setid.mat", key):
-            if not 1 <= number <= len(labels):
-                raise DataError(f"{folder} is damaged: setid.mat names image {number} of {len(labels)}")
-            images[f"jpg/image_{number:05d}.jpg"] = (split, f"{labels[number - 1]:03d}")
-    return Listing.single_label(Folder(folder), images, classes=[f"{i:03d}" for i in range(1, 103)])
+def list_path(path: Path) -> Listing:
+    """The images of a folder, a zip file or a list.
+
+    Raises:
+        DataError: as `list_folder`, `list_zip` and `list_table`.
+    """
+    if path.is_dir():
+        return list_folder(path)
+    return list_zip(path) if path.suffix.lower() == ".zip" else table.list_table(path)
 
 
-def _download_flowers(root: Path) -> None:
-    from torchvision.datasets import Flowers102
-
-    Flowers102(root, download=True)
+Part = Annotated[float, Field(gt=0, lt=0.9)]
+Channel = Annotated[float, Field(ge=0, le=1)]
 
 
-def _read_mat(path: Path, key: str) -> npt.NDArray[np.int64]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+class _OwnRow(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path.stat()  # loadmat tries other names, and its error has none
+    path: Path
+    title: str = ""
+    domain: str = "own"
+    licence: str = "none stated"
+    page: str = "none"
+    metric: Metric | None = None
+    mean: tuple[Channel, Channel, Channel] | None = None
+    std: tuple[Channel, Channel, Channel] | None = None
+    group: str | None = None
+    shares: dict[Split, Part] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> _OwnRow:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if "train" in self.shares or sum(self.shares.values()) > 0.9:
+            raise ValueError("shares are of val and test, and leave a tenth to train")
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            raise ValueError(f"group '{self.group}' is no regular expression: {error}") from None
+        return self
+
+
+def _own_rows(file: Path) -> dict[str, Row]:
     try:
-        return np.asarray(loadmat(path)[key]).ravel().astype(np.int64)
-    except (MatReadError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise DataError(f"{path} is damaged: {error}", "delete it, so that it is downloaded again") from None
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{file} cannot be read as TOML: {error}") from None
+    found = {}
+    for name, values in tables.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or name in CATALOG:
+            why = "is taken" if name in CATALOG else "is no name (small letters, digits, . _ -)"
+            raise DataError(f"{file}: '{name}' {why}", "give the row another name")
+        try:
+            found[name] = _own_row(name, _OwnRow.model_validate(values), file.parent)
+        except ValidationError as error:
+            raise DataError(f"{file}, [{name}]: {_explain(error)}") from None
+    return found
+
+
+def _own_row(name: str, own: _OwnRow, root: Path) -> Row:
+    path = root / own.path.expanduser()
+    exact = {split: Fraction(part).limit_denominator(1000) for split, part in own.shares.items()}
+    return Row(
+        name=name,
+        title=own.title or f"the images of {path}",
+        domain=own.domain,
+        licence=own.licence,
+        page=own.page,
+        folder=str(path.parent),
+        archives=(Archive(glob.escape(path.name), gives=(glob.escape(path.name),)),),
+        read=partial(_read_own, path, own.group),
+        shares=SHARES | exact,
+        mean=own.mean,
+        std=own.std,
+        metric=own.metric,
+        note=f"a row of {own_file()}",
+    )
+
+
+def _read_own(path: Path, group: str | None, _: Path) -> Listing:
+    listing = list_path(path)
+    if group is None:
+        return listing
+    pattern = re.compile(group)
+
+    def find_group(name: str) -> str:
+        found = pattern.search(name)
+        if found is None:
+            raise DataError(f"{name} of {path} has no group '{group}'", f"mend the group in {own_file()}")
+        return found[0]
+
+    return listing.grouped(find_group)
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown field '{field}'{did_you_mean(field, _OwnRow.model_fields)}"
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"{field} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _md5(digest: str) -> Checksum:
+    return Checksum("md5", digest)
+
+
+def _domain(
+    name: str, kind: str, *, train: int, test: int, megabytes: int, mean: RGB, std: RGB, below: str = ""
+) -> Row:
+    """One of DomainNet's six; counts are those of the cleaned version (tensorflow/datasets domainnet.md)."""
+    return Row(
+        name=f"domainnet-{name}",
+        title=f"DomainNet, {name}",
+        domain=kind,
+        licence="none stated; fair use, for research",
+        page="https://ai.bu.edu/M3SDA/",
+        read=partial(domainnet.read, domain=name),
+        folder="domainnet",
+        archives=(
+            *(
+                Archive(list_file, gives=(list_file,), url=f"{DOMAINNET}domainnet/txt/{list_file}", megabytes=3)
+                for list_file in (f"{name}_train.txt", f"{name}_test.txt")
+            ),
+            Archive(f"{name}.zip", gives=(f"{name}/*",), url=f"{DOMAINNET}{below}{name}.zip", megabytes=megabytes),
+        ),
+        classes=345,
+        counts={"train+val": train, "test": test},
+        mean=mean,
+        std=std,
+        note="official train and test; val is cut from train",
+    )
 
 
 CATALOG: dict[str, Row] = {
@@ -140,7 +226,10 @@ CATALOG: dict[str, Row] = {
             domain="drawn",
             licence="CC BY 4.0",
             page="https://archive.ics.uci.edu/dataset/80",
-            list_images=lambda _: embedded.digits(),
+            read=lambda _: embedded.digits(),
+            classes=10,
+            counts={"train+val+test": 1797},
+            note="embedded; cut 70/10/20",
         ),
         Row(
             name="shapes",
@@ -148,19 +237,322 @@ CATALOG: dict[str, Row] = {
             domain="drawn",
             licence="that of this program",
             page="none",
-            list_images=lambda _: embedded.shapes(),
+            read=lambda _: embedded.shapes(),
+            classes=8,
+            note="embedded; cut 70/10/20",
+        ),
+        Row(
+            name="resisc",
+            title="NWPU-RESISC45, aerial scenes",
+            domain="aerial",
+            licence="none stated; offered for research",
+            page="https://gcheng-nwpu.github.io/#Datasets",
+            read=classes.resisc,
+            archives=(Archive("NWPU-RESISC45.rar", gives=("NWPU-RESISC45/*/*.jpg",), megabytes=430),),
+            classes=45,
+            counts={"train": 18_900, "val": 6_300, "test": 6_300},
+            shares=FIFTHS,
+            mean=(0.3680, 0.3810, 0.3436),
+            std=(0.2035, 0.1854, 0.1849),
+            note="no split is published; cut 60/20/20",
+        ),
+        Row(
+            name="ucmerced",
+            title="UC Merced land use, aerial scenes",
+            domain="aerial",
+            licence="public domain (USGS National Map imagery)",
+            page="http://weegee.vision.ucmerced.edu/datasets/landuse.html",
+            read=classes.ucmerced,
+            archives=(
+                Archive(
+                    "UCMerced_LandUse.zip",
+                    gives=("UCMerced_LandUse/Images/*/*.tif",),
+                    url="http://weegee.vision.ucmerced.edu/datasets/UCMerced_LandUse.zip",
+                    megabytes=332,
+                    checksum=_md5("5b7ec56793786b6dc8a908e8854ac0e4"),  # torchgeo's ucmerced.py
+                ),
+            ),
+            classes=21,
+            counts={"train": 1_260, "val": 420, "test": 420},
+            shares=FIFTHS,
+            mean=(0.4842, 0.4901, 0.4505),
+            std=(0.2180, 0.2021, 0.1958),
+            note="no split is published; cut 60/20/20",
+        ),
+        Row(
+            name="xview",
+            title="xView, objects in satellite scenes",
+            domain="aerial",
+            licence="CC BY-NC-SA 4.0; registration",
+            page="https://challenge.xviewdataset.org/data-download",
+            read=xview.read,
+            archives=(
+                Archive("train_labels.tgz", gives=("xView_train.geojson",)),
+                Archive("train_images.tgz", gives=("train_images/*.tif",)),
+            ),
+            keep=("xView_train.geojson", "train_images"),
+            source=xview.Scenes,
+            task="multi-label",
+            classes=xview.MOST_FREQUENT,
+            mean=(0.3680, 0.3810, 0.3436),
+            std=(0.2035, 0.1854, 0.1849),
+            note=f"chips of {xview.CHIP} px, cut 70/10/20 by scene; the {xview.MOST_FREQUENT} types with most objects",
+        ),
+        Row(
+            name="bdd",
+            title="BDD100K, weather in driving scenes",
+            domain="driving",
+            licence="its own, non-commercial; registration",
+            page="http://bdd-data.berkeley.edu",
+            read=bdd.read,
+            archives=(
+                Archive(
+                    "bdd100k_labels_release.zip",
+                    gives=tuple(f"bdd100k/labels/bdd100k_labels_images_{name}.json" for name, _ in bdd.SETS),
+                ),
+                Archive(
+                    "bdd100k_images_100k.zip",
+                    gives=tuple(f"bdd100k/images/100k/{name}/*.jpg" for name, _ in bdd.SETS),
+                ),
+            ),
+            keep=("bdd100k/labels/bdd100k_labels_images_*.json",),
+            classes=6,
+            mean=(0.2789, 0.2929, 0.2902),
+            std=(0.2474, 0.2653, 0.2761),
+            note="test is the official val (test has no published labels); val is cut from train; no weather, no image",
+        ),
+        Row(
+            name="viper",
+            title="VIPER, classes in rendered driving scenes",
+            domain="driving, rendered",
+            licence="its own, for research; registration",
+            page="https://playing-for-benchmarks.org/download/",
+            read=viper.read,
+            archives=tuple(
+                Archive(f"{name}_{archive}", gives=(f"{name}/{pattern}",))
+                for name, _ in viper.SETS
+                for archive, pattern in (("cls_*.zip", "cls/*/*.png"), ("img_*_jpg.zip", "img/*/*.jpg"))
+            ),
+            keep=tuple(f"{name}/cls" for name, _ in viper.SETS),
+            task="multi-label",
+            classes=23,
+            mean=(0.3485, 0.3422, 0.3395),
+            std=(0.2449, 0.2408, 0.2390),
+            note="frames with pixel classes; test is the official val; val is cut from train by sequence",
+        ),
+        Row(
+            name="chexpert",
+            title="CheXpert, findings in chest x-rays",
+            domain="medical",
+            licence="its own, for research; registration",
+            page="https://stanfordmlgroup.github.io/competitions/chexpert/",
+            read=chexpert.read,
+            archives=(
+                Archive(
+                    "CheXpert-v1.0-small.zip",
+                    gives=("CheXpert-v1.0*/train.csv", "CheXpert-v1.0*/valid.csv", "CheXpert-v1.0*/train/*"),
+                ),
+            ),
+            task="multi-label",
+            classes=5,
+            counts={"train+val": 223_414, "test": 234},
+            mean=(0.5028, 0.5028, 0.5028),
+            std=(0.2919, 0.2919, 0.2919),
+            note="test is the official valid; val is cut from train by patient; uncertain and blank count as 0",
+        ),
+        Row(
+            name="chest-xray-kids",
+            title="Pneumonia in children's chest x-rays",
+            domain="medical",
+            licence="CC BY 4.0",
+            page="https://data.mendeley.com/datasets/rscbjbr9sj/2",
+            read=classes.chest_xray_kids,
+            archives=(
+                Archive(
+                    "ChestXRay2017.zip",
+                    gives=("chest_xray/train/*/*", "chest_xray/test/*/*"),
+                    url=f"{MENDELEY}f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
+                    megabytes=1_236,
+                ),
+            ),
+            classes=2,
+            counts={"train+val": 5_232, "test": 624},
+            mean=(0.4815, 0.4815, 0.4815),
+            std=(0.2377, 0.2377, 0.2377),
+            note="official train and test; val is cut from train by patient",
+        ),
+        Row(
+            name="coco-2014",
+            title="COCO 2014, objects in photographs",
+            domain="natural",
+            licence="annotations CC BY 4.0; images under Flickr's terms",
+            page="https://cocodataset.org/#download",
+            read=coco.read,
+            archives=(
+                Archive(
+                    "annotations_trainval2014.zip",
+                    gives=tuple(f"annotations/instances_{name}.json" for name, _ in coco.SETS),
+                    url=f"{COCO}annotations/annotations_trainval2014.zip",
+                    megabytes=253,
+                    size=252_872_794,
+                ),
+                Archive(
+                    "train2014.zip",
+                    gives=("train2014/*.jpg",),
+                    url=f"{COCO}zips/train2014.zip",
+                    megabytes=13_511,
+                    size=13_510_573_713,
+                ),
+                Archive(
+                    "val2014.zip",
+                    gives=("val2014/*.jpg",),
+                    url=f"{COCO}zips/val2014.zip",
+                    megabytes=6_645,
+                    size=6_645_013_297,
+                ),
+            ),
+            keep=tuple(f"annotations/instances_{name}.json" for name, _ in coco.SETS),
+            task="multi-label",
+            classes=80,
+            counts={"train+val": 82_783, "test": 40_504},
+            mean=(0.4702, 0.4470, 0.4076),
+            std=(0.2785, 0.2740, 0.2889),
+            note="test is the official val (test has no published labels); val is cut from train",
+        ),
+        Row(
+            name="pascal-voc",
+            title="Pascal VOC 2007+2012, objects in photographs",
+            domain="natural",
+            licence="images under Flickr's terms",
+            page="http://host.robots.ox.ac.uk/pascal/VOC/",
+            read=voc.read,
+            archives=(
+                Archive(
+                    "VOCtrainval_06-Nov-2007.tar",
+                    gives=("VOCdevkit/VOC2007/ImageSets/Main/*_trainval.txt", "VOCdevkit/VOC2007/JPEGImages/*.jpg"),
+                    url=f"{PASCAL}voc2007/VOCtrainval_06-Nov-2007.tar",
+                    megabytes=460,
+                    checksum=_md5("c52e279531787c972589f7e41ab4ae64"),  # these three: torchvision's voc.py
+                ),
+                Archive(
+                    "VOCtest_06-Nov-2007.tar",
+                    gives=("VOCdevkit/VOC2007/ImageSets/Main/*_test.txt", "VOCdevkit/VOC2007/JPEGImages/*.jpg"),
+                    url=f"{PASCAL}voc2007/VOCtest_06-Nov-2007.tar",
+                    megabytes=451,
+                    checksum=_md5("b6e924de25625d8de591ea690078ad9f"),
+                ),
+                Archive(
+                    "VOCtrainval_11-May-2012.tar",
+                    gives=("VOCdevkit/VOC2012/ImageSets/Main/*_trainval.txt", "VOCdevkit/VOC2012/JPEGImages/*.jpg"),
+                    url=f"{PASCAL}voc2012/VOCtrainval_11-May-2012.tar",
+                    megabytes=2_000,
+                    checksum=_md5("6cd6e144f989b92b3379bac3b3de84fd"),
+                ),
+            ),
+            task="multi-label",
+            classes=20,
+            counts={"train": 8_218, "val": 8_333, "test": 4_952},
+            mean=(0.4511, 0.4292, 0.3967),
+            std=(0.2764, 0.2729, 0.2849),
+            note="official splits; test is that of 2007; a class with difficult objects only counts as absent",
         ),
         Row(
             name="flowers",
             title="Oxford 102 Flowers",
             domain="natural",
             licence="none stated; offered for research",
-            page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-            list_images=_flowers,
-            download=_download_flowers,
-            how_to_get="102flowers.tgz's folder jpg/, imagelabels.mat and setid.mat into {root}/flowers-102",
+            page=VGG,
+            read=flowers.read,
+            folder="flowers-102",
+            archives=(  # checksums: torchvision's flowers102.py
+                Archive(
+                    "imagelabels.mat",
+                    gives=("imagelabels.mat",),
+                    url=f"{VGG}imagelabels.mat",
+                    megabytes=1,
+                    checksum=_md5("e0620be6f572b9609742df49c70aed4d"),
+                ),
+                Archive(
+                    "setid.mat",
+                    gives=("setid.mat",),
+                    url=f"{VGG}setid.mat",
+                    megabytes=1,
+                    checksum=_md5("a5357ecc9cb78c4bef273ce3793fc85c"),
+                ),
+                Archive(
+                    "102flowers.tgz",
+                    gives=("jpg/*.jpg",),
+                    url=f"{VGG}102flowers.tgz",
+                    megabytes=345,
+                    checksum=_md5("52808999861908f626f3c1f4e79d11fa"),
+                ),
+            ),
+            classes=102,
+            counts={"train": 1_020, "val": 1_020, "test": 6_149},
             mean=(0.4355, 0.3777, 0.2880),
             std=(0.2970, 0.2459, 0.2705),
+            note="official split",
+        ),
+        _domain(
+            "clipart",
+            "drawn",
+            train=33_525,
+            test=14_604,
+            megabytes=1_280,
+            mean=(0.7362, 0.7167, 0.6834),
+            std=(0.3642, 0.3654, 0.3887),
+            below="groundtruth/",
+        ),
+        _domain(
+            "infograph",
+            "drawn",
+            train=36_023,
+            test=15_582,
+            megabytes=4_340,
+            mean=(0.6888, 0.6970, 0.6648),
+            std=(0.3331, 0.3094, 0.3281),
+        ),
+        _domain(
+            "painting",
+            "drawn",
+            train=50_416,
+            test=21_850,
+            megabytes=3_680,
+            mean=(0.5743, 0.5466, 0.5083),
+            std=(0.3088, 0.3007, 0.3168),
+            below="groundtruth/",
+        ),
+        _domain(
+            "quickdraw",
+            "drawn",
+            train=120_750,
+            test=51_750,
+            megabytes=461,
+            mean=(0.9525, 0.9525, 0.9525),
+            std=(0.2128, 0.2128, 0.2128),
+        ),
+        _domain(
+            "real",
+            "natural",
+            train=120_906,
+            test=52_041,
+            megabytes=6_060,
+            mean=(0.6059, 0.5890, 0.5558),
+            std=(0.3344, 0.3279, 0.3493),
+        ),
+        _domain(
+            "sketch",
+            "drawn",
+            train=48_212,
+            test=20_916,
+            megabytes=2_640,
+            mean=(0.8327, 0.8270, 0.8179),
+            std=(0.2727, 0.2753, 0.2810),
         ),
     )
 }
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """`train 18,900, val 6,300, test 6,300`"""
+    return ", ".join(f"{splits} {count:,}" for splits, count in counts.items())

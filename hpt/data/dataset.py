@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
-from hpt.data import cache, catalog, folder, splits, table
+from hpt.data import cache, catalog, quarantine, splits, table
 from hpt.data.cache import Entry, Images
-from hpt.data.catalog import METRICS, Row, Task
+from hpt.data.catalog import METRICS
 from hpt.data.listing import Labels, Listing, unlabelled
+from hpt.data.row import Row, Task
 from hpt.errors import DataError, did_you_mean
 
 log = logging.getLogger("hpt.data")
@@ -43,9 +44,10 @@ class Dataset:
     labels: Labels
     """int64 [N], -1 where unlabelled; float32 [N, C] of 0 and 1 of a multi-label set, NaN where unlabelled."""
     splits: Mapping[str, splits.Indices]
-    """`train`, `val`, `test`: sorted indices into images and labels; may be empty."""
+    """`train`, `val`, `test`: sorted indices into images and labels; may be empty. What a quarantine list names is in
+    none of them."""
     quarantined: tuple[tuple[str, str], ...]
-    """Name and reason of each unreadable image."""
+    """Name and reason of each image that is unreadable or named by a quarantine list."""
     fingerprint: str
     """Hex over names, contents and labels: the same wherever the images lie."""
     split_fingerprint: str
@@ -99,7 +101,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     """
     found = find(dataset)
     row = found if isinstance(found, Row) else None
-    listing = _list(found)
+    listing = list_images(found, progress)
     name = name_of(found)
     task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
     entry = cache.open_or_build(listing, side, progress, dataset=row.name if row else str(found))
@@ -108,19 +110,25 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     at = {image: i for i, image in enumerate(listing.names)}
     readable = np.array([at[image] for image in entry.names], dtype=np.int64)
     labels = listing.labels[readable]
-    indices = splits.complete(name, entry.names, labels, [listing.splits[i] for i in readable], config.split_seed)
+    indices = split(found, listing, readable, config.split_seed)
+    # After the cut, so that an image that is left out moves no other to another split.
+    left_out = quarantine.read(quarantine.place(found))
+    if left_out:
+        indices, left_out = quarantine.apply(name, entry.names, indices, left_out)
     mean, std = row.mean if row else None, row.std if row else None
     if mean is None or std is None:
         mean, std = entry.mean_std(_pretraining(indices))
+    images = Images(entry, np.arange(len(entry.names)), mean, std)
+    _warn_of_copies(name, dataset, images, indices)
     return Dataset(
         name=name,
         task=task,
         classes=listing.classes,
         metric=(row and row.metric) or METRICS[task],
-        images=Images(entry, np.arange(len(entry.names)), mean, std),
+        images=images,
         labels=labels,
         splits=indices,
-        quarantined=entry.quarantined,
+        quarantined=(*entry.quarantined, *left_out.items()),
         fingerprint=_fingerprint(entry, labels, listing.classes),
         split_fingerprint=splits.fingerprint(entry.names, indices),
     )
@@ -147,11 +155,12 @@ def find(dataset: str) -> Row | Path:
             f"{dataset} is neither a folder nor a zip file nor a list",
             f"name a folder of images, a .zip of one, or a list of images ({lists})",
         )
-    known = ", ".join(catalog.CATALOG)
+    names = catalog.rows()
+    known = ", ".join(names)
     if is_path or path.suffix:
         raise DataError(f"no such folder, zip file or list: {dataset}", f"check the path, or choose one of {known}")
     raise DataError(
-        f"unknown dataset '{dataset}'{did_you_mean(dataset, catalog.CATALOG)}, and no such folder",
+        f"unknown dataset '{dataset}'{did_you_mean(dataset, names)}, and no such folder",
         f"choose one of {known}, or name a folder, a zip file or a list",
     )
 
@@ -163,12 +172,19 @@ def name_of(found: Row | Path) -> str:
     return found.name if found.is_dir() else found.stem
 
 
-def _list(found: Row | Path) -> Listing:
-    if isinstance(found, Row):
-        return found.listing()
-    if found.is_dir():
-        return folder.list_folder(found)
-    return folder.list_zip(found) if found.suffix.lower() == ".zip" else table.list_table(found)
+def list_images(found: Row | Path, progress: Progress | None = None) -> Listing:
+    """What a row or a path holds, before any image is read."""
+    return found.listing(progress) if isinstance(found, Row) else catalog.list_path(found)
+
+
+def split(found: Row | Path, listing: Listing, rows: splits.Indices, seed: int) -> dict[str, splits.Indices]:
+    """The splits of some images of a listing, as indices into `rows`; what the dataset lacks is cut by `seed`."""
+    names = [listing.names[i] for i in rows]
+    given = [listing.splits[i] for i in rows]
+    groups = None if listing.groups is None else [listing.groups[i] for i in rows]
+    shares = found.shares if isinstance(found, Row) else splits.SHARES
+    labels = listing.labels[rows]
+    return splits.complete(name_of(found), names, labels, given, seed, groups=groups, shares=shares)
 
 
 def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:
@@ -189,6 +205,16 @@ def _check_quarantine(name: str, entry: Entry, allowed: float) -> None:
             f"mend or remove them, or leave them out by --set data.max_unreadable={enough:g}",
         )
     log.warning("%s: %d of %d images cannot be read and are left out: %s", name, bad, total, first)
+
+
+def _warn_of_copies(name: str, dataset: str, images: Images, indices: Mapping[str, splits.Indices]) -> None:
+    """Say before a run that some test images are byte for byte among the others."""
+    copies = np.isin(images.digests[indices["test"]], images.digests[_pretraining(indices)]).sum()
+    if copies:
+        log.warning(
+            "%s: %d of %d test images are also in train or val; `hptctl datasets check %s` names them",
+            *(name, copies, len(indices["test"]), dataset),
+        )
 
 
 def _first(quarantined: Sequence[tuple[str, str]]) -> str:

@@ -40,6 +40,10 @@ class Checksum:
         with path.open("rb") as file:
             return hashlib.file_digest(file, self.algorithm).hexdigest()
 
+    def fits(self, path: Path) -> bool:
+        """Whether a file has this checksum."""
+        return self.of(path).startswith(self.digest.lower())
+
 
 class _Dropped(Exception):
     """The connection failed in a way that another attempt may mend."""
@@ -55,8 +59,9 @@ def download(
 ) -> None:
     """Fetch `url` into `path`, which appears whole and checked or not at all. One that exists is left alone.
 
-    Of several processes that want one path, one fetches it. What has come so far lies in `<path>.part`; where
-    there is a checksum to notice a mixture of two versions, a later call goes on from there.
+    Of several processes that want one path, one fetches it. What has come so far lies in `<path>.part`, and a later
+    call goes on from there: where there is a checksum to notice a mixture of two versions, or the host told its version
+    (ETag or Last-Modified, kept in `<path>.part.version`), so that it can say itself whether it still has that.
 
     Args:
         size: bytes, where published.
@@ -76,10 +81,11 @@ def download(
         with FileLock(f"{path}.lock"):
             if path.exists():  # another process fetched it meanwhile
                 return
-            if checksum is None:
+            if checksum is None and not _version(part).exists():
                 part.unlink(missing_ok=True)
             _receive_with_patience(url, host, part, size, progress or _silent)
             _verify(part, path.name, host, checksum, size)
+            _version(part).unlink(missing_ok=True)
             sync(part)
             part.replace(path)
             sync(path.parent)
@@ -87,6 +93,10 @@ def download(
         raise DataError(
             f"cannot write {path} ({error.strerror or error})", "free some space or choose another folder"
         ) from None
+
+
+def _version(part: Path) -> Path:
+    return part.with_name(part.name + ".version")
 
 
 def _silent(done: int, total: int, name: str) -> None:
@@ -112,6 +122,8 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
     """One attempt to complete `part`, from where it ends."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "hptctl"} | ({"Range": f"bytes={start}-"} if start else {})
+    if start and _version(part).exists():
+        headers["If-Range"] = _version(part).read_text(encoding="latin-1")  # another version comes from its beginning
     response = _open(urllib.request.Request(url, headers=headers), host, resuming=start > 0)
     if response is None:
         part.unlink()
@@ -126,6 +138,12 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
         total = start + int(length) if length and length.isdecimal() else 0
         if size is not None and total and total != size:
             raise DataError(f"{host} offers {part.stem} with {total:,} bytes, not the published {size:,}", _CHANGED)
+        etag = response.headers["ETag"] or ""
+        version = response.headers["Last-Modified"] if etag.startswith("W/") or not etag else etag
+        if version:
+            _version(part).write_text(version, encoding="latin-1")
+        else:
+            _version(part).unlink(missing_ok=True)
         done = start
         with part.open("ab" if start else "wb") as file:
             progress(done, total, part.stem)
@@ -187,9 +205,9 @@ def _verify(part: Path, name: str, host: str, checksum: Checksum | None, size: i
     if size is not None and found != size:
         part.unlink()
         raise DataError(f"{name} from {host} has {found:,} bytes, not the published {size:,}", _CHANGED)
-    if checksum is not None and not (digest := checksum.of(part)).startswith(checksum.digest.lower()):
+    if checksum is not None and not checksum.fits(part):
+        shown = checksum.of(part)[: len(checksum.digest)]
         part.unlink()
-        shown = digest[: len(checksum.digest)]
         raise DataError(
             f"{name} from {host} has {checksum.algorithm} {shown}, not the published {checksum.digest}",
             f"{_CHANGED}, or was damaged on its way: try again",

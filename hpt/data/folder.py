@@ -76,14 +76,14 @@ class Zip:
 
     def stamp(self, names: Iterable[str]) -> Iterator[str]:
         """From the archive's directory, which holds checksums: the file may move and stay known."""
-        with _open_zip(self.path) as archive:
+        with open_zip(self.path) as archive:
             for name in names:
                 member = archive.getinfo(self.prefix + name)
                 yield f"{member.CRC} {member.file_size}"
 
     @contextmanager
     def open(self) -> Iterator[Read]:
-        with _open_zip(self.path) as archive:
+        with open_zip(self.path) as archive:
 
             def read(name: str) -> bytes:
                 try:
@@ -136,9 +136,9 @@ def list_zip(path: Path) -> Listing:
             has a path that leads out of the archive.
     """
     tree = _Tree()
-    with _open_zip(path) as archive:
+    with open_zip(path) as archive:
         for member in archive.infolist():
-            _check_name(member, path)
+            check_name(member, path)
             name = member.filename
             if _hidden(name):
                 continue
@@ -265,7 +265,12 @@ def _refuse_empty(classes: set[str], where: Path) -> None:
         raise DataError(f"class '{min(classes)}' has no images in {where}", "remove the folder or put images into it")
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip file that is whole, as far as its directory tells.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         return zipfile.ZipFile(path)
     except OSError as error:
@@ -276,7 +281,8 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         ) from None
 
 
-def _check_name(member: zipfile.ZipInfo, path: Path) -> None:
+def check_name(member: zipfile.ZipInfo, path: Path) -> None:
+    """A DataError where a member's path leads out of the archive."""
     name = member.filename
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or re.match(r"[A-Za-z]:", name):
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -42,6 +42,8 @@ class Listing:
     """One per image. A split that no image is in, `load` cuts from train where train has labels."""
     labels: Labels
     classes: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    """One per image: what a cut must not divide, such as the patient. None: every image stands alone."""
 
     @classmethod
     def single_label(
@@ -64,6 +66,23 @@ class Listing:
             labels=np.array([number.get(images[name][1] or "", -1) for name in names], dtype=np.int64),
             classes=classes,
         )
+
+    @classmethod
+    def multi_label(
+        cls, source: Source, images: Mapping[str, tuple[Split, Iterable[str]]], classes: Iterable[str]
+    ) -> Listing:
+        """From the split and the classes of each name, which may be none; other classes than `classes` are left out."""
+        classes = tuple(classes)
+        number = {label: i for i, label in enumerate(classes)}
+        names = sorted(images)
+        labels = np.zeros((len(names), len(classes)), dtype=np.float32)
+        for row, name in enumerate(names):
+            labels[row, [number[label] for label in images[name][1] if label in number]] = 1
+        return cls(source, tuple(names), tuple(images[name][0] for name in names), labels, classes)
+
+    def grouped(self, group: Callable[[str], str]) -> Listing:
+        """The same with the group of each image, found from its name."""
+        return replace(self, groups=tuple(group(name) for name in self.names))
 
 
 def unlabelled(labels: Labels) -> npt.NDArray[np.bool_]:

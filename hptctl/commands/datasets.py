@@ -1,4 +1,4 @@
-"""`hptctl datasets list|info|preview|cache`"""
+"""`hptctl datasets`: its table of contents, and `preview` and `cache`."""
 
 from __future__ import annotations
 
@@ -11,99 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.commands import catalogue, check
 
 if TYPE_CHECKING:
     from hpt.data.cache_store import Stored
 
 app = typer.Typer(no_args_is_help=True, help="What is known of datasets.")
 cache_app = typer.Typer()
-app.add_typer(cache_app, name="cache")
 
 SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 BYTES = {unit + end: base**power for end, base in (("iB", 1024), ("B", 1000)) for power, unit in enumerate("KMGT", 1)}
 
 
-@app.command("list")
-def list_datasets(as_json: options.Json = False) -> None:
-    """List the catalogue.
-
-    Example:
-
-        hptctl datasets list
-    """
-    from hpt.data import catalog
-    from hptctl import console
-
-    rows = [(row, row.ready()) for row in catalog.CATALOG.values()]
-    if as_json:
-        console.print_json(
-            [{"name": r.name, "task": r.task, "domain": r.domain, "title": r.title, "ready": here} for r, here in rows]
-        )
-        return
-    console.table(
-        "",
-        ("name", "domain", "task", "ready", "title"),
-        [(row.name, row.domain, row.task, "yes" if here else "no", row.title) for row, here in rows],
-    )
-    console.say("A folder, a zip file or a list (.csv) of images works too: hptctl pretrain --dataset my-images/")
-
-
-@app.command()
-def info(
-    dataset: Annotated[str, typer.Argument(help="A catalogue name, a folder, a zip file, or a list.")],
-    image_size: options.ImageSize = 224,
-    sets: options.Sets = None,
-    as_json: options.Json = False,
-) -> None:
-    """Read a dataset as a run would, and show its splits, classes, statistics and unreadable images.
-
-    Example:
-
-        hptctl datasets info digits
-    """
-    from hpt.config import EvaluateConfig, resolve
-    from hpt.data.dataset import load
-    from hptctl import console
-
-    flags = {"kind": "knn", "weights": "", "dataset": dataset, "image_size": image_size}
-    config = resolve(EvaluateConfig, sets=sets or (), flags=flags).data
-    with console.Display() as display:
-        data = load(dataset, config, side=config.side(image_size or 224), progress=display.progress)
-    counts = {split: data.per_class(split).tolist() for split in data.splits}
-    if as_json:
-        console.print_json(
-            {
-                "name": data.name,
-                "task": data.task,
-                "classes": list(data.classes),
-                "images": {split: len(rows) for split, rows in data.splits.items()},
-                "per_class": counts,
-                "mean": list(data.images.mean),
-                "std": list(data.images.std),
-                "quarantined": [list(pair) for pair in data.quarantined],
-                "fingerprint": data.fingerprint,
-                "split_fingerprint": data.split_fingerprint,
-            }
-        )
-        return
-    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
-    console.say(f"{data.name}: {len(data.images):,} images ({sizes}), {len(data.classes)} classes, {data.task}")
-    console.say(
-        "mean "
-        + " ".join(f"{m:.4f}" for m in data.images.mean)
-        + "  std "
-        + " ".join(f"{s:.4f}" for s in data.images.std)
-    )
-    if data.classes:
-        rows = [(name, *(f"{counts[split][i]:,}" for split in data.splits)) for i, name in enumerate(data.classes)]
-        console.table("", ("class", *(f">{split}" for split in data.splits)), rows)
-    for name, reason in data.quarantined:
-        console.warn(f"left out {name}: {reason}")
+app.command("list")(catalogue.list_datasets)
+app.command()(catalogue.info)
+app.command()(catalogue.prepare)
+app.command()(check.check)
+app.command()(catalogue.stats)
 
 
 @app.command()
 def preview(
-    dataset: Annotated[str, typer.Argument(help="A catalogue name, a folder, a zip file, or a list.")],
+    dataset: options.DatasetArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the picture.")] = Path("preview.png"),
     images: Annotated[int, typer.Option("--images", help="Images: rows of the sheet.")] = 8,
     views: Annotated[int, typer.Option("--views", help="Random views of each.")] = 4,
@@ -112,6 +41,7 @@ def preview(
     seed: options.Seed = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "train",
     sets: options.Sets = None,
+    data_root: options.DataRoot = None,
     as_json: options.Json = False,
 ) -> None:
     """Draw a contact sheet (PNG): images as cached, their test view, and views as pretraining draws them.
@@ -165,6 +95,10 @@ def preview(
         return
     console.say(f"{out}: {len(rows)} {split} images of {data.name}, {views} views each of {size} px")
     console.say(f"policy {words}")
+
+
+app.command()(catalogue.where)
+app.add_typer(cache_app, name="cache")
 
 
 @cache_app.callback(invoke_without_command=True)

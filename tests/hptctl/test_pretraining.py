@@ -190,7 +190,7 @@ def test_a_second_process_on_a_run_is_refused_and_changes_nothing(
     assert "exists already" in hptctl(*arguments, code=2).stderr
 
 
-def test_test_images_that_were_pretrained_on_are_refused(hptctl, digits_folder: Path) -> None:
+def test_test_images_that_were_pretrained_on_are_refused(hptctl, workplace: Path, digits_folder: Path) -> None:
     other_split = ("--set", "data.split_seed=1")
     hptctl("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "1", "--name", "other", *other_split)
     for weights in ("other", "runs/other/backbone.safetensors"):
@@ -198,6 +198,15 @@ def test_test_images_that_were_pretrained_on_are_refused(hptctl, digits_folder: 
         refused = hptctl(*command, "--set", "data.split_seed=0", code=2).stderr
         assert "test images" in refused
         assert "--set data.split_seed=1" in refused
+    # So are the same files under other names, in a list.
+    (workplace / "heap").mkdir()
+    lines = ["path,label"]
+    for number, path in enumerate(sorted(digits_folder.glob("*/*.png"))):
+        shutil.copy(path, workplace / "heap" / f"{number:03d}.png")
+        lines.append(f"heap/{number:03d}.png,{path.parent.name}")
+    (workplace / "heap.csv").write_text("\n".join(lines))
+    refused = hptctl("evaluate", "knn", "other", "-d", "heap.csv", "--preset", "tiny", code=2).stderr
+    assert "run 'other' was pretrained on" in refused and "evaluate on others" in refused
     # The run's own split is taken over.
     assert "84 training labels, 12 val and 24 test images" in hptctl("evaluate", "knn", "other").stdout
 

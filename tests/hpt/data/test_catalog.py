@@ -1,4 +1,4 @@
-"""Datasets by name: the embedded ones and Flowers."""
+"""Datasets by name: the catalogue, the embedded ones, Flowers, and the user's own rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from hpt.config import DataConfig
-from hpt.data.catalog import CATALOG, METRICS, find
+from hpt.data.catalog import CATALOG, METRICS, find, rows
 from hpt.data.dataset import load
 from hpt.data.embedded import OUTLINES, draw_shape
 from hpt.errors import DataError
@@ -38,12 +38,43 @@ def flowers(tmp_path: Path) -> Path:
     return root
 
 
+PUBLISHED = """
+    resisc               single 45  .3680 .3810 .3436  .2035 .1854 .1849
+    ucmerced             single 21  .4842 .4901 .4505  .2180 .2021 .1958
+    xview                multi  36  .3680 .3810 .3436  .2035 .1854 .1849
+    bdd                  single 6   .2789 .2929 .2902  .2474 .2653 .2761
+    viper                multi  23  .3485 .3422 .3395  .2449 .2408 .2390
+    chexpert             multi  5   .5028 .5028 .5028  .2919 .2919 .2919
+    chest-xray-kids      single 2   .4815 .4815 .4815  .2377 .2377 .2377
+    coco-2014            multi  80  .4702 .4470 .4076  .2785 .2740 .2889
+    pascal-voc           multi  20  .4511 .4292 .3967  .2764 .2729 .2849
+    flowers              single 102 .4355 .3777 .2880  .2970 .2459 .2705
+    domainnet-clipart    single 345 .7362 .7167 .6834  .3642 .3654 .3887
+    domainnet-infograph  single 345 .6888 .6970 .6648  .3331 .3094 .3281
+    domainnet-painting   single 345 .5743 .5466 .5083  .3088 .3007 .3168
+    domainnet-quickdraw  single 345 .9525 .9525 .9525  .2128 .2128 .2128
+    domainnet-real       single 345 .6059 .5890 .5558  .3344 .3279 .3493
+    domainnet-sketch     single 345 .8327 .8270 .8179  .2727 .2753 .2810
+"""
+
+
 def test_every_row_is_complete() -> None:
     for name, row in CATALOG.items():
         assert row.name == name
-        assert row.title and row.domain and row.licence and row.page and row.task in METRICS
-        assert (row.mean is None) == (row.std is None)
-        assert row.download is None or "{root}" in row.how_to_get
+        assert row.title and row.domain and row.licence and row.page and row.note and row.task in METRICS
+        assert not row.archives or row.page.startswith("http")
+        assert set("+".join(row.counts).split("+")) <= {"train", "val", "test", ""}
+        for archive in row.archives:
+            assert archive.gives and (archive.url is None or archive.url.startswith("http"))
+
+
+def test_rows_say_what_was_published() -> None:
+    lines = [line.split() for line in PUBLISHED.strip().splitlines()]
+    assert {name for name, row in CATALOG.items() if row.archives} == {name for name, *_ in lines}
+    for name, task, classes, *numbers in lines:
+        row = CATALOG[name]
+        assert (row.task, row.classes) == (f"{task}-label", int(classes))
+        assert (row.mean, row.std) == (tuple(map(float, numbers[:3])), tuple(map(float, numbers[3:])))
 
 
 def test_digits_are_scikit_learns_scans_enlarged() -> None:
@@ -135,6 +166,67 @@ def test_without_a_network_one_line_says_where_to_put_which_files(
     with pytest.raises(DataError) as caught:
         load("flowers", CONFIG, side=64)
     message = str(caught.value)
-    assert "download failed" in message
-    assert f"setid.mat into {tmp_path / 'data' / 'flowers-102'}" in message
+    assert "flowers is not here and its download failed" in message
+    assert f"put imagelabels.mat into {tmp_path / 'data' / 'flowers-102'}" in message
     assert "\n" not in message
+
+
+def own_row(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "catalog.toml").write_text(text)
+
+
+def test_a_row_of_the_users_own_joins_the_catalogue(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "data" / "x rays" / "ab"[number % 2] / f"patient{number // 4:02d}_{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (12, 12), 6 * number).save(path)
+    own_row(
+        tmp_path,
+        """
+        [my-xrays]
+        path = "x rays"
+        title = "Our clinic's"
+        group = 'patient\\d+'
+        shares = {val = 0.2, test = 0.3}
+        metric = "balanced_accuracy"
+        mean = [0.5, 0.5, 0.5]
+        std = [0.25, 0.25, 0.25]
+        """,
+    )
+    assert list(rows())[-1] == "my-xrays"
+    dataset = load("my-xrays", CONFIG, side=32)
+    assert (dataset.name, dataset.metric, dataset.images.std) == ("my-xrays", "balanced_accuracy", (0.25, 0.25, 0.25))
+    sizes = {split: len(indices) for split, indices in dataset.splits.items()}
+    assert sizes == {"train": 20, "val": 8, "test": 12}
+    patients = [{dataset.images.names[i][2:11] for i in indices} for indices in dataset.splits.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 10
+    with pytest.raises(DataError, match="did you mean 'my-xrays'"):
+        load("my-xray", CONFIG, side=32)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[a]\npath = ", "cannot be read as TOML"),
+        ("[digits]\npath = 'a'", "'digits' is taken"),
+        ("['A b']\npath = 'a'", "'A b' is no name"),
+        ("[a]\ntitle = 'a'", "[a]: path is missing"),
+        ("[a]\npath = 'a'\nlicense = 'b'", "unknown field 'license' (did you mean 'licence'?)"),
+        ("[a]\npath = 'a'\nmean = [0.5, 0.5, 0.5]", "mean and std go together"),
+        ("[a]\npath = 'a'\nmean = [128, 1, 1]\nstd = [1, 1, 1]", "mean.0 = 128"),
+        ("[a]\npath = 'a'\ngroup = '('", "is no regular expression"),
+        ("[a]\npath = 'a'\nshares = {val = 0.6, test = 0.6}", "leave a tenth to train"),
+        ("[a]\npath = 'nowhere'", "a is not here: nowhere is missing"),
+        ("[a]\npath = 'b'\ngroup = 'patient'", "has no group 'patient'"),
+    ],
+)
+def test_a_row_that_is_not_right_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    own_row(tmp_path, text)
+    (tmp_path / "data" / "b").mkdir()
+    for number in range(4):
+        Image.new("L", (8, 8), 9 * number).save(tmp_path / "data" / "b" / f"{number}.png")
+    with pytest.raises(DataError) as caught:
+        load("a", CONFIG, side=32)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)

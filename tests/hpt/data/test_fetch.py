@@ -31,6 +31,9 @@ class Server(ThreadingHTTPServer):
         self.drops = 0
         self.ranges = True
         self.busy = 0
+        self.content = CONTENT
+        self.version: str | None = None
+        """ETag, honoured in If-Range."""
 
     @property
     def url(self) -> str:
@@ -55,14 +58,17 @@ class Handler(BaseHTTPRequestHandler):
             server.busy -= 1
             self.send_error(503)
             return
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else 0
-        if start >= len(CONTENT):
+        same = self.headers["If-Range"] in (None, server.version)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges and same else 0
+        if start >= len(server.content):
             self.send_error(416)
             return
-        body = CONTENT[start:]
+        body = server.content[start:]
         self.send_response(206 if start else 200)
+        if server.version:
+            self.send_header("ETag", server.version)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if server.drops:
@@ -148,6 +154,24 @@ def test_without_a_checksum_an_earlier_part_is_not_trusted(tmp_path: Path, serve
     download(f"{server.url}/file", tmp_path / "w", checksum=None, size=len(CONTENT))
     assert server.requests == [("/file", None)]
     assert (tmp_path / "w").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["the same file", "another file"])
+def test_without_a_checksum_the_hosts_version_says_whether_to_go_on(
+    tmp_path: Path, server: Server, changed: bool
+) -> None:
+    server.version, server.ranges = '"one"', False
+    server.drops = 3
+    with pytest.raises(DataError, match="3 times"):
+        download(f"{server.url}/file", tmp_path / "w", checksum=None, size=None)
+    server.ranges = True
+    server.requests.clear()
+    if changed:
+        server.version, server.content = '"two"', CONTENT[::-1]
+    download(f"{server.url}/file", tmp_path / "w", checksum=None, size=None)
+    assert server.requests == [("/file", "bytes=1000000-")]
+    assert (tmp_path / "w").read_bytes() == server.content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w", "w.lock"]
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])

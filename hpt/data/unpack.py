@@ -1,0 +1,102 @@
+"""Publishers' archives into the folder of their dataset: safely, and whole or not at all.
+
+An archive is unpacked into `.unpacking-NAME` beside its place; then its content is moved, and that folder removed.
+While it is there, the archive counts as not unpacked: a process that was killed leaves nothing that is read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpt.callbacks import Progress
+from hpt.data.folder import BOMB_RATIO, check_name, open_zip
+from hpt.errors import DataError
+
+UNPACKING = ".unpacking-"
+PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+AGAIN = "delete it and get it again"
+
+
+def is_packed(name: str) -> bool:
+    """Whether a file of that name can be unpacked here."""
+    return name.lower().endswith(PACKED)
+
+
+def unfinished(archive: Path) -> Path:
+    """The folder that is there while an archive is unpacked, or was when that was broken off."""
+    return archive.with_name(UNPACKING + archive.name)
+
+
+def unpack(archive: Path, progress: Progress | None = None) -> None:
+    """What an archive holds, beside it; files of the same names are replaced.
+
+    Raises:
+        DataError: it is damaged or hostile (a path that leads out of the folder, a claim of absurd size), or the disk
+            has not the room.
+    """
+    building = unfinished(archive)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    members = _unzip(archive, building) if archive.suffix.lower() == ".zip" else _untar(archive, building)
+    for done, total in members:
+        if progress is not None:
+            progress(done, total, f"unpacking {archive.name}")
+    _move(building, archive.parent)
+    shutil.rmtree(building)
+
+
+def _unzip(archive: Path, into: Path) -> Iterator[tuple[int, int]]:
+    with open_zip(archive) as packed:
+        members = packed.infolist()
+        for member in members:
+            check_name(member, archive)
+            if member.flag_bits & 1:
+                raise DataError(f"{archive} is encrypted", "unpack it yourself, beside it")
+        claimed = sum(member.file_size for member in members)
+        if claimed > BOMB_RATIO * archive.stat().st_size:
+            raise DataError(f"{archive} is refused: it claims {claimed:,} bytes, which no images do", AGAIN)
+        _check_room(archive, claimed)
+        for done, member in enumerate(members, start=1):
+            try:
+                packed.extract(member, into)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                raise DataError(f"{archive} is damaged: {member.filename}: {error}", AGAIN) from None
+            yield done, len(members)
+
+
+def _untar(archive: Path, into: Path) -> Iterator[tuple[int, int]]:
+    size = archive.stat().st_size
+    _check_room(archive, size)
+    try:
+        with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as packed:  # one pass, no seeking
+            for member in packed:
+                packed.extract(member, into, filter="data")
+                yield file.tell(), size
+    except tarfile.FilterError as error:
+        raise DataError(f"{archive} is refused: {error}", "its content is not that of the publisher") from None
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise DataError(f"{archive} is damaged: {error}", AGAIN) from None
+
+
+def _check_room(archive: Path, needed: int) -> None:
+    free = shutil.disk_usage(archive.parent).free
+    if needed > free:
+        raise DataError(
+            f"unpacking {archive.name} takes {needed / 2**30:,.1f} GiB, and the disk has {free / 2**30:,.1f}",
+            "free some space, or choose another data root",
+        )
+
+
+def _move(source: Path, target: Path) -> None:
+    """Each folder at once where it is new, its content where it is not."""
+    for path in sorted(source.iterdir()):
+        place = target / path.name
+        if path.is_dir() and place.is_dir():
+            _move(path, place)
+        else:
+            path.replace(place)
