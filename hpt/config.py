@@ -168,6 +168,8 @@ class PretrainConfig(Config):
     """A name of the catalogue, a folder, a zip file, or a list."""
     weights: str | None = DEFAULT_WEIGHTS
     """The base: a known name, a file, or an earlier run. None for `target`, which starts from random weights."""
+    allow_partial: bool = False
+    """Start from weights that have a part of the backbone: the rest is a fresh model's."""
     steps: Positive = 5000
     """Optimizer steps. `base` takes none."""
     batch_size: Annotated[int, Field(ge=4)] = 256
@@ -334,6 +336,8 @@ class EvaluateConfig(Config):
     """Linear probe, nearest neighbours, or finetuning."""
     weights: str
     """The backbone under test: a run, a file, or a known name."""
+    allow_partial: bool = False
+    """Evaluate weights that have a part of the backbone: the rest is a fresh model's."""
     dataset: str
     """A name of the catalogue, a folder, a zip file, or a list."""
     labels: str | None = None

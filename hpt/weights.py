@@ -8,7 +8,9 @@ nothing has to know which wrappers a file went through. A layout with other key 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import importlib
 import json
 import logging
 import pickle
@@ -21,12 +23,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpt import encoder as encoders
 from hpt.callbacks import Progress
@@ -57,17 +60,48 @@ class Loaded:
     expected: int
     """Tensors of the encoder."""
     missing: tuple[str, ...]
-    """Only ever BatchNorm's step counters."""
+    """Only ever BatchNorm's step counters, unless a part was allowed: then these are a fresh model's."""
     unexpected: tuple[str, ...]
     """Keys that belong neither to the encoder nor to any known companion of one."""
     ignored: tuple[str, ...]
     """Keys of known companions: heads, queues, key encoders and other copies."""
 
+    def oddities(self) -> list[str]:
+        """What looks wrong with BatchNorm's statistics, a line each: a backbone in eval mode divides by them."""
+        out = []
+        layers = [key.removesuffix(".running_var") for key in self.state if key.endswith(".running_var")]
+        fresh = [
+            layer
+            for layer in layers
+            if bool((self.state[f"{layer}.running_mean"] == 0).all())
+            and bool((self.state[f"{layer}.running_var"] == 1).all())
+        ]
+        negative = [layer for layer in layers if bool((self.state[f"{layer}.running_var"] < 0).any())]
+        huge = [layer for layer in layers if bool((self.state[f"{layer}.running_var"] > 1e6).any())]
+        if len(fresh) == len(layers):
+            out.append(
+                "BatchNorm's running statistics are those of a fresh model (0 and 1): strategy base estimates them"
+            )
+        elif fresh:
+            out.append(f"BatchNorm's running statistics were never updated in {len(fresh)} layers ({_few(fresh)})")
+        if negative:
+            out.append(f"negative variances in {len(negative)} BatchNorm layers ({_few(negative)})")
+        if huge:
+            out.append(f"variances above a million in {len(huge)} BatchNorm layers ({_few(huge)})")
+        if self.dialect.startswith("detectron2"):
+            out.append(
+                "detectron2 has models of BGR images and with the stride in 1 x 1 convolutions; use one of neither"
+            )
+        return out
+
     def summary(self) -> str:
         """One line for the user."""
         text = f"{self.path.name}: {self.dialect} of a {self.backbone}"
         text += f", {self.matched} of {self.expected} tensors matched"
-        if self.missing:
+        fresh = [key for key in self.missing if not key.endswith(_COUNTER)]
+        if fresh:
+            text += f" ({len(fresh)} are those of a fresh model: {_few(fresh)})"
+        elif self.missing:
             text += f" (the other {len(self.missing)} are BatchNorm's step counters, set to 0)"
         if self.ignored:
             kinds = dict.fromkeys(_companion(key) or "another encoder" for key in self.ignored)
@@ -126,7 +160,7 @@ KNOWN: dict[str, KnownWeights] = {
 }
 
 
-def read(path: Path, *, backbone: str | None = None) -> Loaded:
+def read(path: Path, *, backbone: str | None = None, allow_partial: bool = False) -> Loaded:
     """The ResNet backbone in a weights file, whatever wrote it.
 
     PyTorch files (zip and the older format) and safetensors are told apart by content, not by name. Nothing
@@ -135,6 +169,8 @@ def read(path: Path, *, backbone: str | None = None) -> Loaded:
 
     Args:
         backbone: the architecture that is wanted; None takes what the file has.
+        allow_partial: fill tensors that are missing or of another shape from a fresh model, instead of refusing them,
+            as long as they are fewer than half.
 
     Raises:
         WeightsError: no such file; damaged; not tensors alone; no ResNet or another one in it; a tensor of
@@ -148,13 +184,13 @@ def read(path: Path, *, backbone: str | None = None) -> Loaded:
             content, writer = _open(path)
             containers = _containers(content)
             found, *others = sorted(_encoders(containers), key=_rank)
-            name = encoders.detect(found.tensors)
+            name = backbone if allow_partial and backbone else encoders.detect(found.tensors)
             if backbone is not None and name != backbone:
                 raise WeightsError(
                     f"weights are of a {name}, asked for {backbone}",
                     f"use --backbone {name} or other weights",
                 )
-            state, missing = _take(found, name)
+            state, missing = _take(found, name, allow_partial)
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error.what}", error.fix) from None
     taken = {found.keys[key] for key in state if key in found.keys}
@@ -173,21 +209,6 @@ def read(path: Path, *, backbone: str | None = None) -> Loaded:
         unexpected=tuple(key for key in left if key not in beside and _companion(key) is None),
         ignored=tuple(key for key in left if key in beside or _companion(key) is not None),
     )
-
-
-def load_into(encoder: nn.Module, loaded: Loaded) -> None:
-    """Copy `loaded` into an encoder of `hpt.encoder.build`, every tensor of it.
-
-    Raises:
-        WeightsError: the encoder is of another architecture.
-    """
-    try:
-        encoder.load_state_dict(loaded.state, strict=True)
-    except RuntimeError:
-        raise WeightsError(
-            f"{loaded.path.name}: weights of a {loaded.backbone} do not fit the encoder",
-            f"use --backbone {loaded.backbone} or other weights",
-        ) from None
 
 
 def save(state: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> str:
@@ -231,6 +252,7 @@ def locate(name: str, *, progress: Progress | None = None) -> Path | None:
 
 
 _US = "hptctl"
+_COUNTER = ".num_batches_tracked"
 
 # What each layout of key names calls the parts of a ResNet, which torchvision calls conv1, bn1, layer1, ...
 _LAYOUTS: dict[str, dict[str, str]] = {
@@ -238,6 +260,17 @@ _LAYOUTS: dict[str, dict[str, str]] = {
     # nn.Sequential(*resnet.children()), where relu and maxpool are 2 and 3.
     "children": {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"},
 }
+
+# Detectron2's names (github.com/facebookresearch/detectron2, modeling/backbone/resnet.py), after any prefix. Its norms
+# belong to convolutions, and its stages count from 2.
+_DETECTRON2 = (
+    (re.compile(r"^stem\.conv1\.(weight)$"), r"conv1.\1"),
+    (re.compile(r"^stem\.conv1\.norm\.(\w+)$"), r"bn1.\1"),
+    (re.compile(r"^res(\d)\.(\d+)\.conv(\d)\.(weight)$"), r"layer\1.\2.conv\3.\4"),
+    (re.compile(r"^res(\d)\.(\d+)\.conv(\d)\.norm\.(\w+)$"), r"layer\1.\2.bn\3.\4"),
+    (re.compile(r"^res(\d)\.(\d+)\.shortcut\.(weight)$"), r"layer\1.\2.downsample.0.\3"),
+    (re.compile(r"^res(\d)\.(\d+)\.shortcut\.norm\.(\w+)$"), r"layer\1.\2.downsample.1.\3"),
+)
 
 # Words that name an encoder trained by gradients, and one that only follows it.
 _TRAINED = {"q", "query", "online", "student"}
@@ -316,6 +349,8 @@ def _open_torch(path: Path, *, zipped: bool) -> Any:
     except OSError as error:
         raise WeightsError(f"the file cannot be read ({_why(error)})") from None
     except Exception as error:  # a damaged pickle raises anything
+        if not zipped and (arrays := _open_arrays(path)) is not None:
+            return arrays
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         refused = named[1] if named else _first_global(path) if not zipped else None
         if isinstance(error, pickle.UnpicklingError) and refused:
@@ -324,6 +359,47 @@ def _open_torch(path: Path, *, zipped: bool) -> Any:
                 "if you trust its author, load it in Python and save its state_dict alone",
             ) from None
         raise WeightsError("the file is truncated or damaged", _AGAIN) from None
+
+
+class _Arrays(pickle.Unpickler):
+    """Unpickles NumPy's arrays and nothing else that is not built in: what detectron2's .pkl files hold."""
+
+    _KNOWN: ClassVar = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,  # of Python 2's strings, into bytes
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """
+        Raises:
+            pickle.UnpicklingError: anything else.
+        """
+        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name in {"_reconstruct", "scalar"}:
+            return getattr(importlib.import_module(module), name)
+        if (module, name) in self._KNOWN:
+            return self._KNOWN[module, name]
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _open_arrays(path: Path) -> Any:
+    """The content of a pickle of NumPy arrays, as tensors; None where it holds anything else."""
+    try:
+        with path.open("rb") as file:
+            content = _Arrays(file, encoding="latin1").load()
+        return (
+            _as_tensors(content) if isinstance(content, Mapping) else None
+        )  # PyTorch's older files begin with a number
+    except Exception:  # a damaged pickle raises anything
+        return None
+
+
+def _as_tensors(content: Any, depth: int = 0) -> Any:
+    if isinstance(content, Mapping) and depth < 8:
+        return {key: _as_tensors(value, depth + 1) for key, value in content.items()}
+    if isinstance(content, np.ndarray) and content.dtype.kind in "fiu":
+        return torch.from_numpy(np.array(content))
+    return content
 
 
 def _first_global(path: Path) -> str | None:
@@ -380,11 +456,28 @@ def _encoders(containers: Mapping[str, Mapping[str, Tensor]]) -> list[_Encoder]:
                 renamed = {name: tensors[key] for name, key in keys.items()}
                 full = {name: container + key for name, key in keys.items()}
                 found.append(_Encoder(container, prefix, layout, renamed, full))
+        for key in tensors:
+            if key.endswith("stem.conv1.weight"):
+                prefix = key.removesuffix("stem.conv1.weight")
+                theirs = {_from_detectron2(k.removeprefix(prefix)): k for k in tensors if k.startswith(prefix)}
+                own = {name: k for name, k in theirs.items() if name is not None}
+                renamed = {name: tensors[k] for name, k in own.items()}
+                full = {name: container + k for name, k in own.items()}
+                found.append(_Encoder(container, prefix, "detectron2", renamed, full))
     if not found:
         names = [container + key for container, tensors in containers.items() for key in tensors]
         inside = f"its tensors are {_few(names)}" if names else "it has no named tensors"
         raise WeightsError(f"no ResNet in it ({inside})", "give weights of a torchvision or timm ResNet")
     return found
+
+
+def _from_detectron2(key: str) -> str | None:
+    """torchvision's name of a tensor, which counts stages from 1; None for what is no part of a ResNet."""
+    for pattern, name in _DETECTRON2:
+        if pattern.match(key):
+            ours = pattern.sub(name, key)
+            return f"layer{int(ours[5]) - 1}{ours[6:]}" if ours.startswith("layer") else ours
+    return None
 
 
 def _prefixes(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> Iterator[str]:
@@ -403,30 +496,38 @@ def _rank(found: _Encoder) -> int:
     return 1 if _FOLLOWS.isdisjoint(words) else 2
 
 
-def _take(found: _Encoder, backbone: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The encoder's tensors, checked and copied out of the file, and the step counters that it lacks."""
+def _take(found: _Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """The encoder's tensors, checked and copied out of the file, and those that it lacks."""
     shapes = encoders.shapes(backbone)
     absent = [name for name in shapes if name not in found.tensors]
-    counters = [name for name in absent if name.endswith(".num_batches_tracked")]
-    if len(counters) < len(absent):
-        lost = [name for name in absent if name not in counters]
+    lost = [name for name in absent if not name.endswith(_COUNTER)]
+    odd = [name for name, shape in shapes.items() if name in found.tensors and found.tensors[name].shape != shape]
+    if lost and not allow_partial:
         raise WeightsError(
             f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} (missing: {_few(lost)})",
-            "give the whole model's weights",
+            "give the whole model's weights, or start the rest afresh with --allow-partial",
         )
+    if odd and not allow_partial:
+        key, shape = found.keys[odd[0]], list(found.tensors[odd[0]].shape)
+        raise WeightsError(
+            f"{key} has shape {shape}, in a {backbone} it is {list(shapes[odd[0]])}",
+            f"use weights of a plain {backbone}",
+        )
+    if 2 * (len(lost) + len(odd)) > len(shapes):
+        raise WeightsError(
+            f"{len(lost) + len(odd)} of the {len(shapes)} tensors of a {backbone} would be a fresh model's",
+            "use weights of that architecture",
+        )
+    afresh = encoders.build(backbone, seed=0).state_dict() if lost or odd else {}
     state = {}
-    for name, shape in shapes.items():
-        if name in counters:
+    for name in shapes:
+        if name in afresh and (name in odd or name in lost):
+            state[name] = afresh[name].clone()
+        elif name in absent:
             state[name] = torch.zeros((), dtype=torch.int64)
-            continue
-        tensor, key = found.tensors[name], found.keys[name]
-        if tensor.shape != shape:
-            raise WeightsError(
-                f"{key} has shape {list(tensor.shape)}, in a {backbone} it is {list(shape)}",
-                f"use weights of a plain {backbone}",
-            )
-        state[name] = _plain(tensor, key, counter=name.endswith(".num_batches_tracked"))
-    return state, counters
+        else:
+            state[name] = _plain(found.tensors[name], found.keys[name], counter=name.endswith(_COUNTER))
+    return state, [name for name in shapes if name in absent or name in odd]
 
 
 def _plain(tensor: Tensor, key: str, *, counter: bool) -> Tensor:
@@ -451,6 +552,8 @@ def _dialect(found: _Encoder, writer: str | None) -> str:
         kind = {"q": "MoCo query", "k": "MoCo key"}.get(role, role) + " encoder"
     elif "_orig_mod." in found.prefix:
         kind = "torch.compile"
+    elif found.layout == "detectron2":
+        kind = "detectron2"
     elif found.layout == "children":
         kind = "bare encoder"
     else:

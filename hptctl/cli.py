@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from hptctl import options
-from hptctl.commands import bench, compare, datasets, demo, doctor, evaluate, pretrain, report, runs, study, sweep, ui
+from hptctl.commands import (
+    bench,
+    compare,
+    datasets,
+    demo,
+    doctor,
+    evaluate,
+    pretrain,
+    report,
+    runs,
+    study,
+    sweep,
+    ui,
+    weights,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +42,7 @@ app.command()(compare.compare)
 app.command()(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(weights.app, name="weights")
 app.command()(ui.ui)
 app.command()(bench.bench)
 app.command()(doctor.doctor)

@@ -328,7 +328,7 @@ def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run
 
     assert config.weights is not None
     file, source = find_weights(config.weights)
-    weights.read(file, backbone=config.backbone)
+    weights.read(file, backbone=config.backbone, allow_partial=config.allow_partial)
     return file, source
 
 

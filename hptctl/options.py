@@ -64,6 +64,9 @@ Metric = Annotated[
         show_default="the dataset's",
     ),
 ]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Take weights that have a part of the backbone; the rest starts afresh.")
+]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and start nothing.")]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from hptctl.runs import Run
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
+    from torch import Tensor
 
 log = logging.getLogger("hptctl.tracking")
 
@@ -314,6 +317,40 @@ def sync(run: Run) -> int:
     """Send what MLflow does not have of a run; returns the number of metric values sent."""
     with _readable():
         return _Push(run)()
+
+
+def register(name: str, run: Run, state: Mapping[str, Tensor], about: Mapping[str, object], card: str) -> str:
+    """Put a backbone into the store's model registry, as a model that embeds images; its `models:/` address.
+
+    `about` has `backbone`, and `mean` and `std` of the images that it was trained on.
+
+    Raises:
+        RunError: the store cannot be used, or has no registry.
+    """
+    from safetensors.torch import save_file
+
+    from hptctl.report.page import templates
+
+    with _readable(), tempfile.TemporaryDirectory() as folder:
+        mlflow_client = client()
+        import mlflow
+
+        mlflow.set_tracking_uri(uri())
+        mlflow.set_registry_uri(uri())
+        mlflow.set_experiment(experiment_id=_experiment_id(mlflow_client, run.spec().experiment))
+        files = {"backbone": Path(folder) / "backbone.safetensors", "about": Path(folder) / "about.json"}
+        save_file(dict(state), files["backbone"])
+        files["about"].write_text(json.dumps(dict(about)))
+        logged = mlflow.pyfunc.log_model(
+            name=re.sub(r"[^A-Za-z0-9_-]+", "-", run.name),
+            python_model=str(templates() / "embedder.py"),
+            artifacts={key: str(path) for key, path in files.items()},
+            pip_requirements=["torch", "torchvision", "safetensors"],
+        )
+        version = mlflow.register_model(logged.model_uri, name)
+        mlflow_client.update_model_version(name, version.version, description=card)
+        mlflow_client.set_model_version_tag(name, version.version, "run", run.name)
+    return f"models:/{name}/{version.version}"
 
 
 def check_store() -> str:

@@ -82,11 +82,13 @@ def _pretrain(
     refuse_other_images(run, dataset, facts)
     start = None
     if config.weights is not None:
-        loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
+        loaded = _weights(run, config)
         facts["weights_sha256"] = loaded.sha256
         start = loaded.state
         if processes.main:
             console.note(loaded.summary())
+            for line in loaded.oddities():
+                console.warn(line)
     facts["fingerprint"] = fingerprint_of(config, facts)
     if processes.main:
         write_split(run, dataset)
@@ -112,9 +114,15 @@ def _pretrain(
     return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
 
 
+def _weights(run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
+    """What the run starts from or evaluates."""
+    file = Path(run.spec().tags["weights_file"])
+    return weights.read(file, backbone=config.backbone, allow_partial=config.allow_partial)
+
+
 def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> tuple[dict[str, float], dict[str, str]]:
     dataset = load_data(config.dataset, config, display)
-    loaded = weights.read(Path(run.spec().tags["weights_file"]), backbone=config.backbone)
+    loaded = _weights(run, config)
     facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
     facts["hardware"] = hardware(Processes(1, config.device))
     facts["fingerprint"] = fingerprint_of(config, facts)
@@ -206,6 +214,8 @@ def data_facts(dataset: Dataset) -> dict[str, str]:
         "split_fingerprint": dataset.split_fingerprint,
         "split_counts": " ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
         "quarantined": str(len(dataset.quarantined)),
+        "mean": " ".join(f"{value:.4f}" for value in dataset.images.mean),
+        "std": " ".join(f"{value:.4f}" for value in dataset.images.std),
     }
 
 

@@ -49,11 +49,13 @@ def _on_frozen_features(kind: str, doc: str) -> Callable[..., None]:
         dry_run: options.DryRun = False,
         resume: options.Resume = None,
         all_checkpoints: AllCheckpoints = False,
+        allow_partial: options.AllowPartial = False,
         experiment: options.Experiment = "hptctl",
         as_json: options.Json = False,
     ) -> None:
         flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
         flags |= {"precision": precision, "preset": preset, "metric": metric}
+        flags |= {"allow_partial": allow_partial or None}
         if resume is not None:
             aside = {"run": run, "name": name, "set": sets, "config": config}
             options.refuse_beside_resume(flags | aside | {"all_checkpoints": all_checkpoints or None})
@@ -123,6 +125,7 @@ def finetune(
     dry_run: options.DryRun = False,
     resume: options.Resume = None,
     all_checkpoints: AllCheckpoints = False,
+    allow_partial: options.AllowPartial = False,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -136,7 +139,7 @@ def finetune(
     """
     tune = {key: value for key, value in {"lr": lr, "schedule": schedule}.items() if value is not None}
     flags = {"dataset": dataset, "labels": labels, "seed": seed, "image_size": image_size, "device": device}
-    flags |= {"precision": precision, "preset": preset, "metric": metric}
+    flags |= {"precision": precision, "preset": preset, "metric": metric, "allow_partial": allow_partial or None}
     if resume is not None:
         aside = {"run": run, "name": name, "set": sets, "config": config}
         options.refuse_beside_resume(flags | tune | aside | {"all_checkpoints": all_checkpoints or None})

@@ -29,6 +29,7 @@ def pretrain(
             show_default="moco-v2-800ep",
         ),
     ] = None,
+    allow_partial: options.AllowPartial = False,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", show_default="5000")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per step.", show_default="256")] = None,
     backbone: Annotated[
@@ -113,6 +114,7 @@ def pretrain(
         "save_at": save_at,
         "probe_every": probe_every,
         "keep_best": keep_best or None,
+        "allow_partial": allow_partial or None,
         "augment": {"policy": policy} if policy is not None else None,
     }
     if resume is not None:

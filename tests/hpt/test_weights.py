@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -48,7 +49,7 @@ def features(resnet: nn.Module) -> Callable[[weights.Loaded], bool]:
 
     def same(loaded: weights.Loaded) -> bool:
         model = encoder.build(loaded.backbone, seed=9)
-        weights.load_into(model, loaded)
+        model.load_state_dict(loaded.state)
         with torch.no_grad():
             return torch.equal(model.eval()(images), expected)
 
@@ -106,7 +107,7 @@ def test_a_timm_model_gives_the_same_features_here(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "timm.bin")
     loaded = weights.read(tmp_path / "timm.bin", backbone="resnet18")
     ours = encoder.build("resnet18", seed=0)
-    weights.load_into(ours, loaded)
+    ours.load_state_dict(loaded.state)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(ours.eval()(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
@@ -385,8 +386,6 @@ def test_another_depth_than_asked_for_is_refused_with_the_option_that_mends_it(
     torch.save(encoder.build(has, seed=0).state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=f"weights are of a {has}, asked for {wanted}; use --backbone {has}"):
         weights.read(tmp_path / "w.pth", backbone=wanted)
-    with pytest.raises(WeightsError, match=f"weights of a {has} do not fit the encoder"):
-        weights.load_into(encoder.build(wanted, seed=0), weights.read(tmp_path / "w.pth"))
 
 
 def test_one_missing_tensor_of_a_resnet50_is_refused_by_name(tmp_path: Path) -> None:
@@ -451,3 +450,73 @@ def test_without_a_network_the_user_learns_where_to_put_the_file(
         "cannot reach dl.fbaipublicfiles.com (Connection refused); put moco_v2_800ep_pretrain.pth.tar into "
         f"{tmp_path / 'weights'}, or give --weights FILE or RUN"
     )
+
+
+def detectron2(state: State) -> dict[str, object]:
+    """A `.pkl` of detectron2's model zoo: NumPy arrays by its names, which its ResNet gives them."""
+    out: dict[str, object] = {}
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        for number in range(1, 4):
+            name = name.replace(f".bn{number}.", f".conv{number}.norm.")
+        for stage in range(1, 5):
+            name = name.replace(f"layer{stage}.", f"res{stage + 1}.") if name.startswith(f"layer{stage}.") else name
+        if name.startswith(("conv1.", "bn1.")):
+            name = "stem." + name.replace("bn1.", "conv1.norm.")
+        out[f"backbone.bottom_up.{name}"] = value.numpy()
+    return {"model": out, "__author__": "somebody", "matching_heuristics": True}
+
+
+def test_detectron2s_arrays_are_read_without_running_anything(
+    tmp_path: Path, state: State, features: Callable[..., bool]
+) -> None:
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(detectron2(state)))
+    loaded = weights.read(tmp_path / "w.pkl")
+    assert loaded.dialect.startswith("detectron2 (")
+    assert features(loaded)
+    assert "BGR" in loaded.oddities()[-1]
+
+
+@pytest.mark.parametrize("where", ["beside", "inside an array"])
+def test_code_beside_arrays_is_refused_and_not_run(tmp_path: Path, state: State, where: str) -> None:
+    content = detectron2(state)
+    target = tmp_path / "owned"
+    content["x"] = Payload(target) if where == "beside" else np.array([Payload(target)], dtype=object)
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError):
+        weights.read(tmp_path / "evil.pkl")
+    assert not target.exists()
+
+
+def test_a_part_of_a_backbone_is_taken_only_when_that_is_allowed(tmp_path: Path, state: State) -> None:
+    part = {key: value for key, value in state.items() if not key.startswith("layer4.1.bn2.")}
+    part["layer4.0.bn1.weight"] = torch.ones(7)
+    torch.save(part, tmp_path / "part.pth")
+    with pytest.raises(WeightsError, match="--allow-partial"):
+        weights.read(tmp_path / "part.pth", backbone="resnet18")
+    loaded = weights.read(tmp_path / "part.pth", allow_partial=True)
+    assert torch.equal(loaded.state["conv1.weight"], state["conv1.weight"])
+    assert "layer4.1.bn2.weight" in loaded.missing
+    assert "layer4.0.bn1.weight" in loaded.missing
+    assert loaded.matched == loaded.expected - len(loaded.missing)
+    assert "are those of a fresh model" in loaded.summary()
+    encoder.build("resnet18", seed=3).load_state_dict(loaded.state)
+    with pytest.raises(WeightsError, match="would be a fresh model's"):
+        weights.read(tmp_path / "part.pth", backbone="resnet50", allow_partial=True)
+
+
+def test_batch_norms_statistics_are_looked_at(tmp_path: Path) -> None:
+    fresh = encoder.build("resnet18", seed=0).state_dict()
+    torch.save(fresh, tmp_path / "fresh.pth")
+    assert "those of a fresh model" in weights.read(tmp_path / "fresh.pth").oddities()[0]
+    odd = {key: value.clone() for key, value in fresh.items()}
+    for key, value in odd.items():
+        if key.endswith("running_mean"):
+            value.fill_(0.1)
+    odd["bn1.running_var"][0], odd["layer1.0.bn1.running_var"][0] = -1, 1e9
+    torch.save(odd, tmp_path / "odd.pth")
+    said = "; ".join(weights.read(tmp_path / "odd.pth").oddities())
+    assert "negative variances in 1 BatchNorm layers (bn1)" in said
+    assert "variances above a million in 1 BatchNorm layers (layer1.0.bn1)" in said

@@ -1,0 +1,124 @@
+"""A backbone in the layouts of other programs, each with the line that loads it there."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpt import weights
+from hpt.errors import ConfigError, did_you_mean
+from hpt.files import replacing
+
+SUFFIXES = (".safetensors", ".pth", ".pkl")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a program names a ResNet's tensors."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    """Of the files that it reads, the usual one first."""
+    rename: Callable[[str], str | None]
+    """torchvision's name -> this one; None leaves a tensor out."""
+    nest: Callable[[dict[str, Any]], dict[str, Any]]
+    """What the file holds around the tensors."""
+    load: Mapping[str, str]
+    """By suffix: a line of Python that loads the file `{path}` of a `{backbone}`."""
+
+
+def _plainly(tensors: dict[str, Any]) -> dict[str, Any]:
+    return tensors
+
+
+def _to_detectron2(key: str) -> str | None:
+    if key.endswith("num_batches_tracked"):
+        return None
+    if key.startswith(("conv1.", "bn1.")):
+        return f"stem.conv1.{key.removeprefix('conv1.')}" if key.startswith("conv1") else f"stem.conv1.norm.{key[4:]}"
+    stage, block, rest = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", key).groups()  # type: ignore[union-attr]  # a ResNet's
+    rest = re.sub(r"^bn(\d)\.", r"conv\1.norm.", rest)
+    rest = re.sub(r"^downsample\.0\.", "shortcut.", re.sub(r"^downsample\.1\.", "shortcut.norm.", rest))
+    return f"res{int(stage) + 1}.{block}.{rest}"
+
+
+_FROM_SAFETENSORS = "safetensors.torch.load_file({path!r})"
+_FROM_TORCH = "torch.load({path!r}, weights_only=True)"
+_TORCHVISION = "model = torchvision.models.{backbone}(); model.load_state_dict(%s, strict=False)  # fc is missing"
+_TIMM = "model = timm.create_model({backbone!r}, num_classes=0, checkpoint_path={path!r})"
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "torchvision", (".safetensors", ".pth"), lambda key: key, _plainly,
+            {".safetensors": _TORCHVISION % _FROM_SAFETENSORS, ".pth": _TORCHVISION % _FROM_TORCH},
+        ),
+        Layout(
+            "timm", (".safetensors", ".pth"), lambda key: key, _plainly,
+            dict.fromkeys((".safetensors", ".pth"), _TIMM),
+        ),
+        Layout(
+            "moco", (".pth",), lambda key: f"module.encoder_q.{key}",
+            lambda tensors: {"epoch": 0, "arch": "resnet", "state_dict": tensors},
+            {".pth": "state = torch.load({path!r}, weights_only=True)['state_dict']  # or main_lincls.py --pretrained"},
+        ),
+        Layout(
+            "detectron2", (".pkl", ".pth"), _to_detectron2,
+            lambda tensors: {"model": tensors, "__author__": "hptctl", "matching_heuristics": True},
+            dict.fromkeys(
+                (".pkl", ".pth"),
+                "cfg.MODEL.WEIGHTS = {path!r}; cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False; cfg.INPUT.FORMAT = 'RGB'",
+            ),
+        ),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Layout:
+    """
+    Raises:
+        ConfigError: no such layout.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(
+            f"unknown layout '{name}'{did_you_mean(name, LAYOUTS)}", f"choose one of {', '.join(LAYOUTS)}"
+        )
+    return LAYOUTS[name]
+
+
+def check_path(layout: Layout, path: Path) -> None:
+    """A ConfigError when the layout's program would not read such a file, or there is no folder for it."""
+    if path.suffix not in layout.suffixes:
+        raise ConfigError(
+            f"{layout.name} does not read '{path.name}' in its layout", f"end it in {' or '.join(layout.suffixes)}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} does not exist", "make it, or choose another file")
+
+
+def write(state: Mapping[str, Tensor], backbone: str, layout: Layout, path: Path, about: Mapping[str, str]) -> str:
+    """Write a backbone (torchvision's keys without `fc`) in a layout, atomically; the line of Python that loads it.
+
+    Raises:
+        ConfigError: the layout has no such file.
+    """
+    check_path(layout, path)
+    named = {layout.rename(key): value for key, value in state.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None}
+    if path.suffix == ".safetensors":
+        weights.save(tensors, path, metadata=about)
+    else:
+        with replacing(path) as part, part.open("wb") as file:
+            if path.suffix == ".pkl":
+                pickle.dump(layout.nest({key: value.numpy() for key, value in tensors.items()}), file)
+            else:
+                torch.save(layout.nest(tensors), file)
+    return layout.load[path.suffix].format(path=str(path), backbone=backbone)

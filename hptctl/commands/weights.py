@@ -1,0 +1,204 @@
+"""`hptctl weights list|fetch|inspect|convert|export`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hptctl import options
+
+app = typer.Typer(no_args_is_help=True, help="Look into weights, and take them to other programs.")
+
+Layout = Annotated[str, typer.Option("--layout", help="torchvision, timm, moco or detectron2.")]
+Source = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A file, a run, RUN@STEP, or a known name.")]
+
+
+@app.command("list")
+def list_weights(as_json: options.Json = False) -> None:
+    """List the known base weights, and which of them are on this machine.
+
+    Example:
+
+        hptctl weights list
+    """
+    from hpt.places import cache_folder
+    from hpt.weights import KNOWN
+    from hptctl import console
+
+    folder = cache_folder() / "weights"
+    rows = [(name, known, (folder / known.file_name).exists()) for name, known in KNOWN.items()]
+    if as_json:
+        keys = ("url", "size", "backbone", "source", "note")
+        console.print_json(
+            [
+                {"name": name, "here": here, "file": str(folder / known.file_name)}
+                | {key: getattr(known, key) for key in keys}
+                | {"checksum": f"{known.checksum.algorithm}:{known.checksum.digest}"}
+                for name, known, here in rows
+            ]
+        )
+        return
+    console.table(
+        "",
+        ("name", "backbone", "here", "what"),
+        [(name, known.backbone, "yes" if here else "no", known.note) for name, known, here in rows],
+    )
+    console.say("`hptctl weights fetch NAME` downloads one; a run fetches what it needs by itself")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A known name: `hptctl weights list`.")], as_json: options.Json = False
+) -> None:
+    """Download known weights into the cache, checked; a download that broke off goes on.
+
+    Example:
+
+        hptctl weights fetch moco-v2-800ep
+    """
+    from hpt import weights
+    from hpt.errors import WeightsError, did_you_mean
+    from hptctl import console
+
+    with console.Display() as display:
+        file = weights.locate(name, progress=display.progress)
+    if file is None:
+        known = ", ".join(weights.KNOWN)
+        raise WeightsError(
+            f"no known weights are called '{name}'{did_you_mean(name, weights.KNOWN)}", f"choose {known}"
+        )
+    loaded = weights.read(file, backbone=weights.KNOWN[name].backbone)
+    if as_json:
+        console.print_json({"name": name, "file": str(file), "sha256": loaded.sha256})
+        return
+    console.say(loaded.summary())
+    console.say(f"file: {file}")
+
+
+@app.command()
+def inspect(weights: Source, allow_partial: options.AllowPartial = False, as_json: options.Json = False) -> None:
+    """Say what a weights file holds: dialect, architecture, which tensors match, and whether BatchNorm looks sane.
+
+    Nothing in the file is executed. What could not be loaded is refused with the first differences, exit code 2.
+
+    Examples:
+
+        hptctl weights inspect my-weights.pth
+
+        hptctl weights inspect my-base --json
+    """
+    from hpt.weights import read
+    from hptctl import console, launch
+
+    loaded = read(launch.find_weights(weights)[0], allow_partial=allow_partial)
+    odd = loaded.oddities()
+    if as_json:
+        keys = ("backbone", "dialect", "sha256", "matched", "expected", "missing", "unexpected", "ignored")
+        console.print_json({"file": str(loaded.path)} | {key: getattr(loaded, key) for key in keys} | {"oddities": odd})
+        return
+    rows: list[tuple[str, str]] = [
+        ("file", str(loaded.path)),
+        ("dialect", loaded.dialect),
+        ("architecture", loaded.backbone),
+        ("matched", f"{loaded.matched} of {loaded.expected} tensors"),
+    ]
+    for name in ("missing", "unexpected", "ignored"):
+        keys_ = getattr(loaded, name)
+        rows.append(
+            (name, f"{len(keys_)}: {', '.join(keys_[:3])}{', ...' if len(keys_) > 3 else ''}" if keys_ else "none")
+        )
+    rows.append(("BatchNorm", "; ".join(odd) or "its statistics look sane"))
+    rows.append(("sha256", loaded.sha256))
+    console.table("", ("", ""), rows)
+
+
+@app.command()
+def convert(
+    weights: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: .safetensors, .pth or .pkl.")],
+    layout: Layout = "torchvision",
+    allow_partial: options.AllowPartial = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write any weights in the layout of another program, and print the line of Python that loads them there.
+
+    Examples:
+
+        hptctl weights convert my-weights.pth backbone.safetensors
+
+        hptctl weights convert my-base backbone.pkl --layout detectron2
+    """
+    from hpt import export as exporting
+    from hpt.weights import read
+    from hptctl import console, launch
+
+    chosen = exporting.get(layout)
+    exporting.check_path(chosen, out)
+    loaded = read(launch.find_weights(weights)[0], allow_partial=allow_partial)
+    about = {"backbone": loaded.backbone, "from": loaded.sha256, "layout": layout}
+    line = exporting.write(loaded.state, loaded.backbone, chosen, out, about)
+    if as_json:
+        console.print_json({"file": str(out.resolve()), "layout": layout, "load": line, "backbone": loaded.backbone})
+        return
+    console.say(f"{out}: {loaded.backbone}, {layout}")
+    console.say(line)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A pretraining, or RUN@STEP.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file.", show_default="RUN.safetensors, as the layout has it")
+    ] = None,
+    layout: Layout = "torchvision",
+    register: Annotated[
+        str | None,
+        typer.Option("--register", metavar="NAME", help="Also MLflow's registry: a model that embeds images."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a run's backbone for other programs, with a model card beside it (data, steps, figures, licences).
+
+    Examples:
+
+        hptctl weights export my-base
+
+        hptctl weights export my-base@500 --out backbone.pth --layout timm
+
+        hptctl weights export my-base --register my-embedder
+    """
+    from hpt import export as exporting
+    from hpt.errors import RunError
+    from hpt.files import write_text
+    from hpt.weights import read
+    from hptctl import card, console, launch, tracking
+
+    chosen = exporting.get(layout)
+    file, source = launch.find_weights(run)
+    if source is None:
+        raise RunError(f"'{run}' is no run", f"`hptctl weights convert {run} OUT` converts any file")
+    path = out or Path(f"{run.replace('@', '-step-')}{chosen.suffixes[0]}")
+    exporting.check_path(chosen, path)
+    loaded = read(file)
+    about = {"backbone": loaded.backbone, "run": run, "from": loaded.sha256, "layout": layout}
+    line = exporting.write(loaded.state, loaded.backbone, chosen, path, about)
+    beside = path.with_suffix(".md")
+    text = card.card(source, launch.step_of(file), line)
+    write_text(beside, text)
+    made: dict[str, Any] = {"file": str(path.resolve()), "layout": layout, "load": line, "card": str(beside.resolve())}
+    if register is not None:
+        mean, std = card.normalisation(source)
+        facts = {"backbone": loaded.backbone, "mean": mean, "std": std}
+        made["registered"] = tracking.register(register, source, loaded.state, facts, text)
+    if as_json:
+        console.print_json(made)
+        return
+    console.say(f"{path}: {loaded.backbone}, {layout}; card: {beside}")
+    console.say(line)
+    if register is not None:
+        console.say(f"registered: {made['registered']}")
+        console.say(
+            f"load it: mlflow.pyfunc.load_model({made['registered']!r}).predict(images)  # [n, 3, H, W] in [0, 1]"
+        )

@@ -1,0 +1,33 @@
+"""A backbone as an MLflow model: images [n, 3, H, W], RGB in [0, 1] -> features [n, d].
+
+MLflow keeps this file with the model. It needs torch, torchvision and safetensors, and not the program that wrote it.
+"""
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+
+class Embedder(mlflow.pyfunc.PythonModel):
+    """Embeds images of any size; those like the training views (`about.json`) suit it best."""
+
+    def load_context(self, context):
+        about = json.loads(Path(context.artifacts["about"]).read_text())
+        self.mean, self.std = (torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        self.model = getattr(torchvision.models, about["backbone"])()
+        self.model.fc = torch.nn.Identity()
+        self.model.load_state_dict(load_file(context.artifacts["backbone"]))
+        self.model.eval()
+
+    def predict(self, context, model_input, params=None):
+        images = torch.as_tensor(np.asarray(model_input), dtype=torch.float32)
+        with torch.no_grad():
+            return self.model((images - self.mean) / self.std).numpy()
+
+
+mlflow.models.set_model(Embedder())

@@ -1,0 +1,143 @@
+"""`hptctl weights`: what people bring, and what they take away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor
+
+from hpt import encoder, weights
+from hptctl import tracking
+
+TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def run(hptctl, digits_folder: Path) -> str:
+    hptctl(
+        "pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "2", "--save-at", "1", "--name", "own"
+    )
+    hptctl("evaluate", "knn", "own")
+    return "own"
+
+
+def embed(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    model = encoder.build("resnet18", seed=0)
+    model.load_state_dict(state)
+    with torch.no_grad():
+        return model.eval()(images)  # type: ignore[no-any-return]
+
+
+def test_an_exported_backbone_loads_by_the_printed_line_with_the_same_features(
+    hptctl, workplace: Path, run: str, images: Tensor
+) -> None:
+    expected = embed(weights.read(Path("runs/own/backbone.safetensors")).state, images)
+    for layout in ("torchvision", "timm"):
+        for suffix in ("safetensors", "pth"):
+            said = hptctl("weights", "export", run, "--out", f"{layout}.{suffix}", "--layout", layout).stdout
+            names: dict[str, object] = {"torchvision": torchvision, "timm": timm, "torch": torch}
+            exec("import safetensors.torch\n" + said.splitlines()[1], names)
+            model = names["model"]
+            if layout == "torchvision":
+                model.fc = torch.nn.Identity()  # type: ignore[attr-defined]
+            with torch.no_grad():
+                assert torch.equal(model.eval()(images), expected)  # type: ignore[attr-defined]
+    card = Path("timm.md").read_text()
+    assert "| knn | my digits | 84 | top1 |" in card
+    assert "Whether\nyou may pass them on" in card
+    assert "of train and val, without labels" in card
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [("moco", "pth"), ("detectron2", "pkl"), ("detectron2", "pth")])
+def test_a_layout_comes_back_as_it_was(layout: str, suffix: str, hptctl, workplace: Path) -> None:
+    state = encoder.build("resnet50", seed=1).state_dict()
+    torch.save(state, "mine.pth")
+    made = json.loads(hptctl("weights", "convert", "mine.pth", f"other.{suffix}", "--layout", layout, "--json").stdout)
+    assert f"other.{suffix}" in made["load"]
+    found = json.loads(hptctl("weights", "inspect", f"other.{suffix}", "--json").stdout)
+    assert found["backbone"] == "resnet50"
+    assert found["unexpected"] == []
+    again = weights.read(Path(f"other.{suffix}")).state
+    assert all(torch.equal(value, again[key]) for key, value in state.items())
+
+
+def test_a_registered_backbone_embeds_images_without_this_program(
+    hptctl, workplace: Path, run: str, images: Tensor
+) -> None:
+    made = json.loads(hptctl("weights", "export", "own@1", "--register", "embedder", "--json").stdout)
+    assert made["registered"] == "models:/embedder/1"
+    np.save("images.npy", images.numpy())
+    script = (
+        "import sys; sys.modules['hptctl'] = sys.modules['hpt'] = None\n"
+        "import mlflow, numpy as np\n"
+        f"mlflow.set_tracking_uri({tracking.uri()!r})\n"
+        "model = mlflow.pyfunc.load_model('models:/embedder/1')\n"
+        "np.save('out.npy', model.predict(np.load('images.npy')))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ, capture_output=True)
+    facts = json.loads(Path("runs/own/status.json").read_text())["facts"]
+    mean, std = (torch.tensor([float(v) for v in facts[key].split()]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    expected = embed(weights.read(Path("runs/own/backbones/step-1.safetensors")).state, (images - mean) / std)
+    np.testing.assert_allclose(np.load("out.npy"), expected.numpy(), atol=1e-5)
+    version = tracking.client().get_model_version("embedder", "1")
+    assert "# own after 1 steps" in version.description
+
+
+def test_weights_are_listed_and_inspected(hptctl, workplace: Path, run: str) -> None:
+    rows = {row["name"]: row for row in json.loads(hptctl("weights", "list", "--json").stdout)}
+    assert {"moco-v2-800ep", "moco-v2-200ep", "imagenet-supervised"} <= set(rows)
+    assert not rows["moco-v2-800ep"]["here"]
+    said = hptctl("weights", "inspect", run).stdout
+    assert "resnet18" in said
+    assert "120 of 120 tensors" in " ".join(said.split())
+    part = {
+        key: value
+        for key, value in weights.read(Path("runs/own/backbone.safetensors")).state.items()
+        if "bn2" not in key
+    }
+    torch.save(part, "part.pth")
+    assert "--allow-partial" in hptctl("weights", "inspect", "part.pth", code=2).stderr
+    found = json.loads(hptctl("weights", "inspect", "part.pth", "--allow-partial", "--json").stdout)
+    assert found["matched"] == len(part)
+    refused = hptctl("evaluate", "knn", "part.pth", "-d", "digits", "--preset", "tiny", code=2).stderr
+    assert "missing: layer1.0.bn2.weight" in refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fetch", "moco-v2-800"), "did you mean 'moco-v2-800ep'"),
+        (("inspect", "nothing.pth"), "there are no weights 'nothing.pth'"),
+        (("convert", "mine.pth", "out.onnx"), "end it in .safetensors or .pth"),
+        (("convert", "mine.pth", "out.pth", "--layout", "tim"), "did you mean 'timm'"),
+        (("convert", "mine.pth", "no/out.pth"), "the folder no does not exist"),
+        (("export", "mine.pth"), "is no run"),
+    ],
+)
+def test_what_cannot_be_done_with_weights_is_one_line(
+    arguments: tuple[str, ...], message: str, workplace: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from hptctl import cli
+
+    torch.save(encoder.build("resnet18", seed=0).state_dict(), "mine.pth")
+    monkeypatch.setattr("sys.argv", ["hptctl", "weights", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert (stopped.value.code, message in said) == (2, True), said
+    assert not list(Path().glob("out.*"))
