@@ -6,6 +6,8 @@ A model's reruns (other seeds of a probe) are a second source of chance, resampl
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpt.errors import HptError
-from hpt.metrics import Float, Labels, Scores, Weights, weighted
+from hpt.metrics import Float, Labels, Scores, Weighted, Weights, weighted
 
 Verdict = Literal["win", "loss", "tie"]
+Model = Scores | Sequence[Scores]
+"""Scores [R, n, C] of the reruns of one training, or several such, one for each seed."""
 
 BLOCK = 1 << 18
 """Weights of images made at once: 1 MB, which stays in a processor's cache."""
@@ -39,6 +43,28 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """A metric of one model on the images, and in resamples of them."""
+
+    observed: float
+    """Mean over what is drawn: seeds, or reruns."""
+    figures: Float
+    """[B, R] of each resample and each seed or rerun; NaN where the resample leaves the metric undefined."""
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How much longer another strategy must train for the same figure."""
+
+    factor: float
+    bound: Literal["", "more than", "at most"]
+    """Which side of the factor is known: it is `more than` where the curve never gets there, and `at most` where its
+    first point is there already."""
+    steps: float
+    """What the other strategy needs, with the same bound."""
+
+
+@dataclass(frozen=True)
 class McNemar:
     """The images on which two models disagree, and how odd their split would be if neither were better."""
 
@@ -51,8 +77,8 @@ class McNemar:
 
 def paired_bootstrap(
     metric: str,
-    a: Scores,
-    b: Scores,
+    a: Model,
+    b: Model,
     labels: Labels,
     *,
     resamples: int = 2000,
@@ -64,7 +90,8 @@ def paired_bootstrap(
     A resample draws the n images with replacement, the same for both models, and reruns of each model apart from that
     (the pigeonhole bootstrap: Owen 2007, doi 10.1214/07-AOAS122). Of R reruns R - 1 are drawn: R draws would make the
     variance between reruns too small by 1/R (Rao & Wu 1988, doi 10.1080/01621459.1988.10478591: n - 1 draws need no
-    rescaling), which is a third of it for the protocol's three.
+    rescaling), which is a third of it for the protocol's three. Of a model trained from several seeds the seeds are
+    drawn, each with the mean of its reruns: reruns of one seed have its luck in common and are no new evidence of it.
 
     What to expect, from simulations of the 95 % interval: 94 to 97 % where images are most of the chance, also with
     one rerun, of which the interval takes the training as given. It errs to the wide side where reruns disagree
@@ -78,47 +105,71 @@ def paired_bootstrap(
     balanced_accuracy, 2.3 s for AUROC and 2.6 s for mAP on one core.
 
     Args:
-        a: scores [R, n, C] of R reruns, logits as in `hpt.metrics`.
-        b: scores [R', n, C] of the other model on the same images in the same order.
+        a: scores [R, n, C] of R reruns, logits as in `hpt.metrics`; or several such, one for each seed.
+        b: those of the other model on the same images in the same order.
         labels: [n], or [n, C] of a multi-label set.
 
     Raises:
         ConfigError: no such metric.
         HptError: scores of other images than the labels', NaN scores, or labels that leave the metric undefined.
     """
+    resampled = resample(metric, (a, b), labels, resamples=resamples, seed=seed)
+    return difference(*resampled, seed=seed, level=level)
+
+
+def resample(metric: str, models: Sequence[Model], labels: Labels, *, resamples: int, seed: int = 0) -> list[Resampled]:
+    """The metric of each model in the same resamples of the images, which any two of them are compared by.
+
+    k models cost k times what one costs; a `paired_bootstrap` of each pair would cost k - 1 times that.
+
+    Raises:
+        as `paired_bootstrap`.
+    """
     n = len(labels)
-    if not a.shape[1] == b.shape[1] == n:
+    seeds = [(model,) if isinstance(model, np.ndarray) else tuple(model) for model in models]
+    if any(scores.shape[1] != n for each in seeds for scores in each):
+        scored = " and ".join(str(each[0].shape[1]) for each in seeds)
         raise HptError(
-            f"{a.shape[1]} and {b.shape[1]} images were scored and {n} have labels",
-            "compare models on the same split of the same dataset",
+            f"{scored} images were scored and {n} have labels", "compare models on the same split of the same dataset"
         )
-    models = [[weighted(metric, scores, labels) for scores in each] for each in (a, b)]
+    figures = [[[weighted(metric, rerun, labels) for rerun in scores] for scores in each] for each in seeds]
+    # What is drawn of a model: its seeds, or the reruns of its only one.
+    drawn = [[[rerun] for rerun in each[0]] if len(each) == 1 else each for each in figures]
     once = np.ones((1, n), dtype=np.float32)
-    observed = [float(np.mean([figure(once)[0] for figure in reruns])) for reruns in models]
-    if np.isnan(observed).any():
+    observed = [np.array([_mean(unit, once)[0] for unit in each]) for each in drawn]
+    if any(np.isnan(each).any() for each in observed):
         raise HptError(f"{metric} is undefined on these {n} images", "it needs images of two classes")
 
     random = np.random.default_rng(seed)
-    uniform = random.random((2, resamples, max(len(a), len(b))))
-    figures = [np.empty((resamples, len(reruns))) for reruns in models]
+    found = [np.empty((resamples, len(each))) for each in drawn]
     rows = max(1, BLOCK // n)
     for start in range(0, resamples, rows):
         weights = _resampled(n, min(rows, resamples - start), random)
-        for reruns, out in zip(models, figures, strict=True):
-            for number, figure in enumerate(reruns):
-                out[start : start + rows, number] = figure(weights)
+        for each, out in zip(drawn, found, strict=True):
+            for number, unit in enumerate(each):
+                out[start : start + rows, number] = _mean(unit, weights)
+    return [Resampled(float(np.mean(at)), out) for at, out in zip(observed, found, strict=True)]
 
-    drawn_a, drawn_b = ([_mean_of_drawn(out, each) for each in uniform] for out in figures)
+
+def difference(a: Resampled, b: Resampled, *, seed: int = 0, level: float = 0.95) -> Interval:
+    """The interval of `paired_bootstrap` between two models that were resampled together.
+
+    Raises:
+        HptError: the metric is undefined in every resample.
+    """
+    resamples = len(a.figures)
+    uniform = np.random.default_rng([seed, 1]).random((2, resamples, max(a.figures.shape[1], b.figures.shape[1])))
+    drawn_a, drawn_b = ([_mean_of_drawn(each.figures, numbers) for numbers in uniform] for each in (a, b))
     differences = np.stack([drawn_a[0] - drawn_b[1], drawn_a[1] - drawn_b[0]])
     defined = ~np.isnan(differences[0])  # by the labels drawn alone
     ordered = np.sort(differences[:, defined], axis=None)
     if not len(ordered):
-        raise HptError(f"{metric} is undefined in every resample of these {n} images", "test on more images")
+        raise HptError("the metric is undefined in every resample of these images", "test on more images")
     cut = int(round(len(ordered) * (1 - level) / 2, 6))
     return Interval(
-        a=observed[0],
-        b=observed[1],
-        difference=observed[0] - observed[1],
+        a=a.observed,
+        b=b.observed,
+        difference=a.observed - b.observed,
         low=float(ordered[cut]),
         high=float(ordered[-1 - cut]),
         level=level,
@@ -160,6 +211,33 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
     disagree = only_a + only_b
     p_value = float(binomtest(only_a, disagree, 0.5).pvalue) if disagree else 1.0
     return McNemar(only_a, only_b, p_value)
+
+
+def speed_up(steps: float, figure: float, curve: Sequence[tuple[float, float]]) -> SpeedUp:
+    """The steps that the strategy of a measured `curve` needs for `figure`, by those that it took: `steps`.
+
+    The curve is read between its points as straight lines over the logarithm of the steps, and where it first reaches
+    the figure: a curve that rises, falls and rises again counts by its first rise.
+
+    Args:
+        curve: (steps, figure) of at least one length, in any order.
+    """
+    ordered = sorted(curve)
+    before, below = ordered[0]
+    if below >= figure:
+        return SpeedUp(before / steps, "at most", before)
+    for after, above in ordered[1:]:
+        if above >= figure:
+            share = (figure - below) / (above - below)
+            needed = math.exp(math.log(before) + share * (math.log(after) - math.log(before)))
+            return SpeedUp(needed / steps, "", needed)
+        before, below = after, above
+    return SpeedUp(before / steps, "more than", before)
+
+
+def _mean(reruns: Sequence[Weighted], weights: Weights) -> Float:
+    """[B] of weights [B, n]: the mean over the reruns of one seed."""
+    return np.asarray(np.mean([figure(weights) for figure in reruns], axis=0))
 
 
 def _resampled(n: int, resamples: int, random: np.random.Generator) -> Weights:

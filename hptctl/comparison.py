@@ -8,11 +8,11 @@ from itertools import combinations
 
 import numpy as np
 
+from hpt import predictions
 from hpt.errors import RunError
-from hpt.evaluate import predictions
-from hpt.evaluate.predictions import Predictions
-from hpt.metrics import hits, weighted
-from hpt.statistics import Interval, McNemar, Verdict, mcnemar, paired_bootstrap, verdict
+from hpt.metrics import Scores, hits, weighted
+from hpt.predictions import Predictions
+from hpt.statistics import Interval, McNemar, Verdict, difference, mcnemar, resample, verdict
 from hptctl import runs
 from hptctl.runs import Kind, Run
 
@@ -22,13 +22,15 @@ KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn")
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: an evaluation, or several of one model's seeds as reruns of one another."""
+    """One side of a comparison: an evaluation, or one of each of a model's seeds."""
 
     name: str
     """As the user named it."""
     runs: tuple[Run, ...]
     predictions: Predictions
     """Scores of all runs' reruns, [R, n, C]."""
+    seeds: tuple[Scores, ...]
+    """Those of each run."""
 
     def facts(self) -> dict[str, str]:
         """Of its first run."""
@@ -76,8 +78,9 @@ def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm
         kept = [predictions.read(run.path, split) for run in group]
         for run, each in zip(group, kept, strict=True):
             _refuse_other_predictions(kept[0] if not found else found[0].predictions, first, each, run)
-        scores = np.concatenate([each.scores for each in kept])
-        found.append(Arm(name, tuple(group), Predictions(kept[0].names, kept[0].labels, scores, kept[0].classes)))
+        seeds = tuple(each.scores for each in kept)
+        pooled = Predictions(kept[0].names, kept[0].labels, np.concatenate(seeds), kept[0].classes)
+        found.append(Arm(name, tuple(group), pooled, seeds))
     return found
 
 
@@ -110,13 +113,14 @@ def compare(found: Sequence[Arm], metric: str, *, resamples: int, seed: int, lev
         ConfigError: the task has no such metric.
     """
     pairs = []
-    for a, b in combinations(found, 2):
-        x, y, labels = a.predictions.scores, b.predictions.scores, a.predictions.labels
-        interval = paired_bootstrap(metric, x, y, labels, resamples=resamples, seed=seed, level=level)
+    labels = found[0].predictions.labels
+    resampled = resample(metric, [arm.seeds for arm in found], labels, resamples=resamples, seed=seed)
+    for (a, in_a), (b, in_b) in combinations(zip(found, resampled, strict=True), 2):
+        interval = difference(in_a, in_b, seed=seed, level=level)
         test = None
         if labels.ndim == 1:
-            right_x, right_y = (np.stack([hits(each, labels) for each in scores]) for scores in (x, y))
-            test = mcnemar(right_x, right_y)
+            right_a, right_b = (np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in (a, b))
+            test = mcnemar(right_a, right_b)
         pairs.append(Pair(a.name, b.name, interval, verdict(interval), test))
     return pairs
 

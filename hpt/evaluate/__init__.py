@@ -16,22 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt import encoder, metrics, weights
+from hpt import encoder, metrics, predictions, weights
 from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
 from hpt.data.listing import Labels
 from hpt.errors import DataError
-from hpt.evaluate import predictions
 from hpt.evaluate.features import embed
 from hpt.evaluate.finetune import Classifier, finetune, predict
 from hpt.evaluate.knn import as_logits, knn_scores
 from hpt.evaluate.labels import choose
 from hpt.evaluate.linear import train_probe
 from hpt.evaluate.objective import check_metric
-from hpt.evaluate.predictions import Predictions
 from hpt.files import write_text
+from hpt.predictions import Predictions
 from hpt.processes import choose_device, use_bf16
 
 log_ = logging.getLogger("hpt.evaluate")

@@ -21,11 +21,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from hpt import encoder
+from hpt import encoder, predictions
 from hpt.config import EvaluateConfig, KnnConfig
 from hpt.data.dataset import Dataset, load
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
-from hpt.evaluate import evaluate, predictions, score_on_test
+from hpt.evaluate import evaluate, score_on_test
 from hpt.evaluate.finetune import Classifier, finetune
 from hpt.evaluate.knn import knn_scores
 from hpt.evaluate.labels import choose

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -9,7 +11,16 @@ from scipy.stats import binom
 
 from hpt.errors import ConfigError, HptError
 from hpt.metrics import hits, multi_label, single_label
-from hpt.statistics import Interval, mcnemar, paired_bootstrap, verdict
+from hpt.statistics import (
+    Interval,
+    SpeedUp,
+    difference,
+    mcnemar,
+    paired_bootstrap,
+    resample,
+    speed_up,
+    verdict,
+)
 
 
 def scores_of(right: np.ndarray) -> np.ndarray:
@@ -114,6 +125,52 @@ def test_the_reruns_are_chance_too() -> None:
     assert found.difference == pytest.approx(2 / 3)
     assert (found.low, found.high) == (0, 1)  # two reruns drawn: both wrong with chance 1/9
     assert paired_bootstrap("top1", a, b, labels, resamples=4000, level=0.6).low == 0.5  # one of the two with 4/9
+
+
+def test_reruns_of_one_seed_are_no_new_evidence_of_it() -> None:
+    """Three seeds, of which one failed: nine equal reruns of them are three draws of chance, not nine."""
+    labels = np.ones(50, dtype=int)
+    good, bad = (scores_of(np.full((3, 50), right)) for right in (True, False))
+    never = scores_of(np.zeros((1, 50), dtype=bool))
+    seeds = paired_bootstrap("top1", [good, good, bad], never, labels, resamples=4000)
+    assert seeds.difference == pytest.approx(2 / 3)
+    assert (seeds.low, seeds.high) == (0, 1)  # two of three seeds drawn: both failed with chance 1/9
+    assert paired_bootstrap("top1", np.concatenate([good, good, bad]), never, labels, resamples=4000).low > 0.2
+    one = paired_bootstrap("top1", [good], never, labels, resamples=400)
+    assert one == paired_bootstrap("top1", good, never, labels, resamples=400)
+
+
+def test_models_resampled_together_differ_as_each_pair_does() -> None:
+    models_ = [noisy(3, 1.5, 1), [noisy(2, 0.5, 2), noisy(2, 0.6, 3)], noisy(1, 0.2, 4)]
+    together = resample("auroc", models_, LABELS, resamples=200, seed=7)
+    for (i, a), (j, b) in combinations(enumerate(models_), 2):
+        pair = paired_bootstrap("auroc", a, b, LABELS, resamples=200, seed=7)
+        assert difference(together[i], together[j], seed=7) == pair
+
+
+def log_curve(best: float) -> list[tuple[float, float]]:
+    """A strategy that gains 10 points with each tenfold length, measured at the protocol's lengths."""
+    return [(steps, best - 0.1 * math.log10(400_000 / steps)) for steps in (5000, 50_000, 100_000, 200_000, 400_000)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "figure", "curve", "expected"),
+    [
+        (5000, 0.8, log_curve(0.8), SpeedUp(80, "", 400_000)),
+        (5000, 0.8 - 0.1 * math.log10(4), log_curve(0.8), SpeedUp(20, "", 100_000)),
+        (5000, 0.7, log_curve(0.8), SpeedUp(8, "", 40_000)),  # between two lengths
+        (50_000, 0.7, [(500, 0.6), (50_000, 0.7), (5000, 0.65)], SpeedUp(1, "", 50_000)),  # a tie
+        (5000, 0.81, log_curve(0.8), SpeedUp(80, "more than", 400_000)),  # never
+        (500, 0.5, log_curve(0.8), SpeedUp(10, "at most", 5000)),
+        (100, 0.6, [(100, 0.5), (1000, 0.7), (10_000, 0.55), (100_000, 0.9)], SpeedUp(10**0.5, "", 10**2.5)),
+    ],
+)
+def test_a_speed_up_is_read_off_the_curve(
+    steps: float, figure: float, curve: list[tuple[float, float]], expected: SpeedUp
+) -> None:
+    found = speed_up(steps, figure, curve)
+    assert (found.factor, found.steps) == pytest.approx((expected.factor, expected.steps))
+    assert found.bound == expected.bound
 
 
 def test_an_interval_depends_on_the_seed_alone() -> None:

@@ -10,8 +10,8 @@ from subprocess import CompletedProcess
 import numpy as np
 import pytest
 
-from hpt.evaluate import predictions
-from hpt.evaluate.predictions import Predictions
+from hpt import predictions
+from hpt.predictions import Predictions
 from hptctl import comparison, runs
 from hptctl.runs import Run
 
@@ -81,7 +81,7 @@ def test_equal_predictions_tie_at_zero_and_several_runs_make_every_pair(hptctl: 
     assert max(map(len, said.splitlines())) <= 80
 
 
-def test_seeds_are_pooled_as_reruns_of_one_model(hptctl: Hptctl) -> None:
+def test_seeds_are_pooled_as_one_model(hptctl: Hptctl) -> None:
     for seed in range(3):
         evaluation(f"a{seed}", scores(40 + seed, seed))
         evaluation(f"b{seed}", scores(100 + seed, seed))
