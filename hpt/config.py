@@ -443,7 +443,7 @@ C = TypeVar("C", PretrainConfig, EvaluateConfig)
 M = TypeVar("M", bound=Config)
 
 PROTOCOL_VERSION = 1
-"""Raised when the same configuration, images and weights come to other results than before."""
+"""Raised when the same configuration, images and weights come to other results than before, or a default changes."""
 _BOOKKEEPING = {
     *("processes", "device", "preset", "checkpoint_every", "log_every"),
     *("save_at", "probe_every", "probe_images", "test"),
@@ -459,7 +459,8 @@ def fingerprint(config: PretrainConfig | EvaluateConfig, *, data: str, split: st
     aside = _BOOKKEEPING | {"dataset", "weights"}
     if isinstance(config, EvaluateConfig):
         aside |= {"linear", "knn", "finetune"} - {config.kind}
-    method = flatten(config.model_dump(mode="json", exclude=aside))
+    # Without what is as the protocol has it: a field that a later version adds leaves the fingerprints as they are.
+    method = flatten(config.model_dump(mode="json", exclude=aside, exclude_defaults=True))
     named = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights, "method": method}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -23,7 +23,7 @@ from hpt.data.listing import SPLITS
 from hpt.errors import DataError, HptError, Interrupted, RunError, WeightsError
 from hpt.schedule import parse_schedule
 from hptctl import console, launch, runs, search, tracking
-from hptctl.grid import Backbone, Cell, Study
+from hptctl.grid import Backbone, Cell, Study, cells
 from hptctl.runs import Run
 from hptctl.signals import held_back
 
@@ -43,6 +43,8 @@ class Found:
     """Of a finished pretraining: steps (None: its own) and sha256 of its backbones."""
     here: bool = True
     """Whether the run's folder is within reach; a run of another machine counts, but its backbone cannot be used."""
+    mlflow_id: str | None = None
+    """In the tracking store, of a run of another machine."""
 
     def sha256(self, step: int | None) -> str | None:
         return dict(self.backbones).get(step)
@@ -147,7 +149,7 @@ class Progress:
         kept = _backbones(cell.config, record.tags) if isinstance(cell.config, PretrainConfig) else ()
         if isinstance(cell.config, PretrainConfig) and not kept:
             return None
-        return Found("done", record.name, backbones=kept, here=False)
+        return Found("done", record.name, backbones=kept, here=False, mlflow_id=record.run_id)
 
     def _needed(self, cell: Cell) -> bool:
         """Whether a cell that is not done needs the backbone of this one."""
@@ -225,6 +227,28 @@ def _sha256_of(weights: str) -> str | None:
         return read(launch.find_weights(weights)[0]).sha256
     except (WeightsError, RunError):
         return None
+
+
+def run_ids(name: str) -> set[str]:
+    """The tracking store's ids of the finished runs of a study that was begun in this folder.
+
+    Raises:
+        RunError: no such study, or nothing of it is finished.
+    """
+    run = runs.get(name)
+    if run.spec().kind != "study":
+        raise RunError(
+            f"run '{run.name}' is a {run.spec().kind} run, not a study", "see `hptctl runs list --kind study`"
+        )
+    study = Study.model_validate(run.spec().config)
+    progress = Progress(cells(study, launch.backbone_of))
+    found = [progress[id] for id in progress.cells]
+    ids = [each.mlflow_id or runs.tracked_id(runs.get(each.run)) for each in found if each.state == "done"]
+    if not (known := {id for id in ids if id is not None}):
+        raise RunError(
+            f"nothing of the study '{run.name}' is finished", f"`hptctl study run {run.spec().tags['asked']}`"
+        )
+    return known
 
 
 # ---- what it costs

@@ -6,7 +6,7 @@ The templates' context is the frozen dataclasses below: what a page may say is w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -222,14 +222,17 @@ class Page:
     provenance: tuple[Provenance, ...]
 
 
-def render(experiment: str | None, out: Path) -> Summary:
-    """Write the report on an experiment (None: on the whole store) to `out`, atomically.
+def render(experiment: str | None, out: Path, only: Collection[str] | None = None) -> Summary:
+    """Write the report on an experiment (None: on the whole store) to `out`, atomically; `only` on some runs of it.
 
     Raises:
         RunError: no store, no such experiment, or no finished evaluation in it.
         ConfigError: `out` cannot be written.
     """
-    frame = tidy(tracking.read_runs(experiment))
+    records = tracking.read_runs(experiment)
+    if only is not None:
+        records = [record for record in records if record.run_id in only or record.parent_id in only]
+    frame = tidy(records)
     if frame.empty or counted(frame).empty:
         where = f"experiment '{experiment}' of {tracking.uri()}" if experiment else tracking.uri()
         raise RunError(f"no finished evaluation runs in {where}", "`hptctl evaluate linear` first")
