@@ -13,6 +13,8 @@ from hpt.data.listing import Labels
 from hpt.errors import RunError
 from hpt.files import replacing
 
+Scores = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -22,7 +24,7 @@ class Predictions:
     """[n] names of the images."""
     labels: Labels
     """[n] class numbers, or [n, C] of 0 and 1 of a multi-label set."""
-    scores: NDArray[np.float32]
+    scores: Scores
     """[R, n, C] logits of each rerun; kNN's are the log of its votes, -inf for none."""
     classes: NDArray[np.str_]
     """[C] names of the classes."""

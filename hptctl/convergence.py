@@ -67,10 +67,9 @@ def evaluate(config: EvaluateConfig, experiment: str) -> Run:
 
 def draw(run: Run, kind: str, points: Sequence[Point]) -> Path:
     """`artifacts/curve-<kind>.svg` in the pretraining's folder: the test figure against steps."""
-    from hptctl.report import charts
-    from hptctl.report.page import METRICS
+    from hptctl.report import charts, words
 
-    metric = METRICS[points[0].run.status().facts["metric"]]
+    metric = words.metric(points[0].run.status().facts["metric"])
     drawn = tuple((float(p.step), p.figure("test"), p.spread("test") or 0.0) for p in points)
     strategy = run.spec().tags["strategy"]
     figures = ", ".join(f"{charts.percent(y)} at {x:,.0f} steps" for x, y, _ in drawn)

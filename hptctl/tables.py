@@ -35,15 +35,20 @@ def per_class(run: Run, split: str) -> list[dict[str, Any]]:
     ]
 
 
-def confused(run: Run, split: str) -> list[Confused]:
-    """Every class that is taken for another, the most frequent first; empty where images have several labels."""
+def confusion(run: Run, split: str) -> tuple[list[str], list[list[float]]]:
+    """Classes, and images of each class (row) by predicted class; both empty where images have several labels."""
     name = f"confusion-{split}.csv"
     if not (run.path / "artifacts" / name).exists():
-        return []
+        return [], []
     (_, *classes), *rows = _rows(run, name)
+    return classes, [[float(cell) for cell in cells] for _, *cells in rows]
+
+
+def confused(run: Run, split: str) -> list[Confused]:
+    """Every class that is taken for another, the most frequent first; empty where images have several labels."""
+    classes, rows = confusion(run, split)
     out = []
-    for actual, *cells in rows:
-        counts = [float(cell) for cell in cells]
+    for actual, counts in zip(classes, rows, strict=True):
         for predicted, images in zip(classes, counts, strict=True):
             if images and predicted != actual:
                 out.append(Confused(actual, predicted, images, images / sum(counts)))

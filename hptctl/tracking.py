@@ -396,6 +396,41 @@ def history(run_id: str, metric: str) -> list[tuple[int, float]]:
     return sorted((p.step, p.value) for p in points)
 
 
+class Watch:
+    """Tells when runs of the store began, ended, got new figures or were deleted: what a report shows.
+
+    What a run under way logs is no change. A SQLite store is read only when its files have changed.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, int]] | None = None
+        self._runs: list[tuple[object, ...]] | None = None
+
+    def changed(self) -> bool:
+        """Whether anything has since the last call; the first call says yes.
+
+        Raises:
+            RunError: the store cannot be used.
+        """
+        files = self._stamps()
+        if files is not None and files == self._files:
+            return False
+        self._files = files
+        ended = {"FINISHED", "FAILED", "KILLED"}
+        found: list[tuple[object, ...]] = [
+            (r.run_id, r.state, r.end, tuple(r.metrics.items()) * (r.state in ended)) for r in read_runs()
+        ]
+        before, self._runs = self._runs, found
+        return found != before
+
+    def _stamps(self) -> list[tuple[int, int]] | None:
+        if not uri().startswith("sqlite:///"):
+            return None
+        database = Path(uri().removeprefix("sqlite:///"))
+        stats = [path.stat() for path in (database, Path(f"{database}-wal")) if path.exists()]
+        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+
 def _existing() -> MlflowClient:
     store = uri()
     if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists():

@@ -70,7 +70,7 @@ def demo(
     tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
     sweep = search.create(tuned, search.SPACES["tiny"], name=None, experiment="demo")
     search.run_sweep(sweep)
-    made = page.render(None, Path("report.html"))
+    made = page.write(Path("report.html"))
 
     console.say("")
     console.table(f"Linear probe on {TARGET}", ("strategy", ">val", ">test"), rows)

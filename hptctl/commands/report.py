@@ -3,36 +3,104 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from hptctl.report.page import Selection, Summary
+
+WATCH_SECONDS = 2.0
+"""Between two looks at the store."""
+
 
 def report(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the page.")] = Path("report.html"),
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN...]",
+            help="Runs by name or MLflow id, with their evaluations (of a sweep or study: all of it); all if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write; - is standard output.")] = Path(
+        "report.html"
+    ),
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="html, md, csv, json or latex.", show_default="that of --out's suffix"),
+    ] = None,
     experiment: Annotated[
         str | None, typer.Option("--experiment", help="One MLflow experiment; all of the store if left out.")
     ] = None,
-    study: Annotated[
-        str | None, typer.Option("--study", help="One study of this folder: `hptctl runs list --kind study`.")
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Runs on this dataset only; repeatable.")
     ] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="The finished cells of a study: `hptctl runs list --kind study`.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write again whenever a run begins or ends, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Compare strategies across datasets on one self-contained HTML page.
+    """Compare strategies across datasets on one self-contained HTML page, or for papers and scripts.
 
     Examples:
 
         hptctl report --out report.html
 
+        hptctl report --dataset flowers --out flowers.tex
+
+        hptctl report my-sweep --out - --format md
+
         hptctl report --study quick
+
+        hptctl report --watch
     """
+    from hpt.errors import ConfigError
     from hptctl import console
-    from hptctl.report import page
+    from hptctl.report import formats, page
 
     only = None
     if study is not None:
         from hptctl import study as conducting
 
         only = conducting.run_ids(study)
-    made = page.render(experiment, out, only)
+    selection = page.Selection(experiment=experiment, names=tuple(run or ()), datasets=tuple(dataset or ()), only=only)
+    if out != page.STDOUT:
+        formats.of(out, format)
+        _watch(out, selection, format) if watch else _say(page.write(out, selection, format=format))
+        return
+    if watch:
+        raise ConfigError("--watch writes again and again, which standard output is not for", "give a file as --out")
+    console.print_text(page.render(page.read(selection), formats.of(out, format or "md")))
+
+
+def _watch(out: Path, selection: Selection, format: str | None) -> None:
+    import time
+
+    from hpt.errors import RunError
+    from hptctl import console, tracking
+    from hptctl.report import page
+    from hptctl.signals import held_back
+
+    store, looked = tracking.Watch(), -WATCH_SECONDS
+    console.note(f"watching {tracking.uri()}; Ctrl-C ends it")
+    with held_back() as stop:
+        while not stop():
+            if time.monotonic() - looked < WATCH_SECONDS:
+                time.sleep(0.1)
+                continue
+            looked = time.monotonic()
+            try:
+                if store.changed():
+                    _say(page.write(out, selection, format=format))
+            except RunError as error:  # no store or nothing finished in it, yet; or a server that is away for a while
+                console.note(f"{error}; waiting")
+
+
+def _say(made: Summary) -> None:
+    from hptctl import console
+
     datasets = f"{made.datasets} dataset{'s' * (made.datasets != 1)}"
     console.say(f"{made.path}: {datasets}, {made.runs} runs, {made.bytes / 1024:,.0f} KiB")

@@ -41,6 +41,8 @@ COLOURS = {  # Okabe and Ito's, told apart under the common colour-vision defici
     "weights": "#cc79a8",
 }
 OTHER = COLOURS["weights"]
+BAND = 0.16
+"""Opacity of a band: figures on it keep their contrast."""
 MARKERS = {"base": "s", "target": "^", "hpt": "o", "hpt-bn": "X"}
 _VARIABLES = {
     INK: "currentColor",
@@ -75,14 +77,15 @@ _STYLE: Any = {  # matplotlib types its keys as one Literal of three hundred
 
 @dataclass(frozen=True)
 class Bar:
-    """One arm's figure; shares, 0 to 1. `spread` is drawn to both sides where it is finite."""
+    """One figure, or one difference of figures; shares. A line is drawn from `low` to `high` where they are finite."""
 
-    arm: str
+    name: str
     strategy: str
     value: float
-    spread: float
-    note: str
-    """What the label says after the figure."""
+    low: float
+    high: float
+    label: str
+    """The figure in words."""
 
 
 @dataclass(frozen=True)
@@ -94,40 +97,46 @@ class Line:
     points: tuple[tuple[float, float, float], ...]
 
 
-def arms(bars: Sequence[Bar], alt: str, key: str) -> Markup:
-    """A row per arm: a dot at its figure, a line for its spread, the figure in words beside it."""
-    height = 34 + 26 * len(bars)
+def bars(found: Sequence[Bar], alt: str, key: str, *, differences: bool = False) -> Markup:
+    """A row each: a dot at its figure, a line for what it may be, the figure in words beside it.
+
+    `differences` are in points, around a line at 0.
+    """
+    height = 34 + 26 * len(found)
     with matplotlib.rc_context(_STYLE):
-        names = [_short(bar.arm, 18) for bar in bars]
-        figures = [f"{percent(bar.value)}{bar.note}" for bar in bars]
-        left, right = (round(14 + CHARACTER * max(map(len, texts))) for texts in (names, figures))
+        names = [_short(bar.name, 18) for bar in found]
+        labels = [bar.label for bar in found]
+        left, right = (round(14 + CHARACTER * max(map(len, texts))) for texts in (names, labels))
         figure, axes = _blank(height, left=left, bottom=26, top=4, right=right)
-        low = min(bar.value - _drawn(bar.spread) for bar in bars)
-        high = max(bar.value + _drawn(bar.spread) for bar in bars)
+        ends = [value for bar in found for value in (bar.low, bar.value, bar.high) if math.isfinite(value)]
+        low, high = min([*ends, 0.0] if differences else ends), max([*ends, 0.0] if differences else ends)
         span = max(high - low, 0.02)
         axes.set_xlim(low - 0.05 * span, high + 0.05 * span)
-        axes.set_ylim(len(bars) - 0.5, -0.6)
+        axes.set_ylim(len(found) - 0.5, -0.6)
         sides = matplotlib.transforms.blended_transform_factory(figure.transFigure, axes.transData)
-        for row, bar in enumerate(bars):
+        for row, bar in enumerate(found):
             colour = COLOURS.get(bar.strategy, OTHER)
-            spread = _drawn(bar.spread)
             axes.axhline(row, color=GRID, linewidth=0.8)
-            axes.plot([bar.value - spread, bar.value + spread], [row, row], color=colour, linewidth=2.4)
-            axes.plot([bar.value], [row], color=colour, **_marker(bar.strategy, 8))
+            if math.isfinite(bar.low) and math.isfinite(bar.high):
+                axes.plot([bar.low, bar.high], [row, row], color=colour, linewidth=2.4)
+            if math.isfinite(bar.value):
+                axes.plot([bar.value], [row], color=colour, **_marker(bar.strategy, 8))
             axes.text(0.005, row, names[row], transform=sides, va="center", ha="left")
-            axes.text(0.995, row, figures[row], transform=sides, va="center", ha="right")
+            axes.text(0.995, row, labels[row], transform=sides, va="center", ha="right")
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(_percent_ticks(span))
+        axes.xaxis.set_major_formatter(FuncFormatter(_points_tick) if differences else _percent_ticks(span))
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x")
+        if differences:
+            axes.axvline(0, color=MUTED, linewidth=1.2)
         return _svg(figure, alt, key)
 
 
 def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
-    """Test figure against pretraining steps, log x. An arm of no steps is a dashed level."""
+    """Test figure against pretraining steps, log x, with a band of one spread. An arm of no steps is a dashed level."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _blank(250)
         steps = sorted({step for line in lines for step, _, _ in line.points if step > 0})
@@ -136,27 +145,68 @@ def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Mar
         labels = []
         for line in lines:
             colour = COLOURS.get(line.strategy, OTHER)
-            x, y, spread = (list(column) for column in zip(*line.points, strict=True))
-            if not any(x):
+            _, y, spread = (list(column) for column in zip(*line.points, strict=True))
+            if not any(step for step, _, _ in line.points):
+                level = _drawn(spread[0])
+                axes.axhspan(y[0] - level, y[0] + level, color=colour, alpha=BAND, linewidth=0)
                 axes.axhline(y[0], color=colour, linewidth=1.6, linestyle=(0, (5, 3)))
             else:
-                axes.errorbar(
-                    x,
-                    y,
-                    yerr=[_drawn(value) for value in spread],
-                    color=colour,
-                    elinewidth=1.2,
-                    **_marker(line.strategy, 10 if line.strategy == "hpt-bn" else 7),
-                )
+                _line_with_band(axes, line)
             labels.append((y[-1], line.arm, line.strategy))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-        axes.margins(y=0.12)
-        low, high = axes.get_ylim()
-        axes.yaxis.set_major_formatter(_percent_ticks(high - low))
+        _share_axis(axes)
         _step_axis(axes, "pretraining steps (log scale)")
         axes.set_xticks(_apart(steps, math.log(steps[-1] / steps[0] * 1.6**2)), minor=False)
         axes.set_title(f"test {metric}", loc="left", fontsize=11, color=MUTED)
         _label_ends(axes, labels)
+        return _svg(figure, alt, key)
+
+
+def over(categories: Sequence[str], lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
+    """Test figure over categories in their order; a line's points are (number of the category, figure, spread)."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _blank(250, bottom=64)
+        for line in lines:
+            _line_with_band(axes, line)
+        _share_axis(axes)
+        axes.set_xlim(-0.25, len(categories) - 0.75)
+        axes.set_xticks(range(len(categories)), [_short(name, 14) for name in categories], rotation=25, ha="right")
+        axes.tick_params(length=0)
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_title(f"test {metric}", loc="left", fontsize=11, color=MUTED)
+        _label_ends(axes, [(line.points[-1][1], line.arm, line.strategy) for line in lines])
+        return _svg(figure, alt, key)
+
+
+def measures(
+    panels: Mapping[str, Mapping[tuple[str, str], Sequence[tuple[float, float]]]], alt: str, key: str
+) -> Markup:
+    """Looks at the backbone on its way, one measure above the other: name -> (label, strategy) -> (step, figure)."""
+    each, head, foot = 92, 22, 40
+    height = len(panels) * (each + head) + foot
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
+        steps = {step for curves in panels.values() for points in curves.values() for step, _ in points}
+        first = min((step for step in steps if step > 0), default=1.0)
+        for number, (name, curves) in enumerate(panels.items()):
+            bottom = height - (number + 1) * (each + head)
+            axes = figure.add_axes((46 / WIDTH, bottom / height, (WIDTH - 128) / WIDTH, each / height))
+            axes.set_xscale("symlog", linthresh=first, linscale=0.4)  # a look at step 0 has a place of its own
+            axes.set_xlim(0 if 0 in steps else first / 1.3, max(steps) * 1.3)
+            labels = []
+            for (label, strategy), points in curves.items():
+                x, y = zip(*points, strict=True)
+                colour = COLOURS.get(strategy, OTHER)
+                axes.plot(x, y, color=colour, linewidth=1.6, **(_marker(strategy, 5) if len(points) < 12 else {}))
+                labels.append((y[-1], label, strategy))
+            axes.margins(y=0.15)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+            _step_axis(axes, "pretraining step (log scale)" if number == len(panels) - 1 else "")
+            axes.set_xticks(_apart(sorted(steps - {0.0}), math.log(max(steps) / first * 2)) + [0.0] * (0 in steps))
+            if number < len(panels) - 1:
+                axes.tick_params(labelbottom=False)
+            axes.set_title(name, loc="left", fontsize=11, color=MUTED)
+            _label_ends(axes, labels)
         return _svg(figure, alt, key)
 
 
@@ -339,6 +389,31 @@ def percent(share: float, digits: int = 1) -> str:
 def compact(steps: float) -> str:
     """`400000` -> `400k`."""
     return f"{steps / 1000:g}k" if steps >= 1000 else f"{steps:g}"
+
+
+def _line_with_band(axes: Axes, line: Line) -> None:
+    colour = COLOURS.get(line.strategy, OTHER)
+    x, y, spread = (list(column) for column in zip(*sorted(line.points), strict=True))
+    size = 10 if line.strategy == "hpt-bn" else 7
+    if len(x) > 1:
+        low = [value - _drawn(width) for value, width in zip(y, spread, strict=True)]
+        high = [value + _drawn(width) for value, width in zip(y, spread, strict=True)]
+        axes.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0)
+        axes.plot(x, y, color=colour, **_marker(line.strategy, size))
+    else:
+        yerr = [_drawn(width) for width in spread]
+        axes.errorbar(x, y, yerr=yerr, color=colour, elinewidth=1.2, **_marker(line.strategy, size))
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.margins(y=0.12)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter(_percent_ticks(high - low))
+
+
+def _points_tick(value: float, _: int | None = None) -> str:
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{abs(100 * value):g}"
 
 
 def _blank(height: int, *, left: int = 46, right: int = 82, top: int = 24, bottom: int = 40) -> tuple[Figure, Axes]:

@@ -5,11 +5,13 @@ A row holds what the report says of a run:
     run_id name kind state start end experiment command        the run
     strategy dataset pretrain_dataset steps length labels      what was done
     pretrain_seed seed preset backbone image_size              how
-    metric val test test_std test_images                       what came out (NaN where there is nothing)
-    origin target evaluation arm own                           what it is compared as (see `tidy`)
+    metric val test test_std test_images probes                what came out (NaN where there is nothing)
+    origin target evaluation arm own policy share chain        what it is compared as (see `tidy`)
     standing                                                   counts, superseded, or the state
+    images_per_second pretraining_images seconds hardware      what it took
+    folder                                                     where it keeps its predictions
     digest weights_sha256 data_fingerprint split_fingerprint   what it can be checked by
-    source_id parent_id config.*                               links, and every setting
+    settings source_id parent_id config.*                      not as published, links, and every setting
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
+from hpt.errors import RunError, did_you_mean
 from hpt.strategies import STRATEGIES
 from hptctl.tracking import Record
 
@@ -49,6 +53,12 @@ class Cell:
     """Pretrained on the dataset that it is evaluated on, or on nothing known to us."""
     steps: int
     """Pretraining steps behind the backbone."""
+    policy: str
+    """Augmentations of the pretraining."""
+    share: float
+    """Of the pretraining images that were used."""
+    chain: tuple[str, ...]
+    """Datasets pretrained on one after the other, the own one last; the weights before them are no part of it."""
     metric: str
     mean: float
     std: float | None
@@ -60,9 +70,15 @@ class Cell:
     run_ids: tuple[str, ...]
     seeds: tuple[str, ...]
 
-    def ties(self, other: Cell) -> bool:
-        """Whether the difference is within the larger spread of the two."""
-        return abs(self.mean - other.mean) <= max(self.spread, other.spread)
+    @property
+    def variant(self) -> bool:
+        """A row of the studies of robustness: pretrained with fewer augmentations, or on a share of the images."""
+        return self.policy != "baseline" or self.share < 1
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """Where the figure stands; no other has the same."""
+        return self.target, self.evaluation, self.arm, self.steps
 
 
 @dataclass(frozen=True)
@@ -85,9 +101,11 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     - `target`: the dataset; with a hash where other images or another split go by the same name, with the
       backbone and image size where it was evaluated in several, and with the metric where several chose.
     - `evaluation`: linear probe, finetuning or kNN, with the labels used.
-    - `arm`: the strategy; with the dataset it was pretrained on where that is another one, with the weights it
-      started from where a strategy was started from several, and with the length of its run where backbones of as
-      many steps come from runs of several lengths (the learning rate of a longer one had not decayed yet).
+    - `arm`: the strategy; with the dataset it was pretrained on where that is another one, with the augmentations and
+      the share of images where that is not all of them, with the weights it started from where a strategy was
+      started from several, and with the length of its run where backbones of as many steps come from runs of several
+      lengths (the learning rate of a longer one had not decayed yet). What is left of a pretraining that was deleted
+      says so: nobody can tell any more what it was.
     """
     by_id = {record.run_id: record for record in records}
     frame = pd.DataFrame([_row(record, by_id) for record in records])
@@ -105,6 +123,41 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     return frame
 
 
+def named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
+    """Ids of the runs of these names (or MLflow ids), of their evaluations, and of their children.
+
+    Raises:
+        RunError: no such run.
+    """
+    found: set[str] = set()
+    for name in names:
+        ids = {r.run_id for r in records if r.name == name or (len(name) >= 8 and r.run_id.startswith(name))}
+        if not ids:
+            known = did_you_mean(name, [record.name for record in records])
+            raise RunError(f"the store has no run '{name}'{known}", "see `hptctl runs list`")
+        found |= ids
+    while more := {
+        r.run_id
+        for r in records
+        if r.run_id not in found
+        and (r.parent_id in found or (r.kind != "pretrain" and r.tags.get("source_id") in found))
+    }:
+        found |= more
+    return found
+
+
+def with_what_they_rest_on(records: Sequence[Record], ids: set[str]) -> list[Record]:
+    """The records of these ids, of what they started from or evaluated, and of the sweeps and studies they are of."""
+    by_id = {record.run_id: record for record in records}
+    found, left = set(), [id for id in ids if id in by_id]
+    while left:
+        id = left.pop()
+        found.add(id)
+        links = (by_id[id].tags.get("source_id"), by_id[id].parent_id)
+        left += [link for link in links if link in by_id and link not in found]
+    return [record for record in records if record.run_id in found]
+
+
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows whose test figure the report uses."""
     return frame[frame["standing"] == "counts"]
@@ -116,6 +169,7 @@ def cells(frame: pd.DataFrame) -> list[Cell]:
     out = []
     for key, runs in counted(frame).groupby(order, sort=True):
         target, evaluation, arm, strategy, steps = key
+        first = runs.iloc[0]
         runs = runs.sort_values(["pretrain_seed", "seed"])
         mean = float(runs["test"].mean())
         alone = len(runs) == 1
@@ -130,7 +184,10 @@ def cells(frame: pd.DataFrame) -> list[Cell]:
                 strategy=str(strategy),
                 own=bool(runs["own"].all()),
                 steps=int(str(steps)),
-                metric=str(runs["metric"].iloc[0]),
+                policy=str(first["policy"]),
+                share=float(first["share"]),
+                chain=tuple(first["chain"]),
+                metric=str(first["metric"]),
                 mean=mean,
                 std=std,
                 val=float(runs["val"].mean()),
@@ -150,6 +207,12 @@ def at_best_length(found: Sequence[Cell]) -> list[Cell]:
         if key not in best or _val(cell) > _val(best[key]):
             best[key] = cell
     return list(best.values())
+
+
+def published(found: Sequence[Cell]) -> list[Cell]:
+    """The cells of the method as published; variants only of strategies that have nothing else there."""
+    whole = {(c.target, c.evaluation, c.strategy) for c in found if not c.variant}
+    return [c for c in found if not c.variant or (c.target, c.evaluation, c.strategy) not in whole]
 
 
 def evaluation_order(evaluation: str) -> tuple[int, int, float, str]:
@@ -176,7 +239,10 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
     everywhere = {key: protocol.pop(key) for key in ("config.backbone", "config.image_size")}
     del protocol["config.steps"]
     found = _deviating("all runs", pd.concat([behind, evaluations]), everywhere)
+    del protocol["config.share"]  # of the study of robustness, as its augmentations are
+    augment = {key: protocol.pop(key) for key in list(protocol) if key.startswith("config.augment.")}
     found += _deviating("pretraining", trained, protocol)
+    found += _deviating("pretraining", trained[trained["policy"] == "baseline"], augment)
     for strategy, lengths in PROTOCOL_STEPS.items():
         rows = trained[trained["strategy"] == strategy]
         found += _deviating(f"pretraining {strategy}", rows, {"config.steps": {str(n) for n in sorted(lengths)}})
@@ -206,9 +272,15 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         arm = f"weights {Path(params.get('weights', '')).name}".strip()
     else:
         arm = strategy if own else f"{strategy} on {pretrain_dataset}"
-    policy = source.params.get("augment.policy", "baseline") if source else "baseline"
+    pretraining = record if record.kind == "pretrain" else source
+    how = pretraining.params if pretraining else {}
+    policy, share = how.get("augment.policy", "baseline"), float(how.get("share", 1))
     if policy != "baseline":
         arm += f" {policy}"  # a row of the robustness study is an arm of its own
+    if share < 1:
+        arm += f" {100 * share:g} % of images"
+    if tags.get("source_id") and pretraining is None:
+        arm += " (its pretraining is deleted)"
     if source and source.params.get("keep_best") == "True" and "of_steps" not in tags:
         arm += " kept best"
     backbone, size = params.get("backbone", ""), params.get("image_size", "")
@@ -237,10 +309,19 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "test": record.metrics.get(f"test/{metric}", math.nan),
         "test_std": record.metrics.get(f"test/{metric}_std", math.nan),
         "test_images": _int(tags.get("test_images")),
+        "probes": tuple(sorted(key for key in record.metrics if key.startswith("probe/"))),
         "origin": origin,
         "evaluation": _evaluation(record.kind, tags.get("labels", "")),
         "arm": arm,
         "own": own,
+        "policy": policy,
+        "share": share,
+        "chain": tuple(_chain(pretraining, by_id)) if pretraining else (),
+        "images_per_second": record.metrics.get("images_per_second", math.nan),
+        "pretraining_images": _int(tags.get("images")),
+        "seconds": record.end - record.start if record.end is not None else math.nan,
+        "folder": tags.get("folder", ""),
+        "settings": _settings(record),
         "digest": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
         "weights_sha256": tags.get("weights_sha256", ""),
         "data_fingerprint": tags.get("data_fingerprint", ""),
@@ -253,6 +334,35 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "parent_id": record.parent_id or "",
         **config,
     }
+
+
+def _chain(pretraining: Record, by_id: dict[str, Record]) -> list[str]:
+    """Datasets that a backbone was pretrained on, back to the run that made the base: it starts from random weights."""
+    tags = pretraining.tags
+    source = by_id.get(tags.get("source_id", ""))
+    before = _chain(source, by_id) if source and source.tags.get("strategy") in {"hpt", "hpt-bn"} else []
+    return [*before, tags.get("dataset", "")]
+
+
+def _settings(record: Record) -> tuple[str, ...]:
+    """The settings of a run that are not the protocol's, as `--set` takes them."""
+    if record.kind not in {"pretrain", *EVALUATIONS}:
+        return tuple(f"{k}={v}" for k, v in sorted(record.params.items()) if not k.startswith("evaluate."))
+    protocol = _protocol(record.kind)
+    params = {k: v for k, v in record.params.items() if k.partition(".")[0] not in set(EVALUATIONS) - {record.kind}}
+    return tuple(f"{k}={v}" for k, v in sorted(params.items()) if k not in _IN_THE_ROW and v != protocol.get(k))
+
+
+_IN_THE_ROW = {"strategy", "dataset", "weights", "seed", "steps", "labels", "kind", "preset"}
+
+
+@cache
+def _protocol(kind: str) -> dict[str, str]:
+    """Every setting of a kind of run as published."""
+    config: Config = PretrainConfig(strategy="hpt", dataset="-")
+    if kind != "pretrain":
+        config = EvaluateConfig(kind="linear", weights="-", dataset="-")
+    return {key: str(value) for key, value in flatten(config.model_dump(mode="json")).items()}
 
 
 def _origin(pretraining: Record) -> str:

@@ -19,9 +19,12 @@ from hpt.config import EvaluateConfig, PretrainConfig, resolve
 from hpt.errors import ConfigError, RunError
 from hptctl import runs, tracking
 from hptctl.report import page
+from hptctl.report.findings import gather
 from hptctl.report.frame import at_best_length, cells, deviations, tidy
+from hptctl.report.words import when
 
 ODD = "<script>alert(1)</script> $x^ & 图"
+TEST = page.Selection(experiment="test")
 T0 = 1_760_000_000.0
 HOUR = 3600.0
 
@@ -216,7 +219,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         fill(Store())
-        page.render("test", folder / "report.html")
+        page.write(folder / "report.html", TEST)
         yield folder
 
 
@@ -278,10 +281,10 @@ def test_the_length_of_pretraining_is_chosen_on_val_not_on_test(folder: Path) ->
     assert [c.steps for c in at_best_length(hpt)] == [5000]
 
 
-def test_a_strategy_nobody_ran_shows_as_not_run(html: str) -> None:
+def test_a_strategy_nobody_ran_shows_as_missing(html: str) -> None:
     header, *rows = table(html, "Test, linear probe")
     chest = next(i for i, cell in enumerate(header) if cell.startswith("chest"))
-    assert {row[0]: row[chest] == "not run" for row in rows} == {
+    assert {row[0]: row[chest] == "missing" for row in rows} == {
         "base": False,
         "target": True,
         "target on tiny_imagenet": True,
@@ -306,7 +309,7 @@ def test_a_difference_within_noise_is_a_tie_and_a_missing_strategy_is_named(html
     said = answer(html, "chest")
     assert "chest Tie" in said
     assert "0.8 points above base (a tie within noise)" in said
-    assert "Not run: target." in said
+    assert "Missing: target." in said
 
 
 def test_no_gain_is_said_to_be_none(html: str) -> None:
@@ -324,7 +327,7 @@ def test_a_backbone_of_another_dataset_never_counts_as_the_strategy_target(folde
 
 def test_a_strategy_without_rivals_is_not_called_the_best(folder: Path) -> None:
     alone = [r for r in tracking.read_runs("test") if r.tags["dataset"] == "chest" and r.tags["strategy"] == "hpt"]
-    made = page.build(tidy(alone))
+    made = page.build(gather(tidy(alone)))
     assert made.lead == "Not answered on chest, which lacks base or a further pretraining."
     figures = [figure for table in made.tables for row in table.rows for figure in row.figures if figure]
     assert [(figure.value.split()[0], figure.mark) for figure in figures] == [("92.1", "")]
@@ -422,7 +425,7 @@ def test_every_run_is_in_the_provenance_table_with_its_state(html: str) -> None:
 
 def test_the_newest_run_dates_the_page(html: str) -> None:
     last = max(record.end or 0 for record in tracking.read_runs("test"))
-    assert f"newest run ended {page._when(last)}" in words(html)
+    assert f"newest run ended {when(last)}" in words(html)
 
 
 def test_settings_that_differ_from_the_protocol_are_listed_and_those_that_agree_are_not(folder: Path) -> None:
@@ -475,7 +478,7 @@ def test_every_chart_says_in_words_what_it_shows_and_every_header_cell_what_it_h
 
 def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path, html: str) -> None:
     again = tmp_path / "again.html"
-    summary = page.render("test", again)
+    summary = page.write(again, TEST)
     assert again.read_bytes() == (folder / "report.html").read_bytes()
     assert summary == page.Summary(3, len(tracking.read_runs("test")), len(html.encode()), again)
 
@@ -486,13 +489,13 @@ def test_a_store_without_finished_evaluations_says_what_to_do_first(
     monkeypatch.chdir(tmp_path)
     Store().pretrain("hpt", "flowers", 100)
     with pytest.raises(RunError, match=r"no finished evaluation runs in .*evaluate linear"):
-        page.render(None, tmp_path / "report.html")
+        page.write(tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be written to .*nowhere.*another --out"):
-        page.render("test", tmp_path / "nowhere" / "report.html")
+        page.write(tmp_path / "nowhere" / "report.html", TEST)
 
 
 def test_the_report_never_imports_torch() -> None:

@@ -1,0 +1,252 @@
+"""The report for papers and scripts: Markdown, CSV, JSON, a LaTeX table. Names are escaped as each format needs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hpt.errors import ConfigError, did_you_mean
+from hptctl.report import answer, tables, words
+from hptctl.report.charts import percent
+from hptctl.report.findings import Findings, against, best
+from hptctl.report.frame import Cell, deviations
+from hptctl.report.tables import Table
+
+SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
+
+
+def of(out: Path, format: str | None) -> str:
+    """The format that was asked for, or that of a file's suffix; HTML where that says nothing.
+
+    Raises:
+        ConfigError: no such format.
+    """
+    wanted = format or SUFFIXES.get(out.suffix.lower(), "html")
+    known = ("html", *FORMATS)
+    if wanted not in known:
+        raise ConfigError(
+            f"unknown --format '{wanted}'{did_you_mean(wanted, known)}", f"choose one of {', '.join(known)}"
+        )
+    return wanted
+
+
+def rows(findings: Findings) -> list[dict[str, Any]]:
+    """A row a figure, in shares of 1; None where there is nothing."""
+    out = []
+    for cell in findings.every:
+        rivals = [c for c in findings.shown if (c.target, c.evaluation) == (cell.target, cell.evaluation)]
+        base = best([c for c in rivals if c.strategy == "base" and c.own])
+        by = against(findings, cell, base)
+        spent = findings.costs[cell.place]
+        out.append(
+            {
+                "dataset": cell.target,
+                "evaluation": cell.evaluation,
+                "arm": cell.arm,
+                "strategy": cell.strategy,
+                "steps": cell.steps,
+                "metric": cell.metric,
+                "val": _number(cell.val),
+                "test": cell.mean,
+                "test_std": cell.std,
+                "seeds": len(cell.run_ids),
+                "shown": cell in findings.shown,
+                "mark": tables.figure(findings, cell, rivals).mark,
+                "less_base": None if by is None else by.points,
+                "less_base_low": None if by is None else _number(by.low),
+                "less_base_high": None if by is None else _number(by.high),
+                "less_base_tie": None if by is None else by.tie,
+                "images_seen": _number(spent.images),
+                "hours": _number(spent.hours),
+                "hardware": spent.hardware,
+                "run_ids": list(cell.run_ids),
+            }
+        )
+    return out
+
+
+def as_csv(findings: Findings) -> str:
+    """`rows`, several run ids separated by spaces."""
+    found = rows(findings)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(found[0])
+    for row in found:
+        writer.writerow([_csv_cell(value) for value in row.values()])
+    return text.getvalue()
+
+
+def as_json(findings: Findings) -> str:
+    """Everything that the page rests on."""
+    pairs = []
+    for target in findings.targets:
+        for evaluation in findings.evaluations:
+            mine = [c for c in findings.shown if (c.target, c.evaluation) == (target, evaluation)]
+            pairs += [_pair(findings, a, b) for i, a in enumerate(mine) for b in mine[i + 1 :]]
+    frame = findings.frame
+    kept = ["name", "kind", "standing", "experiment", "command", "strategy", "dataset", "steps", "seed", "labels"]
+    kept += ["version", "commit", "data_fingerprint", "split_fingerprint", "weights_sha256", "digest"]
+    document = {
+        "answers": {target: findings.verdict(target) for target in findings.targets},
+        "figures": rows(findings),
+        "differences": pairs,
+        "scores": {
+            evaluation: [{"a": a, "b": b, **asdict(s)} for (a, b), s in findings.scores(evaluation).items()]
+            for evaluation in findings.evaluations
+        },
+        "speed_ups": [
+            {"dataset": target, "arm": f.cell.arm, "steps": f.cell.steps, "test": f.cell.mean, **asdict(f.speed_up)}
+            for target in findings.targets
+            for f in findings.faster(target)
+        ],
+        "deviations": [asdict(found) for found in deviations(frame)],
+        "runs": [
+            {"run_id": id, **{key: str(row[key]) for key in kept}, "settings": list(row["settings"])}
+            for id, row in frame.iterrows()
+        ],
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def as_markdown(findings: Findings) -> str:
+    """The answers and the tables."""
+    answers = [answer.answer(findings, target, "") for target in findings.targets]
+    lines = ["# Does further pretraining help?", "", _md(answer.lead(answers)), ""]
+    for each in answers:
+        compared = ", ".join(
+            f"{c.points} {_md(c.arm)}"
+            + (f" ({'tie, ' * c.tie}{c.interval})" if c.interval else " (a tie within noise)" * c.tie)
+            for c in each.comparisons
+        )
+        after = f" after {each.steps:,} steps" if each.steps else ""
+        said = f"**{_md(each.arm)}** {each.figure.text} {_md(each.metric)} ({_md(each.evaluation)}){after}"
+        missing = f". Missing: {', '.join(each.missing)}" if each.missing else ""
+        lines.append(f"- {_md(each.target)}: {said}{f', {compared}' if compared else ''}{missing}.")
+    for evaluation in findings.evaluations:
+        found = tables.table(findings, evaluation)
+        header = ["strategy", *(f"{_md(target)} ({_md(metric)})" for target, metric in found.columns)]
+        body = [[_md(row.arm), *(_md_figure(figure) for figure in row.figures)] for row in found.rows]
+        lines += ["", f"## Test, {_md(evaluation)}", "", *_md_table(header, body)]
+        if scores := tables.matrix(findings, evaluation):
+            names = [_md(arm) for arm, _ in scores.arms]
+            body = [[name, *row] for name, row in zip(names, scores.rows, strict=True)]
+            lines += ["", f"Wins / ties / losses of the row against the column, {_md(evaluation)}", ""]
+            lines += _md_table(["", *names], body)
+    return "\n".join([*lines, ""])
+
+
+def as_latex(findings: Findings) -> str:
+    """A table of strategies by dataset for each evaluation; needs the package booktabs."""
+    return "\n".join(_latex_table(tables.table(findings, evaluation)) for evaluation in findings.evaluations)
+
+
+FORMATS: dict[str, Callable[[Findings], str]] = {
+    "md": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+    "latex": as_latex,
+}
+"""Beside html, which is a page (`hptctl.report.page`)."""
+
+
+def _pair(findings: Findings, a: Cell, b: Cell) -> dict[str, Any]:
+    by = findings.difference(a, b)
+    return {
+        "dataset": a.target,
+        "evaluation": a.evaluation,
+        "a": a.arm,
+        "b": b.arm,
+        "difference": by.points,
+        "low": _number(by.low),
+        "high": _number(by.high),
+        "tie": by.tie,
+        "by": "interval" if by.measured else "spread",
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _csv_cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"  # a spreadsheet would compute it
+    return "" if value is None else str(value)
+
+
+def _md(text: str) -> str:
+    r"""Text that Markdown takes as it is, in one line: `a|b` -> `a\|b`."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$])", r"\\\1", " ".join(text.split()))
+
+
+def _md_figure(figure: tables.Figure | None) -> str:
+    if figure is None:
+        return f"*{words.MISSING}*"
+    value = f"{figure.value} {figure.std}".strip()
+    return f"**{value}**" if figure.mark == "best" else f"{value} (tie)" if figure.mark == "tie" else value
+
+
+def _md_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "±": r"$\pm$",
+    "→": r"$\rightarrow$",
+    "\u00a0": "~",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split(" ")))
+
+
+def _latex_figure(figure: tables.Figure | None) -> str:
+    if figure is None:
+        return "--"
+    value = figure.value.removesuffix(percent(0)[-2:])
+    number = rf"\textbf{{{value}}}" if figure.mark == "best" else value
+    return number + (rf" {_latex(figure.std)}" if figure.std else "") + (r"$^{=}$" if figure.mark == "tie" else "")
+
+
+def _latex_table(table: Table) -> str:
+    columns = " & ".join(_latex(target) for target, _ in table.columns)
+    metrics = " & ".join(_latex(metric) for _, metric in table.columns)
+    body = [
+        rf"{_latex(row.arm)} & {' & '.join(_latex_figure(figure) for figure in row.figures)} \\" for row in table.rows
+    ]
+    note = r"test, in \%; mean $\pm$ standard deviation over seeds; best in bold, $^{=}$ ties with it, -- missing"
+    return "\n".join(
+        [
+            f"% {table.evaluation}: needs \\usepackage{{booktabs}}",
+            r"\begin{table}",
+            rf"\caption{{{_latex(table.evaluation)}: {note}.}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\toprule",
+            rf"strategy & {columns} \\",
+            rf" & {metrics} \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

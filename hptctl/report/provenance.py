@@ -1,0 +1,78 @@
+"""Every run, as somebody needs it who checks or repeats it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hptctl.report import words
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that runs have in common, as far as they are not the protocol's."""
+
+    id: str
+    settings: tuple[str, ...]
+    runs: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One run."""
+
+    run_id: str
+    name: str
+    kind: str
+    strategy: str
+    dataset: str
+    steps: int
+    seed: str
+    labels: str
+    test: str
+    standing: str
+    ended: str
+    settings: str
+    """The id of its Settings; nothing for the protocol's own."""
+    digest: str
+    data: str
+    split: str
+    weights: str
+    made_by: str
+    experiment: str
+    command: str
+
+
+def provenance(frame: pd.DataFrame) -> tuple[tuple[Provenance, ...], tuple[Settings, ...]]:
+    """Every run, the newest first, and the settings that they refer to."""
+    runs = frame.iloc[::-1]
+    several = [settings for settings in runs["settings"] if settings]
+    ids = {settings: f"settings-{number}" for number, settings in enumerate(dict.fromkeys(several), 1)}
+    rows = tuple(_row(row, ids.get(row["settings"], "")) for _, row in runs.iterrows())
+    return rows, tuple(Settings(id, settings, several.count(settings)) for settings, id in ids.items())
+
+
+def _row(row: pd.Series, settings: str) -> Provenance:
+    seeds = [str(row["pretrain_seed"]), str(row["seed"])]
+    return Provenance(
+        run_id=str(row["run_id"]),
+        name=str(row["name"]),
+        kind=str(row["kind"]),
+        strategy=str(row["arm"]),
+        dataset=str(row["dataset"]),
+        steps=int(row["steps"]),
+        seed="/".join(seed for seed in seeds if seed),
+        labels=str(row["labels"]),
+        test=words.share(float(row["test"])),
+        standing=str(row["standing"]),
+        ended=words.when(float(row["end"])),
+        settings=settings,
+        digest=str(row["digest"])[:10],
+        data=str(row["data_fingerprint"])[:10],
+        split=str(row["split_fingerprint"])[:10],
+        weights=str(row["weights_sha256"])[:10],
+        made_by=" ".join(part for part in (str(row["version"]), str(row["commit"])[:10], str(row["hardware"])) if part),
+        experiment=str(row["experiment"]),
+        command=str(row["command"]),
+    )

@@ -1,0 +1,361 @@
+"""One dataset: how long to pretrain, how much sooner, what the representation did on the way, what is confused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hpt.errors import RunError
+from hptctl import tables as kept_tables
+from hptctl import tracking
+from hptctl.report import charts, words
+from hptctl.report.answer import bars_of
+from hptctl.report.charts import percent
+from hptctl.report.findings import Findings, best
+from hptctl.report.frame import Cell
+from hptctl.report.tables import Figure, figure
+from hptctl.report.words import Chart, Link
+from hptctl.runs import Run, tracked_id
+
+CURVE_POINTS = 150
+FEW_CLASSES = 12
+"""Classes whose matrix of confusions still reads as a table."""
+PAIRS = 8
+MEASURES = {
+    "probe/alignment": "alignment (lower: views of an image are nearer)",
+    "probe/uniformity": "uniformity (lower: images are spread wider)",
+    "probe/effective_rank": "effective rank",
+}
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A figure of a dataset section: any length of pretraining, not only the one that the tables show."""
+
+    evaluation: str
+    arm: str
+    strategy: str
+    steps: int
+    val: str
+    figure: Figure
+    against_base: str
+    """In points, with the interval."""
+    runs: tuple[Link, ...]
+    """By name."""
+    shown: bool
+    """False: a length of pretraining that val did not choose."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How much sooner than `target`."""
+
+    arm: str
+    strategy: str
+    figure: Link
+    steps: int
+    target_steps: str
+    times: str
+    span: str
+    """The factor within the spread of the figure, from the slowest to the fastest."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    run: Link
+    lr: str
+    schedule: str
+    val: str
+    test: str
+    state: str
+    won: bool
+    """It has the sweep's one test figure."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    run: Link
+    strategy: str
+    steps: int
+    evaluation: str
+    metric: str
+    state: str
+    trials: tuple[Trial, ...]
+    heat_map: Chart | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What the best arm takes for what, in its first run."""
+
+    arm: str
+    run: Link
+    classes: tuple[str, ...]
+    """Of the matrix; none where there are too many to read."""
+    rows: tuple[tuple[tuple[str, int], ...], ...]
+    """(images, share of the row in percent)."""
+    pairs: tuple[tuple[str, str, str], ...]
+    """(class, what it is taken for, share), the most frequent first."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One dataset."""
+
+    id: str
+    target: str
+    charts: tuple[Chart, ...]
+    speeds: tuple[Speed, ...]
+    sweeps: tuple[Sweep, ...]
+    confusion: Confusion | None
+    details: tuple[Detail, ...]
+
+
+def section(findings: Findings, target: str, id: str) -> Section:
+    """All that the runs say of a dataset; reads the histories of the pretrainings that it draws."""
+    every = [cell for cell in findings.every if cell.target == target]
+    drawn = [*_curves(every, id), *_budgets(findings, target, id)]
+    newest = _newest_pretrainings(findings.frame, target)
+    drawn += [chart for chart in (_loss(newest, target, id), _measures(newest, target, id)) if chart]
+    frame = findings.frame
+    trials = frame[(frame["target"] == target) & (frame["parent_id"] != "")]
+    sweeps = frame[(frame["kind"] == "sweep") & frame["run_id"].isin(trials["parent_id"])]
+    return Section(
+        id=id,
+        target=target,
+        charts=tuple(drawn),
+        speeds=_speeds(findings, target),
+        sweeps=tuple(
+            _sweep(row, trials[trials["parent_id"] == row["run_id"]], f"{id}-sweep-{number}")
+            for number, (_, row) in enumerate(sweeps.iterrows(), 1)
+        ),
+        confusion=_confusion(findings, target),
+        details=tuple(_detail(findings, cell) for cell in every),
+    )
+
+
+def _detail(findings: Findings, cell: Cell) -> Detail:
+    rivals = [c for c in findings.shown if (c.target, c.evaluation) == (cell.target, cell.evaluation)]
+    base = best([c for c in rivals if c.strategy == "base" and c.own])
+    shown = cell in findings.shown
+    by = findings.difference(cell, base) if base is not None and base is not cell else None
+    span = f" ({words.interval(by)})" if by is not None and by.measured else ""
+    names = findings.frame["name"]
+    return Detail(
+        evaluation=cell.evaluation,
+        arm=cell.arm,
+        strategy=cell.strategy,
+        steps=cell.steps,
+        val=words.share(cell.val),
+        figure=figure(findings, cell, rivals),
+        against_base=f"{words.signed(by.points)}{span}" if by is not None else "",
+        runs=tuple(Link(str(names[run_id]), run_id) for run_id in cell.run_ids),
+        shown=shown,
+    )
+
+
+def _curves(every: Sequence[Cell], id: str) -> list[Chart]:
+    """Test figure against steps, of each evaluation that has several lengths, and of the first in any case."""
+    drawn = []
+    for number, evaluation in enumerate(dict.fromkeys(cell.evaluation for cell in every)):
+        mine = [cell for cell in every if cell.evaluation == evaluation and cell.own and not cell.variant]
+        lengths = {cell.steps for cell in mine if cell.steps}
+        if len(lengths) > 1 or (lengths and number == 0):
+            drawn.append(_curve(mine, f"{id}-steps-{number}"))
+    return drawn
+
+
+def _curve(found: Sequence[Cell], key: str) -> Chart:
+    lines = [
+        charts.Line(arm, mine[0].strategy, tuple((c.steps, c.mean, c.spread) for c in mine))
+        for arm in dict.fromkeys(cell.arm for cell in found)
+        if (mine := [c for c in found if c.arm == arm])
+    ]
+    metric, evaluation = words.metric(found[0].metric), found[0].evaluation
+    figures = "; ".join(
+        f"{line.arm} " + ", ".join(f"{percent(y)} at {x:,.0f} steps" if x else percent(y) for x, y, _ in line.points)
+        for line in lines
+    )
+    alt = f"Test {metric} on {found[0].target} against pretraining steps, {evaluation}: {figures}"
+    return Chart(charts.against_steps(lines, metric, alt, key), f"Length of pretraining, {evaluation}")
+
+
+def _budgets(findings: Findings, target: str, id: str) -> list[Chart]:
+    """Finetuning at each number of labels, where it is not the evaluation that the answer shows already."""
+    drawn = []
+    mine = [cell for cell in findings.shown if cell.target == target and cell.evaluation.startswith("finetuning")]
+    if not mine or mine[0].evaluation == findings.rivals(target)[0].evaluation:
+        return []
+    for number, evaluation in enumerate(dict.fromkeys(cell.evaluation for cell in mine)):
+        compared = [cell for cell in mine if cell.evaluation == evaluation]
+        found = bars_of(compared)
+        metric = words.metric(compared[0].metric)
+        alt = f"Test {metric} on {target}, {evaluation}: {'; '.join(f'{bar.name} {bar.label}' for bar in found)}"
+        svg = charts.bars(found, alt, f"{id}-labels-{number}")
+        drawn.append(Chart(svg, f"{evaluation[0].upper()}{evaluation[1:]}: test {metric}"))
+    return drawn
+
+
+def _newest_pretrainings(frame: pd.DataFrame, target: str) -> pd.DataFrame:
+    """The newest finished pretraining of each strategy and length, of the method as published."""
+    mine = frame[
+        (frame["target"] == target)
+        & (frame["kind"] == "pretrain")
+        & (frame["standing"] == "finished")
+        & (frame["strategy"] != "base")
+        & (frame["policy"] == "baseline")
+        & (frame["share"] == 1)
+    ]
+    return mine.drop_duplicates(["strategy", "steps"], keep="last").sort_values(["strategy", "steps"])
+
+
+def _labelled(newest: pd.DataFrame) -> list[tuple[tuple[str, str], pd.Series]]:
+    """((label, strategy), run); a label has the length where a strategy has several."""
+    lengths = newest["strategy"].value_counts()
+    out = []
+    for _, run in newest.iterrows():
+        strategy = str(run["strategy"])
+        label = strategy if lengths[strategy] == 1 else f"{strategy} {charts.compact(run['steps'])}"
+        out.append(((label, strategy), run))
+    return out
+
+
+def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for key, run in _labelled(newest):
+        if points := _thinned(tracking.history(str(run["run_id"]), "loss")):
+            curves[key] = points
+    if not curves:
+        return None
+    ends = "; ".join(f"{label} ends at {points[-1][1]:.2f}" for (label, _), points in curves.items())
+    alt = f"InfoNCE loss of the pretrainings on {target} by step: {ends}"
+    return Chart(charts.losses(curves, alt, f"{id}-loss"), "Pretraining loss, newest run of each length")
+
+
+def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
+    """What the runs saw when they looked at their backbones on the way."""
+    panels: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
+    for key, run in _labelled(newest):
+        for probe in sorted(
+            run["probes"], key=lambda name: (name in MEASURES, list(MEASURES).index(name) if name in MEASURES else 0)
+        ):
+            name = MEASURES.get(probe) or f"kNN on val, {words.metric(probe.removeprefix('probe/knn_'))}"
+            points = [(float(x), y) for x, y in tracking.history(str(run["run_id"]), probe) if math.isfinite(y)]
+            if points:
+                panels.setdefault(name, {})[key] = points
+    if not panels:
+        return None
+    ends = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{label} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for (label, _), points in c.items())
+        for name, c in panels.items()
+    )
+    alt = f"What pretrainings on {target} saw of their backbones on the way. {ends}"
+    svg = charts.measures(panels, alt, f"{id}-measures")
+    return Chart(svg, "The representation on its way; effective ranks compare within a run")
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most CURVE_POINTS means over neighbouring steps; a logarithmic axis has no place for step 0."""
+    kept = [(max(step, 1), value) for step, value in points if math.isfinite(value)]
+    size = -(-len(kept) // CURVE_POINTS) or 1
+    chunks = [kept[i : i + size] for i in range(0, len(kept), size)]
+    return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
+
+
+def _speeds(findings: Findings, target: str) -> tuple[Speed, ...]:
+    out = []
+    for found in findings.faster(target):
+        needed, cell = found.speed_up, found.cell
+        span = ""
+        if found.slowest and found.fastest and words.times(found.slowest) != words.times(found.fastest):
+            span = f"{words.times(found.slowest)} to {words.times(found.fastest)}"
+        out.append(
+            Speed(
+                arm=cell.arm,
+                strategy=cell.strategy,
+                figure=Link(percent(cell.mean), cell.run_ids[0]),
+                steps=cell.steps,
+                target_steps=f"{needed.bound} {needed.steps:,.0f}".strip(),
+                times=words.times(needed),
+                span=span,
+            )
+        )
+    return tuple(out)
+
+
+def _confusion(findings: Findings, target: str) -> Confusion | None:
+    top = best(findings.rivals(target))
+    assert top is not None
+    id = top.run_ids[0]
+    row = findings.frame.loc[id]
+    run = Run(Path(str(row["folder"])))
+    if not row["folder"] or tracked_id(run) != id:
+        return None
+    try:
+        classes, counts = kept_tables.confusion(run, "test")
+        pairs = kept_tables.confused(run, "test")[:PAIRS]
+    except (RunError, ValueError):  # a table that somebody has edited
+        return None
+    if not classes:
+        return None
+    few = len(classes) <= FEW_CLASSES
+    return Confusion(
+        arm=top.arm,
+        run=Link(str(row["name"]), id),
+        classes=tuple(classes) if few else (),
+        rows=tuple(tuple((f"{n:,.4g}", round(100 * n / (sum(each) or 1))) for n in each) for each in counts if few),
+        pairs=tuple((pair.actual, pair.predicted, percent(pair.share)) for pair in pairs),
+    )
+
+
+def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
+    ordered = trials.sort_values("val", ascending=False, kind="stable", na_position="last")
+    metric = words.metric(str(ordered["metric"].max()))  # trials that have not ended do not know it
+    rows = tuple(
+        Trial(
+            run=Link(str(row["name"]), str(row["run_id"])),
+            lr=_config(row, "finetune.lr"),
+            schedule=_config(row, "finetune.schedule"),
+            val=words.share(float(row["val"])),
+            test=words.share(float(row["test"])),
+            state=str(row["standing"]),
+            won=math.isfinite(float(row["test"])),
+        )
+        for _, row in ordered.iterrows()
+    )
+    scored = {(t.lr, t.schedule): float(v) for t, v in zip(rows, ordered["val"], strict=True) if math.isfinite(v)}
+    heat_map = None
+    if len(scored) > 1:
+        lrs = sorted({lr for lr, _ in scored}, key=_number)
+        schedules = sorted({schedule for _, schedule in scored}, key=lambda s: _number(s.partition("-")[0]))
+        figures = "; ".join(f"lr {lr}, {schedule}: {percent(v)}" for (lr, schedule), v in scored.items())
+        alt = f"Val {metric} of the trials of {sweep['name']}: {figures}"
+        svg = charts.heat_map(scored, lrs, schedules, alt, key)
+        heat_map = Chart(svg, f"Val {metric} by learning rate and schedule")
+    return Sweep(
+        run=Link(str(sweep["name"]), str(sweep["run_id"])),
+        strategy=str(sweep["strategy"]),
+        steps=int(sweep["steps"]),
+        evaluation=str(ordered["evaluation"].iloc[0]),
+        metric=metric,
+        state=str(sweep["standing"]),
+        trials=rows,
+        heat_map=heat_map,
+    )
+
+
+def _config(row: pd.Series, key: str) -> str:
+    value = row.get(f"config.{key}")
+    return value if isinstance(value, str) else ""
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
