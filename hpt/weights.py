@@ -123,6 +123,10 @@ class KnownWeights:
     source: str
     """Page that publishes the address and the checksum."""
     note: str
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of the images that they were trained on, by channel in [0, 1]: ImageNet's, of all three. Here a run normalises
+    with its own images' instead, as the protocol does, and BatchNorm's statistics follow."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     @property
     def file_name(self) -> str:

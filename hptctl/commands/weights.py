@@ -30,7 +30,7 @@ def list_weights(as_json: options.Json = False) -> None:
     folder = cache_folder() / "weights"
     rows = [(name, known, (folder / known.file_name).exists()) for name, known in KNOWN.items()]
     if as_json:
-        keys = ("url", "size", "backbone", "source", "note")
+        keys = ("url", "size", "backbone", "source", "note", "mean", "std")
         console.print_json(
             [
                 {"name": name, "here": here, "file": str(folder / known.file_name)}

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import pickle
+import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from hpt import encoder, weights
+from hpt.data.fetch import Checksum
 from hpt.errors import WeightsError
 
 State = dict[str, Tensor]
@@ -178,6 +182,35 @@ LAYOUTS: dict[str, Callable[[State, nn.Module], object]] = {
     },
     "torchvision or timm": lambda s, m: {"state_dict_ema": another(), "state_dict": s},
     "encoder (_feature_blocks.)": lambda s, m: {"net": {"deeper": prefixed("_feature_blocks.", s)}},
+    # VISSL: vissl/utils/checkpoint.py
+    "encoder (trunk._feature_blocks.)": lambda s, m: {
+        "classy_state_dict": {"base_model": {"model": prefixed("trunk._feature_blocks.", s)}},
+        "iteration": 7,
+    },
+    # solo-learn, a Lightning module with a momentum copy beside its backbone
+    "Lightning (backbone.)": lambda s, m: {
+        "pytorch-lightning_version": "2.1.0",
+        "state_dict": {
+            **prefixed("momentum_backbone.", another()),
+            **prefixed("backbone.", s),
+            "projector.0.weight": torch.ones(2, 2),
+        },
+    },
+    # A SimCLR port (sthalles/SimCLR): the projection head sits in the backbone's fc
+    "encoder (module.backbone.)": lambda s, m: {
+        "arch": "resnet18",
+        "state_dict": {
+            **prefixed("module.backbone.", s),
+            "module.backbone.fc.0.weight": torch.ones(2, 2),
+            "module.backbone.fc.2.weight": torch.ones(2, 2),
+        },
+    },
+    # A BYOL port (lucidrains/byol-pytorch)
+    "online encoder (online_encoder.net.)": lambda s, m: {
+        **prefixed("target_encoder.net.", another()),
+        **prefixed("online_encoder.net.", s),
+        "online_predictor.0.weight": torch.ones(2, 2),
+    },
 }
 
 
@@ -435,6 +468,39 @@ def test_a_known_name_is_its_file_in_the_cache(tmp_path: Path, monkeypatch: pyte
     path.write_bytes(b"put here by hand")
     assert weights.locate("imagenet-supervised") == path
     assert weights.locate("some-file.pth") is None
+
+
+def test_known_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, asked = tmp_path / "served", []
+    served.mkdir()
+    torch.save(encoder.build("resnet50", seed=0).state_dict(), served / "w.pth")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(served))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    digest = hashlib.sha256((served / "w.pth").read_bytes()).hexdigest()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/w.pth"
+        monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+        known = replace(weights.KNOWN["imagenet-supervised"], url=url, checksum=Checksum("sha256", digest[:8]))
+        monkeypatch.setitem(weights.KNOWN, "imagenet-supervised", known)
+        found = weights.locate("imagenet-supervised")
+        assert found is not None
+        assert weights.read(found, backbone="resnet50").sha256 == digest
+        assert weights.locate("imagenet-supervised") == found
+        assert asked == ["/w.pth"]
+        found.unlink()
+        wrong = replace(known, checksum=Checksum("sha256", "00000000"))
+        monkeypatch.setitem(weights.KNOWN, "imagenet-supervised", wrong)
+        with pytest.raises(WeightsError, match=r"put w\.pth into"):
+            weights.locate("imagenet-supervised")
+        assert not found.exists()
+        server.shutdown()
 
 
 def test_without_a_network_the_user_learns_where_to_put_the_file(
