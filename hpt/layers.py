@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from hpt.callbacks import Progress
 from hpt.data.cache import Images
 from hpt.data.loader import raw_batch
 from hpt.evaluate.features import BATCH, frozen
-from hpt.representation import linear_cka
+from hpt.representation import cka_matrix
 
 
 def activations(
@@ -47,10 +47,22 @@ def activations(
 def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[tuple[str, str], float]:
     """Linear CKA of every layer of one backbone with every layer of another, on the same images.
 
+    NaN where a layer says nothing of how images differ.
+
     Raises:
-        HptError: fewer than four images, or a layer that says nothing of how images differ.
+        HptError: fewer than four images.
     """
-    return {(x, y): linear_cka(a[x], b[y]) for x in a for y in b}
+    values = cka_matrix(list(a.values()), list(b.values())).tolist()
+    return {(x, y): value for x, row in zip(a, values, strict=True) for y, value in zip(b, row, strict=True)}
+
+
+def side_by_side(a: Sequence[str], b: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The layers of two backbones that have the same place: the stem and each block, or where the two differ in their
+    blocks, the stem and the last block of each stage: `{"layer1": ("layer1.1", "layer1.2"), ...}`."""
+    if a == b:
+        return {name: (name, name) for name in a}
+    ends = [{name.partition(".")[0]: name for name in names} for names in (a, b)]
+    return {stage: (ends[0][stage], ends[1][stage]) for stage in ends[0]}
 
 
 def _names(model: nn.Module) -> list[str]:

@@ -7,7 +7,7 @@ features have not collapsed, and how far pretraining has moved a backbone from w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,14 +108,27 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         HptError: fewer than four images, another number of them in y, features that say nothing of how images
             differ, or NaN or infinity among them.
     """
-    if len(x) != len(y):
-        raise HptError(f"{len(x)} and {len(y)} features are not of the same images")
-    x, y = _centred(_checked(x, at_least=4)), _centred(_checked(y, at_least=4))
-    own = [_hsic(each, each) for each in (x, y)]
-    # Rounding is of the order of 1e-16 of the square.
-    if any(value <= 1e-12 * float(each.square().sum()) ** 2 for value, each in zip(own, (x, y), strict=True)):
+    value = float(cka_matrix([x], [y]))
+    if math.isnan(value):
         raise HptError("all pairs of images are equally alike in these features, so there is nothing to compare")
-    return _hsic(x, y) / math.sqrt(own[0] * own[1])
+    return value
+
+
+def cka_matrix(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """`linear_cka` of each of `a` [n, d] with each of `b` [n, e], all of the same n images: fp64 [len(a), len(b)].
+
+    NaN where one says nothing of how images differ, as a layer does that has collapsed.
+
+    Raises:
+        HptError: fewer than four images, another number of them somewhere, or NaN or infinity among the features.
+    """
+    counts = dict.fromkeys(len(each) for each in (*a, *b))
+    if len(counts) > 1:
+        raise HptError(f"{' and '.join(map(str, counts))} features are not of the same images")
+    rows, columns = ([_centred(_checked(each, at_least=4)) for each in layers] for layers in (a, b))
+    own = [torch.tensor([_own_hsic(each) for each in layers], dtype=torch.float64) for layers in (rows, columns)]
+    between = torch.tensor([[_hsic(x, y) for y in columns] for x in rows], dtype=torch.float64)
+    return between / torch.outer(*own).sqrt()
 
 
 def batch_norm_drift(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, BatchNormDrift]:
@@ -179,6 +192,12 @@ def _hsic(x: Tensor, y: Tensor) -> float:
     own_x, own_y = x.square().sum(dim=1), y.square().sum(dim=1)  # n
     pairs = (x.T @ y).square().sum() - n / (n - 2) * (own_x * own_y).sum()
     return float(pairs + own_x.sum() * own_y.sum() / ((n - 1) * (n - 2)))
+
+
+def _own_hsic(x: Tensor) -> float:
+    """`_hsic` of x with itself, NaN where it is nothing but rounding, which is of the order of 1e-16 of the square."""
+    value = _hsic(x, x)
+    return value if value > 1e-12 * float(x.square().sum()) ** 2 else math.nan
 
 
 def _centred(x: Tensor) -> Tensor:

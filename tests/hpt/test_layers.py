@@ -132,4 +132,8 @@ def test_architectures_may_differ(dataset: Dataset, state: dict[str, Tensor]) ->
     larger = activations(dataset, "resnet34", encoder.build("resnet34", seed=0).state_dict())
     found = layers.similarity(activations(dataset, "resnet18", state), larger)
     assert len(found) == 9 * 17
+    beside = layers.side_by_side([x for x, y in found if y == "stem"], list(larger))
+    assert beside["layer3"] == ("layer3.1", "layer3.5")
+    assert list(beside) == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    assert layers.side_by_side(list(larger), list(larger))["layer3.2"] == ("layer3.2", "layer3.2")
     assert all(-0.2 < value <= 1.0001 for value in found.values())

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from hpt import encoder
 from hpt.errors import HptError, WeightsError
 from hpt.randomness import generator
-from hpt.representation import alignment, batch_norm_drift, effective_rank, linear_cka, uniformity
+from hpt.representation import alignment, batch_norm_drift, cka_matrix, effective_rank, linear_cka, uniformity
 
 
 def normal(*shape: int, step: int = 0) -> Tensor:
@@ -103,6 +103,20 @@ def test_cka_of_unrelated_features_is_0_though_they_are_longer_than_the_images_a
     plain = (a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm())
     assert plain > 0.85  # what the plain estimate would have us believe
     assert linear_cka(x, y) == pytest.approx(0, abs=0.1)
+
+
+def test_a_matrix_of_cka_holds_each_pairs_and_nothing_of_a_layer_that_has_collapsed() -> None:
+    x, y, z = normal(60, 12), normal(60, 12) @ normal(12, 20, step=1), normal(60, 5, step=2)
+    dead = torch.zeros(60, 8)
+    found = cka_matrix([x, dead, z], [y, z])
+    assert found.shape == (3, 2)
+    assert found[[0, 2]].flatten().tolist() == pytest.approx(
+        [linear_cka(each, other) for each in (x, z) for other in (y, z)], abs=1e-12
+    )
+    assert found[2, 1] == pytest.approx(1)
+    assert found[1].isnan().all()
+    with pytest.raises(HptError, match="60 and 59 features are not of the same images"):
+        cka_matrix([x, y], [z[:59]])
 
 
 @pytest.fixture(scope="module")
