@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hpt.data.dataset import Dataset
     from hpt.evaluate.embeddings import Embeddings
     from hpt.weights import Loaded
+    from hptctl.report.charts import Figure
 
 Split = Annotated[str, typer.Option("--split", help="train, val, test or all.")]
 
@@ -78,12 +80,13 @@ def features(
         "split_fingerprint": data.split_fingerprint,
         **{key: flatten(config.model_dump(mode="json"))[key] for key in ("backbone", "image_size", "precision")},
     }
+    drawn = _drawn(found, config, data.name, method) if draw is not None else None  # before anything is written
     result: dict[str, Any] = {"images": n, "width": width, "effective_rank": embeddings.rank(found)}
     if out is not None:
         embeddings.write(out, found, about)
         result["out"] = str(out.resolve())
-    if draw is not None:
-        _draw(draw, found, config, data.name, method)
+    if draw is not None and drawn is not None:
+        charts.save(drawn, draw)
         result["map"] = str(draw.resolve())
     if as_json:
         console.print_json(result | {"about": about})
@@ -132,7 +135,7 @@ def layers(
     from hpt.errors import DataError
     from hpt.evaluate import embeddings
     from hpt.processes import choose_device
-    from hpt.representation import batch_norm_drift, linear_cka
+    from hpt.representation import batch_norm_drift
     from hptctl import console, launch
 
     splits = embeddings.splits_of(split)
@@ -154,16 +157,18 @@ def layers(
             for each in (first, second)
         )
     same = first.backbone == second.backbone
-    cka = {name: linear_cka(mine[name], theirs[name]) for name in mine if name in theirs}
+    beside = alike.side_by_side(list(mine), list(theirs))
+    every_pair = alike.similarity(mine, theirs)  # NaN where a layer has collapsed
+    cka = {name: every_pair[pair] for name, pair in beside.items()}
     drift = batch_norm_drift(first.state, second.state) if same else {}
     if draw is not None:
-        every_pair = alike.similarity(mine, theirs)
         rows, columns = list(mine), list(theirs)
-        values = [[max(0.0, every_pair[x, y]) for y in columns] for x in rows]
+        values = [[every_pair[x, y] for y in columns] for x in rows]
         charts.save(charts.matrix(values, rows, columns, f"linear CKA: {a} (down), {b} (across)"), draw)
     if as_json:
         console.print_json(
-            {"a": a, "b": b, "images": len(drawn), "cka": cka}
+            {"a": a, "b": b, "images": len(drawn)}
+            | {"cka": {name: None if math.isnan(value) else value for name, value in cka.items()}}
             | {"batch_norm": {name: vars(each) for name, each in drift.items()}, "map": str(draw) if draw else None}
         )
         return
@@ -213,8 +218,8 @@ def _weights(name: str, backbone: str) -> Loaded:
     return weights.read(launch.find_weights(name)[0], backbone=backbone)
 
 
-def _draw(path: Path, found: Embeddings, config: EvaluateConfig, dataset: str, method: str) -> None:
-    """A colour for each of the most frequent classes; the others, and images of several classes, are grey."""
+def _drawn(found: Embeddings, config: EvaluateConfig, dataset: str, method: str) -> Figure:
+    """The map: a colour for each of the most frequent classes; the others, and images of several classes, are grey."""
     from hpt.evaluate import embeddings
     from hptctl.report import charts
 
@@ -237,4 +242,4 @@ def _draw(path: Path, found: Embeddings, config: EvaluateConfig, dataset: str, m
         axes = tuple(f"principal component {i}: {charts.percent(s)} of the variance" for i, s in enumerate(shares, 1))  # type: ignore[assignment]
     names = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
     title = f"{len(points):,} images of {dataset}, features of {config.weights}, {names[method]}"
-    charts.save(charts.plane(clouds, title, axes), path)
+    return charts.plane(clouds, title, axes)

@@ -328,7 +328,8 @@ def matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequ
         for y, row in enumerate(values):
             for x, value in enumerate(row):
                 ink = "#ffffff" if value < 0.6 else "#000000"
-                axes.text(x, y, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=ink, fontsize=7)
+                text = "" if math.isnan(value) else f"{value:.2f}".lstrip("0")
+                axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7)
         axes.set_title(title, loc="left", fontsize=11, color=INK)
         for side in axes.spines.values():
             side.set_visible(False)
