@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from hpt.data.dataset import Dataset
     from hpt.evaluate.embeddings import Embeddings
     from hpt.weights import Loaded
-    from hptctl.report.charts import Figure
 
 Split = Annotated[str, typer.Option("--split", help="train, val, test or all.")]
 
@@ -218,8 +217,8 @@ def _weights(name: str, backbone: str) -> Loaded:
     return weights.read(launch.find_weights(name)[0], backbone=backbone)
 
 
-def _drawn(found: Embeddings, config: EvaluateConfig, dataset: str, method: str) -> Figure:
-    """The map: a colour for each of the most frequent classes; the others, and images of several classes, are grey."""
+def _drawn(found: Embeddings, config: EvaluateConfig, dataset: str, method: str) -> Any:
+    """The map, a figure for `charts.save`: a colour for each of the most frequent classes; the others, and images of several classes, are grey."""
     from hpt.evaluate import embeddings
     from hptctl.report import charts
 
