@@ -218,7 +218,7 @@ def _weights(name: str, backbone: str) -> Loaded:
 
 
 def _drawn(found: Embeddings, config: EvaluateConfig, dataset: str, method: str) -> Any:
-    """The map, a figure for `charts.save`: a colour for each of the most frequent classes; the others, and images of several classes, are grey."""
+    """The map, for `charts.save`: a colour for each of the most frequent classes, and grey for the others."""
     from hpt.evaluate import embeddings
     from hptctl.report import charts
 
