@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpt.strategies import STRATEGIES
 from hptctl.report import charts, words
 from hptctl.report.charts import percent
 from hptctl.report.findings import Findings, best
@@ -99,6 +100,25 @@ def lead(answers: Sequence[Answer]) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
+def winners(findings: Findings) -> str:
+    """How many datasets each strategy is best on, or level with the best; nothing where none has a rival."""
+    counts = dict.fromkeys(STRATEGIES, 0)
+    contested = [target for target in findings.targets if len(findings.rivals(target)) > 1]
+    for target in contested:
+        rivals = findings.rivals(target)
+        top = best(rivals)
+        assert top is not None
+        level = {cell.strategy for cell in rivals if cell is top or findings.difference(cell, top).tie}
+        for strategy in level & set(counts):
+            counts[strategy] += 1
+    said = [f"{strategy} on {count}" for strategy, count in sorted(counts.items(), key=lambda each: -each[1]) if count]
+    return (
+        f"Best, or level with the best: {words.listed(said)} of {words.count(len(contested), 'dataset')}."
+        if said
+        else ""
+    )
+
+
 def picture(findings: Findings) -> Chart | None:
     """For each dataset the best further pretraining less the base; None where no dataset has both."""
     found, said = [], []
@@ -110,7 +130,9 @@ def picture(findings: Findings) -> Chart | None:
             continue
         by = findings.difference(trained, base)
         low, high = _ends(by, max(trained.spread, base.spread))
-        label = f"{words.signed(by.points)} {trained.arm}{', tie' if by.tie else ''}"
+        label = (
+            f"{words.signed(by.points)} {trained.strategy} {charts.compact(trained.steps)}{' tie' if by.tie else ''}"
+        )
         found.append(charts.Bar(target, trained.strategy, by.points, low, high, label))
         span = f" (95 % interval {words.interval(by)})" if by.measured else ""
         said.append(
@@ -120,7 +142,9 @@ def picture(findings: Findings) -> Chart | None:
     if all(math.isnan(bar.value) for bar in found):
         return None
     alt = f"What the best further pretraining brings over base, in points of the test figure. {'; '.join(said)}"
-    caption = "The best further pretraining less base, in points of the test figure"
+    caption = (
+        "The best further pretraining, after how many steps, and what it brings over base: points of the test figure"
+    )
     return Chart(charts.bars(found, alt, "picture", differences=True), caption)
 
 

@@ -11,7 +11,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -41,6 +41,8 @@ COLOURS = {  # Okabe and Ito's, told apart under the common colour-vision defici
     "weights": "#cc79a8",
 }
 OTHER = COLOURS["weights"]
+NAME = 17
+"""Characters of a line's name; what is longer is cut."""
 BAND = 0.16
 """Opacity of a band: figures on it keep their contrast."""
 MARKERS = {"base": "s", "target": "^", "hpt": "o", "hpt-bn": "X"}
@@ -138,7 +140,7 @@ def bars(found: Sequence[Bar], alt: str, key: str, *, differences: bool = False)
 def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
     """Test figure against pretraining steps, log x, with a band of one spread. An arm of no steps is a dashed level."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _blank(250)
+        figure, axes = _blank(250, right=_room(line.arm for line in lines))
         steps = sorted({step for line in lines for step, _, _ in line.points if step > 0})
         axes.set_xscale("log")
         axes.set_xlim(steps[0] / 1.6, steps[-1] * 1.6)
@@ -164,7 +166,7 @@ def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Mar
 def over(categories: Sequence[str], lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
     """Test figure over categories in their order; a line's points are (number of the category, figure, spread)."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _blank(250, bottom=64)
+        figure, axes = _blank(250, right=_room(line.arm for line in lines), bottom=64)
         for line in lines:
             _line_with_band(axes, line)
         _share_axis(axes)
@@ -186,23 +188,25 @@ def measures(
     height = len(panels) * (each + head) + foot
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, height / 72))
+        right = _room(label for curves in panels.values() for label, _ in curves)
         steps = {step for curves in panels.values() for points in curves.values() for step, _ in points}
         first = min((step for step in steps if step > 0), default=1.0)
         for number, (name, curves) in enumerate(panels.items()):
             bottom = height - (number + 1) * (each + head)
-            axes = figure.add_axes((46 / WIDTH, bottom / height, (WIDTH - 128) / WIDTH, each / height))
+            axes = figure.add_axes((46 / WIDTH, bottom / height, (WIDTH - 46 - right) / WIDTH, each / height))
             axes.set_xscale("symlog", linthresh=first, linscale=0.4)  # a look at step 0 has a place of its own
             axes.set_xlim(0 if 0 in steps else first / 1.3, max(steps) * 1.3)
             labels = []
             for (label, strategy), points in curves.items():
                 x, y = zip(*points, strict=True)
                 colour = COLOURS.get(strategy, OTHER)
-                axes.plot(x, y, color=colour, linewidth=1.6, **(_marker(strategy, 5) if len(points) < 12 else {}))
+                axes.plot(x, y, color=colour, linewidth=1.6)
                 labels.append((y[-1], label, strategy))
             axes.margins(y=0.15)
             axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
             _step_axis(axes, "pretraining step (log scale)" if number == len(panels) - 1 else "")
-            axes.set_xticks(_apart(sorted(steps - {0.0}), math.log(max(steps) / first * 2)) + [0.0] * (0 in steps))
+            decades = [10.0**power for power in range(math.ceil(math.log10(first)), int(math.log10(max(steps))) + 1)]
+            axes.set_xticks([*([0.0] if 0 in steps else ()), *(decades or [max(steps)])])
             if number < len(panels) - 1:
                 axes.tick_params(labelbottom=False)
             axes.set_title(name, loc="left", fontsize=11, color=MUTED)
@@ -213,7 +217,7 @@ def measures(
 def losses(curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]], alt: str, key: str) -> Markup:
     """Pretraining loss by step, log x. `curves`: (label, strategy) -> (step, loss)."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _blank(250)
+        figure, axes = _blank(250, right=_room(label for label, _ in curves))
         axes.set_xscale("log")
         labels = []
         for (label, strategy), points in curves.items():
@@ -423,6 +427,11 @@ def _blank(height: int, *, left: int = 46, right: int = 82, top: int = 24, botto
     return figure, figure.add_axes(box)
 
 
+def _room(names: Iterable[str]) -> int:
+    """Units to the right of a chart for the names of its lines."""
+    return max(82, round(30 + 0.95 * CHARACTER * min(max(map(len, names)), NAME)))
+
+
 def _step_axis(axes: Axes, label: str) -> None:
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
@@ -459,7 +468,7 @@ def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
         colour = COLOURS.get(strategy, OTHER)
         right = axes.get_yaxis_transform()
         axes.plot([1.03, 1.055], [place, place], transform=right, color=colour, linewidth=3, clip_on=False)
-        axes.text(1.075, place, _short(name, 12), transform=right, va="center", ha="left", fontsize=11)
+        axes.text(1.075, place, _short(name, NAME), transform=right, va="center", ha="left", fontsize=11)
     axes.set_ylim(low, high)
 
 
@@ -495,12 +504,32 @@ def _svg(figure: Figure, alt: str, key: str) -> Markup:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    for superfluous in _SUPERFLUOUS:
+        text = re.sub(superfluous, "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
+    while "<g/>" in text or re.search(r"<g>\s*</g>", text):
+        text = re.sub(r"<g/>\s*|<g>\s*</g>\s*", "", text)
+    # A hundredth of a unit is less than a screen shows.
+    text = re.sub(r'( (?:d|x|y|transform)="[^"]*")', lambda found: _rounded(found.group()), text)
     text = re.sub(r"^<svg [^>]*>", _opening(text, alt), text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(re.sub(r"\n\s*", "\n", text))
+
+
+_SUPERFLUOUS = (
+    r"<metadata>.*?</metadata>\s*",
+    r"<!--.*?-->\s*",  # each label once more
+    r"font-family: [^;\"]*;? ?",  # the page's
+    r' transform="rotate\(-0 [^)]*\)"',
+    r'<path d="[^"]*" style="fill: none"/>\s*',
+)
+"""Two thirds of what matplotlib writes."""
+
+
+def _rounded(attribute: str) -> str:
+    attribute = " ".join(attribute.split("\n")).replace(' "', '"')
+    return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found.group()):.2f}".rstrip("0").rstrip("."), attribute)
 
 
 def _opening(text: str, alt: str) -> str:

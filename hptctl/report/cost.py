@@ -39,6 +39,6 @@ def cost(cell: Cell, frame: pd.DataFrame) -> Cost:
         seconds = images / runs["images_per_second"]
     else:
         images = runs["pretraining_images"].astype(float)
-        seconds = runs["seconds"]
+        seconds = runs["seconds"].where(runs["seconds"] > 0)  # clocks of two machines may disagree
     hardware = ", ".join(sorted({str(each) for each in runs["hardware"]} - {""}))
     return Cost(cell.steps, float(images.mean()), float(seconds.mean()) / 3600, hardware)

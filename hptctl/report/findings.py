@@ -85,6 +85,11 @@ class Findings:
         found = self.difference(trained, base)
         return "tie" if found.tie else "gain" if found.points > 0 else "loss"
 
+    def wholes(self, variants: Sequence[Cell]) -> list[Cell]:
+        """What they are variants of: the whole method from the same start, of as many steps."""
+        wanted = {_kin(cell) for cell in variants}
+        return [cell for cell in self.every if not cell.variant and cell.own and _kin(cell) in wanted]
+
     def scores(self, evaluation: str) -> dict[tuple[str, str], Score]:
         """Each arm (row) against each other (column), over the datasets that have both."""
         counts: dict[tuple[str, str], list[int]] = {}
@@ -133,7 +138,9 @@ def gather(frame: pd.DataFrame) -> Findings:
     every = sorted(cells(frame), key=lambda c: (evaluation_order(c.evaluation), arm_order(c.arm), c.target, c.steps))
     chosen = at_best_length(every)
     folders = {str(id): Path(folder) for id, folder in by_id["folder"].items() if folder}
-    in_order = sorted(chosen, key=lambda c: (c.target, c.evaluation))
+    kin = {_kin(cell) for cell in every if cell.variant}
+    compared = [*chosen, *(cell for cell in every if _kin(cell) in kin and cell not in chosen)]
+    in_order = sorted(compared, key=lambda c: (c.target, c.evaluation))
     groups = [list(some) for _, some in groupby(in_order, key=lambda c: (c.target, c.evaluation))]
     return Findings(
         frame=by_id,
@@ -153,6 +160,11 @@ def best(found: Sequence[Cell]) -> Cell | None:
 def against(findings: Findings, cell: Cell, other: Cell | None) -> Difference | None:
     """A cell less another one; None where there is no other."""
     return findings.difference(cell, other) if other is not None and other is not cell else None
+
+
+def _kin(cell: Cell) -> tuple[str, str, str, str, int]:
+    """What a variant has in common with the whole method."""
+    return cell.target, cell.evaluation, cell.strategy, cell.origin, cell.steps
 
 
 def _by_arm(found: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:

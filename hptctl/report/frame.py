@@ -53,6 +53,8 @@ class Cell:
     """Pretrained on the dataset that it is evaluated on, or on nothing known to us."""
     steps: int
     """Pretraining steps behind the backbone."""
+    origin: str
+    """What its pretraining started from: a run, or weights by their name."""
     policy: str
     """Augmentations of the pretraining."""
     share: float
@@ -184,6 +186,7 @@ def cells(frame: pd.DataFrame) -> list[Cell]:
                 strategy=str(strategy),
                 own=bool(runs["own"].all()),
                 steps=int(str(steps)),
+                origin=str(first["origin"]),
                 policy=str(first["policy"]),
                 share=float(first["share"]),
                 chain=tuple(first["chain"]),

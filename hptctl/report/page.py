@@ -17,7 +17,7 @@ from hpt.errors import ConfigError, DataError, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl import tracking
 from hptctl.report import formats, panels, words
-from hptctl.report.answer import Answer, answer, lead, picture
+from hptctl.report.answer import Answer, answer, lead, picture, winners
 from hptctl.report.findings import Findings, gather
 from hptctl.report.frame import Deviation, counted, deviations, named, tidy, with_what_they_rest_on
 from hptctl.report.panels import Chains, Spent, Study
@@ -60,6 +60,7 @@ class Page:
     newest: str
     counts: str
     lead: str
+    winners: str
     picture: Chart | None
     measured: bool
     """Whether any difference has an interval."""
@@ -162,6 +163,7 @@ def build(findings: Findings) -> Page:
             )
         ),
         lead=lead(answers),
+        winners=winners(findings),
         picture=picture(findings),
         measured=any(compared),
         ruled=not all(compared),

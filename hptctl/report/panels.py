@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,7 +21,7 @@ class Loss:
 
     figure: Link
     lost: str
-    """In points, with the interval, or `tie`; nothing for the whole method itself."""
+    """In points, with the interval; nothing where the whole method has not been run."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Spent:
 def policies(findings: Findings) -> tuple[Study, ...]:
     """Of each dataset that was pretrained with fewer augmentations."""
     order = list(POLICIES)
+    variants = [cell for cell in findings.every if cell.policy != "baseline" and cell.share == 1]
     return _studies(
         findings,
-        [cell for cell in findings.chosen if cell.share == 1],
+        variants,
         lambda cell: order.index(cell.policy) if cell.policy in order else len(order),
         lambda cell: cell.policy,
         "policy",
@@ -85,13 +87,8 @@ def policies(findings: Findings) -> tuple[Study, ...]:
 
 def shares(findings: Findings) -> tuple[Study, ...]:
     """Of each dataset that was pretrained on a part of its images."""
-    return _studies(
-        findings,
-        [cell for cell in findings.chosen if cell.policy == "baseline"],
-        lambda cell: cell.share,
-        lambda cell: f"{100 * cell.share:g} %",
-        "share",
-    )
+    variants = [cell for cell in findings.every if cell.share < 1 and cell.policy == "baseline"]
+    return _studies(findings, variants, lambda cell: cell.share, lambda cell: f"{100 * cell.share:g} %", "share")
 
 
 def chains(findings: Findings) -> tuple[Chains, ...]:
@@ -144,22 +141,23 @@ def costs(findings: Findings) -> tuple[Spent, ...]:
 
 
 def _studies(
-    findings: Findings, found: Sequence[Cell], order: Callable[[Cell], float], name: Callable[[Cell], str], key: str
+    findings: Findings, variants: Sequence[Cell], order: Callable[[Cell], float], name: Callable[[Cell], str], key: str
 ) -> tuple[Study, ...]:
+    """Each variant beside the whole method from the same start, of as many steps."""
     out: list[Study] = []
-    for (target, evaluation), cells in _groups([cell for cell in found if cell.own and cell.strategy != "base"]):
+    both = [*(cell for cell in variants if cell.own), *findings.wholes(variants)]
+    for (target, evaluation), cells in _groups(both):
         names = list(dict.fromkeys(name(cell) for cell in sorted(cells, key=order)))
-        if len(names) < 2:
-            continue
+        starts = Counter(strategy for strategy, _ in {(cell.strategy, cell.origin) for cell in cells})
         rows, lines = [], []
-        for arm in sorted({_plain(cell) for cell in cells}, key=arm_order):
-            mine = {name(cell): cell for cell in cells if _plain(cell) == arm}
-            whole = next((cell for cell in mine.values() if not cell.variant), None)
-            strategy = next(iter(mine.values())).strategy
+        for (strategy, origin, steps), some in _alike(cells):
+            mine = {name(cell): cell for cell in some}
+            whole = next((cell for cell in some if not cell.variant), None)
+            arm = strategy + (f" from {origin}" if starts[strategy] > 1 else "")
             losses = tuple(_loss(findings, mine[column], whole) if column in mine else None for column in names)
-            rows.append((arm, strategy, losses))
-            points = tuple((float(names.index(n)), c.mean, c.spread) for n, c in mine.items())
-            lines.append(charts.Line(arm, strategy, tuple(sorted(points))))
+            rows.append((f"{arm}, {steps:,} steps", strategy, losses))
+            points = tuple(sorted((float(names.index(n)), c.mean, c.spread) for n, c in mine.items()))
+            lines.append(charts.Line(arm, strategy, points))
         metric = words.metric(cells[0].metric)
         said = "; ".join(
             f"{line.arm} " + ", ".join(f"{percent(y)} with {names[int(x)]}" for x, y, _ in line.points)
@@ -171,23 +169,21 @@ def _studies(
     return tuple(out)
 
 
+def _alike(cells: Sequence[Cell]) -> list[tuple[tuple[str, str, int], list[Cell]]]:
+    """Cells by strategy, start and steps, in the order of the strategies."""
+    ordered = sorted(cells, key=lambda c: (arm_order(c.strategy), c.origin, c.steps))
+    return [(k, list(some)) for k, some in groupby(ordered, key=lambda c: (c.strategy, c.origin, c.steps))]
+
+
 def _groups(found: Sequence[Cell]) -> list[tuple[tuple[str, str], list[Cell]]]:
     """Cells by target and evaluation."""
     ordered = sorted(found, key=lambda cell: (cell.target, cell.evaluation))
     return [(key, list(some)) for key, some in groupby(ordered, key=lambda cell: (cell.target, cell.evaluation))]
 
 
-def _plain(cell: Cell) -> str:
-    """The arm without what was taken away."""
-    for part in (f" {cell.policy}" if cell.policy != "baseline" else "", f" {100 * cell.share:g} % of images"):
-        if part and part in cell.arm:
-            return cell.arm.replace(part, "", 1)
-    return cell.arm
-
-
 def _loss(findings: Findings, cell: Cell, whole: Cell | None) -> Loss:
     by = against(findings, cell, whole)
-    lost = "" if by is None else _said(by.points, words.interval(by), by.tie)
+    lost = _said(by.points, words.interval(by), by.tie) if by is not None else "" if cell.variant else "the whole"
     return Loss(Link(percent(cell.mean), cell.run_ids[0]), lost)
 
 

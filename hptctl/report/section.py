@@ -239,10 +239,9 @@ def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
 def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
     """What the runs saw when they looked at their backbones on the way."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
-    for key, run in _labelled(newest):
-        for probe in sorted(
-            run["probes"], key=lambda name: (name in MEASURES, list(MEASURES).index(name) if name in MEASURES else 0)
-        ):
+    longest = newest.drop_duplicates("strategy", keep="last")
+    for key, run in _labelled(longest):
+        for probe in sorted(run["probes"], key=lambda name: (name in MEASURES, name)):  # kNN first
             name = MEASURES.get(probe) or f"kNN on val, {words.metric(probe.removeprefix('probe/knn_'))}"
             points = [(float(x), y) for x, y in tracking.history(str(run["run_id"]), probe) if math.isfinite(y)]
             if points:
@@ -256,7 +255,9 @@ def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
     )
     alt = f"What pretrainings on {target} saw of their backbones on the way. {ends}"
     svg = charts.measures(panels, alt, f"{id}-measures")
-    return Chart(svg, "The representation on its way; effective ranks compare within a run")
+    return Chart(
+        svg, "The representation on its way, longest run of each strategy; effective ranks compare within a run"
+    )
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -1,0 +1,202 @@
+"""How long the report on a store of about a thousand runs takes, and how large it is.
+
+uv run python benchmarks/report.py --folder /tmp/many --datasets 16
+
+The store is made up: figures fall from curves, predictions from images that are more or less hard. Making it takes some
+minutes; a folder that holds one already is reported on as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpt import predictions
+from hpt.config import EvaluateConfig, PretrainConfig, resolve
+from hpt.evaluate import summarise, write_per_class
+from hpt.predictions import Predictions
+from hptctl import runs, tracking
+
+T0, HOUR = 1_760_000_000.0, 3600.0
+CLASSES = np.array(["annual crop", "forest", "highway", "industrial", "pasture", "residential", "river", "sea lake"])
+LENGTHS = {"base": (0,), "target": (5000, 50_000, 100_000, 200_000), "hpt": (50, 500, 5000), "hpt-bn": (5000,)}
+POLICIES = ("no-grayscale", "no-color", "crop-blur", "crop-only")
+SHARES = (0.01, 0.1, 0.5)
+GRID = [("0.01", "2500-steps"), ("0.01", "90-epochs"), ("0.001", "2500-steps"), ("0.001", "90-epochs")]
+
+
+class Store:
+    """One dataset's runs after the other's."""
+
+    def __init__(self, images: int) -> None:
+        self.images, self.clock, self.ids, self.made = images, T0, dict[str, str](), 0
+
+    def run(
+        self, kind: Any, name: str, config: dict[str, Any], tags: dict[str, Any], state: Any, **spec: Any
+    ) -> runs.Run:
+        self.clock += HOUR
+        text = {key: str(value) for key, value in tags.items()}
+        command = f"hptctl {kind} --name {name}"
+        run = runs.create(kind, name, "", experiment="many", command=command, config=config, tags=text, **spec)
+        run.start()
+        run.write_status(state=state, ended=self.clock)
+        return run
+
+    def finish(self, run: runs.Run, results: dict[str, float], facts: dict[str, str]) -> None:
+        if results:
+            run.append_metrics(results, 10**6)
+        run.write_status(results=results, facts=facts)
+        tracking.sync(run)
+        self.ids[run.name] = runs.tracked_id(run) or ""
+        self.made += 1
+
+    def pretrain(
+        self, strategy: str, dataset: str, steps: int, seed: int, weights: str, sets: tuple[str, ...] = ()
+    ) -> str:
+        flags = {"strategy": strategy, "dataset": dataset, "steps": steps or None, "seed": seed}
+        flags |= {"weights": None if strategy == "target" else weights}
+        config = resolve(PretrainConfig, sets=["preset=small", *sets], flags=flags).model_dump(mode="json")
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([strategy, dataset, str(steps), str(seed), *sets]))
+        source = runs.find(weights) if strategy != "target" else None
+        link = {"source": source.name, "source_folder": str(source.path.resolve())} if source else {}
+        tags = {"strategy": strategy, "dataset": dataset, "steps": steps, "seed": seed, "preset": "small"}
+        tags |= {"weights": config["weights"] or "", "version": "0.1.0"}
+        run = self.run("pretrain", name, config, tags, "finished", **link)
+        look = max(1, steps // 8)
+        for step in sorted({max(1, round(steps * i / 40)) for i in range(1, 41)} if steps else ()):
+            run.append_metrics({"loss": 7.5 * (step + 5) ** -0.18 + 0.05 * seed, "images_per_second": 142.0}, step)
+        for step in range(0, steps + 1, look) if strategy != "base" else ():
+            gone = math.log10(step / 50 + 1)
+            run.append_metrics(
+                {
+                    "probe/knn_top1": 0.5 + 0.06 * gone,
+                    "probe/alignment": 0.4 - 0.05 * gone,
+                    "probe/uniformity": -2.1 - 0.2 * gone,
+                    "probe/effective_rank": 40 + 25 * gone,
+                },
+                step,
+            )
+        facts = {"data_fingerprint": f"feed{dataset}", "split_fingerprint": "5ca1ab1e", "weights_sha256": "a1b2c3d4e5"}
+        facts |= {"images": "8400", "hardware": "1 x 2-core x86_64 (cpu), torch 2.15.0"}
+        self.finish(run, {}, facts)
+        return run.name
+
+    def evaluate(
+        self, kind: Any, source: str, dataset: str, quality: float, *, reruns: int, labels: str = "all",
+        parent: str | None = None, sets: tuple[str, ...] = (), test: bool = True,
+    ) -> str:  # fmt: skip
+        trained = runs.get(source).spec().tags
+        flags = {"kind": kind, "weights": source, "dataset": dataset, "labels": labels}
+        config = resolve(EvaluateConfig, sets=["preset=small", *sets], flags=flags).model_dump(mode="json")
+        tags = {"dataset": dataset, "pretrain_dataset": trained["dataset"], "pretrain_seed": trained["seed"], "seed": 0}
+        tags |= {key: trained[key] for key in ("strategy", "steps")} | {"metric": "top1", "labels": labels}
+        tags |= {"preset": "small", "source_id": self.ids[source], "version": "0.1.0"}
+        name = f"{kind}-{labels}-{source}-{len(self.ids)}"
+        folder = str(runs.get(source).path.resolve())
+        run = self.run(kind, name, config, tags, "finished", source=source, source_folder=folder, parent=parent)
+        seed = int.from_bytes(f"{dataset}".encode(), "little") % 2**32
+        shared = np.random.default_rng(seed)
+        truth, hardness = shared.integers(0, len(CLASSES), self.images), shared.random(self.images)
+        own = np.random.default_rng([seed, len(self.ids)])
+        scores = own.normal(0, 0.6, (reruns, self.images, len(CLASSES))).astype(np.float32)
+        right = hardness + own.normal(0, 0.15, (reruns, self.images)) < quality
+        taken = np.where(right, truth, (truth + 1 + (own.random(truth.shape) < 0.4)) % len(CLASSES))
+        np.put_along_axis(scores, taken[..., None], 4.0, axis=2)
+        names = np.array([f"{i:05d}.png" for i in range(self.images)])
+        results = {"val/top1": float(right.mean())}
+        if test:
+            kept = Predictions(names, truth, scores, CLASSES)
+            predictions.write(run.path, "test", kept)
+            write_per_class(run.path, "test", kept)
+            results |= summarise("test", scores, truth)
+        facts = {"data_fingerprint": f"feed{dataset}", "split_fingerprint": "5ca1ab1e", "test_images": str(self.images)}
+        self.finish(run, results, facts)
+        return run.name
+
+    def sweep(self, source: str, dataset: str, quality: float, labels: str) -> None:
+        trained = runs.get(source).spec().tags
+        tags = {key: trained[key] for key in ("strategy", "steps")} | {"dataset": dataset, "metric": "top1"}
+        tags |= {"pretrain_seed": trained["seed"], "labels": labels}
+        config = {"space": {"lr": [0.01, 0.001], "schedule": ["2500-steps", "90-epochs"]}}
+        run = self.run("sweep", f"sweep-{labels}-{source}", config, tags, "finished", source=source)
+        self.finish(run, {}, {})
+        for number, (lr, schedule) in enumerate(GRID):
+            sets = (f"finetune.lr={lr}", f"finetune.schedule={schedule}")
+            self.evaluate(
+                "finetune", source, dataset, quality - 0.02 * number, reruns=1, labels=labels, parent=run.name,
+                sets=sets, test=number == 0,
+            )  # fmt: skip
+
+    def dataset(self, name: str, number: int) -> None:
+        """Some 60 runs; the robustness studies on the first three."""
+        level, gain = 0.55 + 0.02 * (number % 7), 0.12 - 0.012 * (number % 12)
+        base = "moco-v2-800ep"
+        if number == 2:  # a chain over the first dataset
+            base_of_chain = next(each for each in self.ids if each.startswith("hpt-") and each.endswith("-5000-0"))
+            over = self.pretrain("hpt", name, 5000, 9, base_of_chain)
+            self.evaluate("linear", over, name, level + gain + 0.03, reruns=3)
+        for strategy, lengths in LENGTHS.items():
+            for steps in lengths:
+                for seed in range(3 if steps == 5000 and strategy != "target" else 1):
+                    source = self.pretrain(strategy, name, steps, seed, base)
+                    rise = {"base": 0.0, "hpt": gain * math.log10(steps + 1) / 3.7, "hpt-bn": gain * 0.9}
+                    quality = level + rise.get(strategy, 0.04 * math.log10(steps + 1) - 0.16)
+                    self.evaluate("linear", source, name, quality + 0.004 * seed, reruns=3)
+                    if seed == 0 and steps in {0, 5000, 200_000}:
+                        self.sweep(source, name, quality - 0.15, "1000")
+                        self.sweep(source, name, quality + 0.05, "all")
+        for strategy, steps in (("hpt", 5000), ("target", 50_000)) if number < 3 else ():
+            for cut, policy in enumerate(POLICIES, 1):
+                source = self.pretrain(strategy, name, steps, 0, base, (f"augment.policy={policy}",))
+                worse = (0.015 if strategy == "hpt" else 0.05) * cut
+                self.evaluate("linear", source, name, level + gain - worse, reruns=3)
+            for share in SHARES if "share" in PretrainConfig.model_fields else ():
+                source = self.pretrain(strategy, name, steps, 0, base, (f"share={share}",))
+                worse = (0.02 if strategy == "hpt" else 0.06) * -math.log10(share)
+                self.evaluate("linear", source, name, level + gain - worse, reruns=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="working folder of the store")
+    parser.add_argument("--datasets", type=int, default=16)
+    parser.add_argument("--images", type=int, default=2000, help="test images of each")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    out = options.json.resolve() if options.json else None
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(options.folder)
+    os.environ["HPTCTL_CACHE"] = str(Path.cwd() / "cache")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if not runs.all_runs():
+        store = Store(options.images)
+        for number in range(options.datasets):
+            store.dataset(f"dataset-{number:02d}", number)
+            print(f"{store.made} runs", file=sys.stderr)
+    for file in Path("cache/intervals").glob("*.json"):
+        file.unlink()
+    medians: dict[str, float] = {}
+    for what in ("first", "again"):  # the intervals are kept
+        since = time.perf_counter()
+        command = [sys.executable, "-m", "hptctl", "report", "--out", "report.html"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        medians[f"seconds, {what}"] = time.perf_counter() - since
+    medians |= {"MB": Path("report.html").stat().st_size / 1e6, "runs": len(tracking.read_runs())}
+    print(json.dumps(medians, indent=1))
+    if out:
+        out.write_text(json.dumps({"medians": medians}))
+
+
+if __name__ == "__main__":
+    main()
