@@ -14,7 +14,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -389,11 +389,12 @@ def read_runs(experiment: str | None = None) -> list[Record]:
                 return records
 
 
-def history(run_id: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of one metric, by step."""
+def histories(wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """(step, value) by step, of each (run id, metric)."""
     with _readable():
-        points = _existing().get_metric_history(run_id, metric)
-    return sorted((p.step, p.value) for p in points)
+        mlflow_client = _existing()
+        found = {(id, metric): mlflow_client.get_metric_history(id, metric) for id, metric in wanted}
+    return {key: sorted((point.step, point.value) for point in points) for key, points in found.items()}
 
 
 class Watch:

@@ -83,6 +83,21 @@ def workplace(tmp_path: Path, new_store: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a store that holds every situation of a report, and `report.html` on it."""
+    from tracked_store import Store, fill
+
+    from hptctl.report import page
+
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fill(Store())
+        page.write(folder / "report.html", page.Selection(experiment="test"))
+    return folder
+
+
 def command(*arguments: str) -> list[str]:
     """The command line of a real `hptctl` process."""
     return [sys.executable, "-m", "hptctl", *arguments]

@@ -22,7 +22,6 @@ import matplotlib.transforms
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hpt.errors import ConfigError
@@ -231,32 +230,6 @@ def losses(curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]], alt:
         axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
         axes.set_title("InfoNCE loss", loc="left", fontsize=11, color=MUTED)
         _label_ends(axes, labels)
-        return _svg(figure, alt, key)
-
-
-def heat_map(
-    figures: Mapping[tuple[str, str], float], rows: Sequence[str], columns: Sequence[str], alt: str, key: str
-) -> Markup:
-    """A sweep's val figures, `figures[row, column]`: the fuller the colour the better; the best is framed."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _blank(26 + 40 * len(rows), left=64, right=4, bottom=22, top=4)
-        low, high = min(figures.values()), max(figures.values())
-        for (row, column), value in figures.items():
-            share = (value - low) / (high - low) if high > low else 1.0
-            x, y = columns.index(column), rows.index(row)
-            # Never so full that the figure on it would lose its contrast.
-            box = Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, fc=COLOURS["hpt"], alpha=0.08 + 0.4 * share, ec="none")
-            axes.add_patch(box)
-            if value == high:
-                axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, fc="none", ec=INK, lw=1.8))
-            axes.text(x + 0.5, y + 0.5, percent(value), ha="center", va="center")
-        axes.set_xlim(0, len(columns))
-        axes.set_ylim(len(rows), 0)
-        axes.set_xticks([i + 0.5 for i in range(len(columns))], list(columns))
-        axes.set_yticks([i + 0.5 for i in range(len(rows))], [f"lr {row}" for row in rows])
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
         return _svg(figure, alt, key)
 
 

@@ -9,6 +9,9 @@ import pandas as pd
 
 from hptctl.report.frame import Cell
 
+OF_A_COST = ("source_id", "config.batch_size", "images_per_second", "pretraining_images", "seconds", "hardware")
+"""The columns that a cost is computed from."""
+
 
 @dataclass(frozen=True)
 class Cost:

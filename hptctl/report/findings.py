@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from hpt.statistics import SpeedUp, speed_up
-from hptctl.report.cost import Cost, cost
+from hptctl.report.cost import OF_A_COST, Cost, cost
 from hptctl.report.frame import Cell, arm_order, at_best_length, cells, evaluation_order, published
 from hptctl.report.intervals import Difference, Differences
 
@@ -142,13 +142,14 @@ def gather(frame: pd.DataFrame) -> Findings:
     compared = [*chosen, *(cell for cell in every if _kin(cell) in kin and cell not in chosen)]
     in_order = sorted(compared, key=lambda c: (c.target, c.evaluation))
     groups = [list(some) for _, some in groupby(in_order, key=lambda c: (c.target, c.evaluation))]
+    narrow = by_id[[column for column in OF_A_COST if column in by_id]]
     return Findings(
         frame=by_id,
         every=tuple(every),
         chosen=tuple(chosen),
         shown=tuple(published(chosen)),
         difference=Differences(groups, folders),
-        costs={cell.place: cost(cell, by_id) for cell in every},
+        costs={cell.place: cost(cell, narrow) for cell in every},
     )
 
 

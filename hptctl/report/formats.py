@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -185,7 +186,7 @@ def _csv_cell(value: Any) -> str:
 
 def _md(text: str) -> str:
     r"""Text that Markdown takes as it is, in one line: `a|b` -> `a\|b`."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _md_figure(figure: tables.Figure | None) -> str:

@@ -5,7 +5,9 @@ The templates' context is the frozen dataclass below and those of its parts: wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import gc
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -92,8 +94,9 @@ def write(out: Path, selection: Selection = Selection(), *, format: str | None =
         ConfigError: no such format, or `out` cannot be written.
     """
     wanted = formats.of(out, format)
-    findings = read(selection)
-    text = render(findings, wanted)
+    with _uncollected():
+        findings = read(selection)
+        text = render(findings, wanted)
     try:
         write_text(out, text)
     except OSError as error:
@@ -180,6 +183,18 @@ def build(findings: Findings) -> Page:
         provenance=rows,
         settings=settings,
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector of cycles, which walks all runs again and again: a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def templates() -> Path:

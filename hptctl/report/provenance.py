@@ -46,7 +46,7 @@ class Provenance:
 
 def provenance(frame: pd.DataFrame) -> tuple[tuple[Provenance, ...], tuple[Settings, ...]]:
     """Every run, the newest first, and the settings that they refer to."""
-    runs = frame.iloc[::-1]
+    runs = frame[[column for column in frame if not str(column).startswith("config.")]].iloc[::-1]
     several = [settings for settings in runs["settings"] if settings]
     ids = {settings: f"settings-{number}" for number, settings in enumerate(dict.fromkeys(several), 1)}
     rows = tuple(_row(row, ids.get(row["settings"], "")) for _, row in runs.iterrows())

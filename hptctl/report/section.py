@@ -77,6 +77,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """Val figures by learning rate and schedule; a table, since matplotlib takes 50 ms for each of many."""
+
+    schedules: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+    """(lr, (figure, how good in percent of the sweep's range) for each schedule); nothing where there is no trial."""
+
+
+@dataclass(frozen=True)
 class Sweep:
     run: Link
     strategy: str
@@ -85,7 +94,7 @@ class Sweep:
     metric: str
     state: str
     trials: tuple[Trial, ...]
-    heat_map: Chart | None
+    heat_map: HeatMap | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,8 @@ def section(findings: Findings, target: str, id: str) -> Section:
     drawn = [*_curves(every, id), *_budgets(findings, target, id)]
     newest = _newest_pretrainings(findings.frame, target)
     drawn += [chart for chart in (_loss(newest, target, id), _measures(newest, target, id)) if chart]
-    frame = findings.frame
+    # Every setting has a column, and slices of the whole are slow.
+    frame = findings.frame[[column for column in _OF_A_SWEEP if column in findings.frame]]
     trials = frame[(frame["target"] == target) & (frame["parent_id"] != "")]
     sweeps = frame[(frame["kind"] == "sweep") & frame["run_id"].isin(trials["parent_id"])]
     return Section(
@@ -129,10 +139,7 @@ def section(findings: Findings, target: str, id: str) -> Section:
         target=target,
         charts=tuple(drawn),
         speeds=_speeds(findings, target),
-        sweeps=tuple(
-            _sweep(row, trials[trials["parent_id"] == row["run_id"]], f"{id}-sweep-{number}")
-            for number, (_, row) in enumerate(sweeps.iterrows(), 1)
-        ),
+        sweeps=tuple(_sweep(row, trials[trials["parent_id"] == row["run_id"]]) for _, row in sweeps.iterrows()),
         confusion=_confusion(findings, target),
         details=tuple(_detail(findings, cell) for cell in every),
     )
@@ -210,6 +217,7 @@ def _newest_pretrainings(frame: pd.DataFrame, target: str) -> pd.DataFrame:
         & (frame["policy"] == "baseline")
         & (frame["share"] == 1)
     ]
+    mine = mine[["run_id", "strategy", "steps", "probes"]]
     return mine.drop_duplicates(["strategy", "steps"], keep="last").sort_values(["strategy", "steps"])
 
 
@@ -226,8 +234,9 @@ def _labelled(newest: pd.DataFrame) -> list[tuple[tuple[str, str], pd.Series]]:
 
 def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
     curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    logged = tracking.histories((str(id), "loss") for id in newest["run_id"])
     for key, run in _labelled(newest):
-        if points := _thinned(tracking.history(str(run["run_id"]), "loss")):
+        if points := _thinned(logged[run["run_id"], "loss"]):
             curves[key] = points
     if not curves:
         return None
@@ -240,10 +249,11 @@ def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
     """What the runs saw when they looked at their backbones on the way."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     longest = newest.drop_duplicates("strategy", keep="last")
+    logged = tracking.histories((str(run["run_id"]), probe) for _, run in longest.iterrows() for probe in run["probes"])
     for key, run in _labelled(longest):
         for probe in sorted(run["probes"], key=lambda name: (name in MEASURES, name)):  # kNN first
             name = MEASURES.get(probe) or f"kNN on val, {words.metric(probe.removeprefix('probe/knn_'))}"
-            points = [(float(x), y) for x, y in tracking.history(str(run["run_id"]), probe) if math.isfinite(y)]
+            points = [(float(x), y) for x, y in logged[run["run_id"], probe] if math.isfinite(y)]
             if points:
                 panels.setdefault(name, {})[key] = points
     if not panels:
@@ -314,7 +324,11 @@ def _confusion(findings: Findings, target: str) -> Confusion | None:
     )
 
 
-def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
+_OF_A_SWEEP = ["run_id", "parent_id", "kind", "name", "target", "strategy", "steps", "standing", "evaluation", "metric"]
+_OF_A_SWEEP += ["val", "test", "config.finetune.lr", "config.finetune.schedule"]
+
+
+def _sweep(sweep: pd.Series, trials: pd.DataFrame) -> Sweep:
     ordered = trials.sort_values("val", ascending=False, kind="stable", na_position="last")
     metric = words.metric(str(ordered["metric"].max()))  # trials that have not ended do not know it
     rows = tuple(
@@ -329,15 +343,7 @@ def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
         )
         for _, row in ordered.iterrows()
     )
-    scored = {(t.lr, t.schedule): float(v) for t, v in zip(rows, ordered["val"], strict=True) if math.isfinite(v)}
-    heat_map = None
-    if len(scored) > 1:
-        lrs = sorted({lr for lr, _ in scored}, key=_number)
-        schedules = sorted({schedule for _, schedule in scored}, key=lambda s: _number(s.partition("-")[0]))
-        figures = "; ".join(f"lr {lr}, {schedule}: {percent(v)}" for (lr, schedule), v in scored.items())
-        alt = f"Val {metric} of the trials of {sweep['name']}: {figures}"
-        svg = charts.heat_map(scored, lrs, schedules, alt, key)
-        heat_map = Chart(svg, f"Val {metric} by learning rate and schedule")
+    scored = zip(rows, ordered["val"], strict=True)
     return Sweep(
         run=Link(str(sweep["name"]), str(sweep["run_id"])),
         strategy=str(sweep["strategy"]),
@@ -346,8 +352,28 @@ def _sweep(sweep: pd.Series, trials: pd.DataFrame, key: str) -> Sweep:
         metric=metric,
         state=str(sweep["standing"]),
         trials=rows,
-        heat_map=heat_map,
+        heat_map=_heat_map([(t.lr, t.schedule, float(v)) for t, v in scored if math.isfinite(v)]),
     )
+
+
+def _heat_map(scored: Sequence[tuple[str, str, float]]) -> HeatMap | None:
+    """The best of the trials at each place; None where there is one place only."""
+    best_at: dict[tuple[str, str], float] = {}
+    for lr, schedule, val in scored:
+        best_at[lr, schedule] = max(val, best_at.get((lr, schedule), val))
+    if len(best_at) < 2:
+        return None
+    low, high = min(best_at.values()), max(best_at.values())
+    schedules = sorted({schedule for _, schedule in best_at}, key=lambda s: _number(s.partition("-")[0]))
+
+    def at(lr: str, schedule: str) -> tuple[str, int]:
+        val = best_at.get((lr, schedule))
+        return (
+            ("", 0) if val is None else (percent(val), round(100 * (val - low) / (high - low)) if high > low else 100)
+        )
+
+    lrs = sorted({lr for lr, _ in best_at}, key=_number)
+    return HeatMap(tuple(schedules), tuple((lr, tuple(at(lr, schedule) for schedule in schedules)) for lr in lrs))
 
 
 def _config(row: pd.Series, key: str) -> str:

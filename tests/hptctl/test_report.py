@@ -7,225 +7,33 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tracked_store import ODD, T0, Store
 
-from hpt.config import EvaluateConfig, PretrainConfig, resolve
 from hpt.errors import ConfigError, RunError
-from hptctl import runs, tracking
+from hptctl import tracking
 from hptctl.report import page
 from hptctl.report.findings import gather
 from hptctl.report.frame import at_best_length, cells, deviations, tidy
 from hptctl.report.words import when
 
-ODD = "<script>alert(1)</script> $x^ & 图"
 TEST = page.Selection(experiment="test")
-T0 = 1_760_000_000.0
-HOUR = 3600.0
 
 
-class Store:
-    """Writes runs into the store of the working folder as the program does: run folder, then MLflow."""
-
-    def __init__(self) -> None:
-        self.clock = T0
-        self.ids: dict[str, str] = {}
-
-    def run(
-        self,
-        kind: runs.Kind,
-        name: str,
-        config: dict[str, Any],
-        tags: dict[str, Any],
-        metrics: dict[int, dict[str, float]],
-        state: runs.State = "finished",
-        facts: dict[str, str] | None = None,
-        **spec: Any,
-    ) -> str:
-        self.clock += HOUR
-        run = runs.create(
-            kind,
-            name,
-            "",
-            experiment="test",
-            command=f"hptctl {kind} --name '{name}'",
-            config=config,
-            tags={key: str(value) for key, value in tags.items()},
-            **spec,
-        )
-        run.start()
-        with tracking.tracked(run) as tracker:
-            for step, values in metrics.items():
-                tracker.log(values, step)
-            if state != "running":
-                run.write_status(state=state, ended=self.clock, facts=facts or {})
-        self.ids[name] = runs.tracked_id(run) or ""
-        assert self.ids[name], "the store has not taken the run"
-        return name
-
-    def pretrain(self, strategy: str, dataset: str, steps: int, seed: int = 0, state: runs.State = "finished") -> str:
-        name = "-".join([strategy, re.sub(r"[^a-z_]+", "", dataset), str(steps), str(seed)])
-        weights = None if strategy == "target" else "moco-v2-800ep"
-        config = resolve(
-            PretrainConfig,
-            sets=["preset=small", f"seed={seed}"],
-            flags={"strategy": strategy, "dataset": dataset, "weights": weights, "steps": steps or None},
-        ).model_dump(mode="json")
-        tags = {
-            "strategy": strategy,
-            "dataset": dataset,
-            "steps": steps,
-            "seed": seed,
-            "preset": "small",
-            "weights": weights or "",
-            "weights_sha256": "a1b2c3d4e5f60718",
-            "data_fingerprint": "feedc0ffee112233",
-            "split_fingerprint": "5ca1ab1e00112233",
-        }
-        loss = {
-            step: {"loss": 7.5 * (step + 5) ** -0.18 + 0.1 * seed, "lr": 0.03}
-            for step in sorted({round(steps * i / 30) for i in range(1, 31)})
-            if step
-        }
-        return self.run("pretrain", name, config, tags, loss, state)
-
-    def evaluate(
-        self,
-        kind: runs.Kind,
-        source: str,
-        dataset: str,
-        test: float | None,
-        *,
-        name: str | None = None,
-        val: float | None = None,
-        metric: str = "top1",
-        labels: str = "all",
-        images: int = 1000,
-        seed: int = 0,
-        state: runs.State = "finished",
-        parent: str | None = None,
-        sets: tuple[str, ...] = (),
-    ) -> str:
-        trained = runs.get(source).spec().tags
-        config = resolve(
-            EvaluateConfig,
-            sets=["preset=small", *sets],
-            flags={"kind": kind, "weights": source, "dataset": dataset, "labels": labels, "seed": seed},
-        ).model_dump(mode="json")
-        tags = {
-            "strategy": trained["strategy"],
-            "dataset": dataset,
-            "pretrain_dataset": trained["dataset"],
-            "steps": trained["steps"],
-            "pretrain_seed": trained["seed"],
-            "seed": seed,
-            "preset": "small",
-            "labels": labels,
-            "source_id": self.ids[source],
-            "metric": metric,
-            "split_fingerprint": "5ca1ab1e00112233",
-        }
-        metrics = {} if val is None and test is None else {1: {f"val/{metric}": test if val is None else val}}  # type: ignore[dict-item]
-        if test is not None:
-            metrics[1] |= {f"test/{metric}": test, f"test/{metric}_std": 0.002}
-        facts = {"test_images": str(images)}
-        name = name or f"{kind}-{labels}-{source}"
-        return self.run(kind, name, config, tags, metrics, state, facts, source=source, parent=parent)
-
-    def sweep(self, source: str, dataset: str, vals: dict[tuple[str, str], float], test: float) -> None:
-        trained = runs.get(source).spec().tags
-        name = f"sweep-{source}"
-        best = max(vals, key=lambda cell: vals[cell])
-        trial = {cell: f"{name}-{i}" for i, cell in enumerate(vals)}
-        tags = {
-            "strategy": trained["strategy"],
-            "dataset": dataset,
-            "steps": trained["steps"],
-            "pretrain_seed": trained["seed"],
-            "metric": "top1",
-            "labels": "1000",
-            "winner": trial[best],
-        }
-        space = {"space": {"lr": [0.01, 0.001], "schedule": ["2500-steps", "90-epochs"]}}
-        metrics = {1: {"val/top1": vals[best], "test/top1": test}}
-        self.run("sweep", name, space, tags, metrics, source=source)
-        for (lr, schedule), val in vals.items():
-            self.evaluate(
-                "finetune",
-                source,
-                dataset,
-                test if (lr, schedule) == best else None,
-                val=val,
-                name=trial[lr, schedule],
-                labels="1000",
-                parent=name,
-                sets=(f"finetune.lr={lr}", f"finetune.schedule={schedule}"),
-            )
-
-
-def fill(store: Store) -> None:
-    elsewhere = store.pretrain("target", "tiny_imagenet", 5000)
-    base = store.pretrain("base", "flowers", 0)
-    store.evaluate("linear", base, "flowers", 0.712)
-    store.evaluate("knn", base, "flowers", 0.583)
-    store.evaluate("linear", elsewhere, "flowers", 0.655)
-    hpt = [store.pretrain("hpt", "flowers", 5000, seed) for seed in range(3)]
-    store.evaluate("linear", hpt[0], "flowers", 0.5, name="linear-of-an-older-day")
-    for source, test in zip(hpt, (0.842, 0.851, 0.846), strict=True):
-        store.evaluate("linear", source, "flowers", test)
-    # The longer pretraining is better on test and worse on val: the table must not pick it.
-    longer = store.pretrain("hpt", "flowers", 50000)
-    store.evaluate("linear", longer, "flowers", 0.861, val=0.80)
-    store.evaluate("linear", store.pretrain("hpt", "flowers", 500), "flowers", 0.801)
-    store.evaluate("knn", hpt[0], "flowers", 0.671)
-    for steps, test in ((5000, 0.601), (50000, 0.741)):
-        store.evaluate("linear", store.pretrain("target", "flowers", steps), "flowers", test)
-    store.evaluate("linear", store.pretrain("hpt-bn", "flowers", 5000), "flowers", 0.838)
-    grid = {
-        ("0.01", "2500-steps"): 0.62,
-        ("0.01", "90-epochs"): 0.644,
-        ("0.001", "2500-steps"): 0.58,
-        ("0.001", "90-epochs"): 0.571,
-    }
-    store.sweep(hpt[0], "flowers", grid, 0.639)
-    store.evaluate("finetune", base, "flowers", 0.6, labels="1000")
-
-    chest = [store.pretrain("base", "chest", 0), store.pretrain("hpt", "chest", 5000)]
-    store.evaluate("linear", chest[0], "chest", 0.913, metric="auroc", images=618)
-    store.evaluate("linear", chest[1], "chest", 0.921, metric="auroc", images=618)
-    store.evaluate("finetune", chest[1], "chest", None, name="gave-up", state="failed")
-    store.evaluate("finetune", chest[1], "chest", 0.99, name="stopped", state="killed", metric="auroc")
-    store.evaluate("finetune", chest[1], "chest", None, name="on-its-way", state="running")
-
-    odd = [
-        store.pretrain("base", ODD, 0),
-        store.pretrain("hpt", ODD, 500),
-        store.pretrain("target", ODD, 5000),
-    ]
-    for source, test in zip(odd, (0.93, 0.72, 0.66), strict=True):
-        store.evaluate("linear", source, ODD, test, images=786)
+@pytest.fixture(autouse=True)
+def folder(report_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a filled store, entered."""
+    monkeypatch.chdir(report_folder)
+    return report_folder
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with a filled store."""
-    folder = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        fill(Store())
-        page.write(folder / "report.html", TEST)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def html(folder: Path) -> str:
-    return (folder / "report.html").read_text(encoding="utf-8")
+def html(report_folder: Path) -> str:
+    return (report_folder / "report.html").read_text(encoding="utf-8")
 
 
 class Elements(HTMLParser):
@@ -289,6 +97,8 @@ def test_a_strategy_nobody_ran_shows_as_missing(html: str) -> None:
         "target": True,
         "target on tiny_imagenet": True,
         "hpt": False,
+        "hpt from hpt-flowers-5000-0": True,
+        "hpt from moco-v2-800ep": True,
         "hpt-bn": True,
     }
     assert {row[0] for row in table(html, "Test, kNN")[1:]} == {"base", "target", "hpt", "hpt-bn"}
@@ -316,7 +126,7 @@ def test_no_gain_is_said_to_be_none(html: str) -> None:
     said = answer(html, ODD)
     assert "No gain No pretraining beat base" in said
     assert "27.0 points above target and 21.0 points above hpt" in said
-    assert f"Yes on flowers; a tie within noise on chest; no on {ODD}." in words(html)
+    assert f"Yes on aerial and flowers; a tie within noise on chest; no on {ODD}." in words(html)
 
 
 def test_a_backbone_of_another_dataset_never_counts_as_the_strategy_target(folder: Path) -> None:
@@ -480,7 +290,7 @@ def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path, html: s
     again = tmp_path / "again.html"
     summary = page.write(again, TEST)
     assert again.read_bytes() == (folder / "report.html").read_bytes()
-    assert summary == page.Summary(3, len(tracking.read_runs("test")), len(html.encode()), again)
+    assert summary == page.Summary(4, len(tracking.read_runs("test")), len(html.encode()), again)
 
 
 def test_a_store_without_finished_evaluations_says_what_to_do_first(

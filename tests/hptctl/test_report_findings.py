@@ -1,0 +1,246 @@
+"""What the report makes of runs: intervals, scores, speed-ups, costs, variants and chains, recomputed."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from tracked_store import IMAGES, LABELS, Store, predictions_of
+
+from hpt.errors import DataError, RunError
+from hpt.predictions import path_of
+from hpt.statistics import paired_bootstrap
+from hptctl import comparison, runs, tracking
+from hptctl.report import page, panels, words
+from hptctl.report.findings import Findings, Score
+from hptctl.report.frame import Cell
+from hptctl.report.intervals import RESAMPLES
+from hptctl.report.page import Selection
+
+TEST = Selection(experiment="test")
+
+
+@pytest.fixture(autouse=True)
+def folder(report_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a filled store, entered."""
+    monkeypatch.chdir(report_folder)
+    return report_folder
+
+
+@pytest.fixture
+def copied(report_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the store, to be changed; the runs' folders are the original's."""
+    for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm"):
+        if (report_folder / name).exists():
+            shutil.copy(report_folder / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def findings(report_folder: Path) -> Findings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(report_folder)
+        return page.read(TEST)
+
+
+def cell(findings: Findings, arm: str, steps: int, target: str = "aerial") -> Cell:
+    return next(
+        c for c in findings.every
+        if (c.target, c.evaluation, c.arm, c.steps) == (target, "linear probe", arm, steps)
+    )  # fmt: skip
+
+
+def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Findings) -> None:
+    hpt, base = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "base", 0)
+    found = findings.difference(hpt, base)
+    seeds = [predictions_of(right).scores for right in ((300, 304), (302, 306), (304, 308))]
+    expected = paired_bootstrap("top1", seeds, [predictions_of((240, 240)).scores], LABELS, resamples=RESAMPLES)
+    assert found.points == pytest.approx(expected.difference) == pytest.approx((304 - 240) / IMAGES)
+    assert (found.low, found.high) == (expected.low, expected.high)
+    assert not found.tie
+    assert findings.difference(base, hpt) == replace(-found, tie=False)
+
+
+def test_compare_gives_the_same_interval(findings: Findings) -> None:
+    hpt, bn = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "hpt-bn", 5000)
+    names = [",".join(findings.frame.loc[list(c.run_ids), "name"]) for c in (hpt, bn)]
+    (pair,) = comparison.compare(comparison.arms(names, "test"), "top1", resamples=RESAMPLES, seed=0, level=0.95)
+    found = findings.difference(hpt, bn)
+    assert (found.low, found.high) == (pair.interval.low, pair.interval.high)
+    assert found.tie == (pair.verdict == "tie")
+
+
+def test_without_predictions_the_spread_decides(findings: Findings) -> None:
+    hpt, bn = cell(findings, "hpt", 5000, "flowers"), cell(findings, "hpt-bn", 5000, "flowers")
+    found = findings.difference(hpt, bn)
+    assert not found.measured
+    assert found.tie
+    assert max(hpt.spread, bn.spread) > 0.008
+
+
+def test_predictions_that_are_gone_or_of_another_run_give_no_interval(copied: Path) -> None:
+    shutil.copytree(runs.get(str(Path(page.read(TEST).frame["folder"].iloc[0]))).path.parent, copied / "runs")
+    client = MlflowClient(f"sqlite:///{copied / 'mlflow.db'}")
+    for record in tracking.read_runs("test"):
+        client.set_tag(record.run_id, "folder", str(copied / "runs" / record.name))
+    before = page.read(TEST)
+    hpt, base = (cell(before, arm, steps) for arm, steps in (("hpt-bn", 5000), ("base", 0)))
+    assert before.difference(hpt, base).measured
+    name = str(before.frame.loc[base.run_ids[0], "name"])
+    (copied / "runs" / name / "tracking.json").unlink()
+    assert not page.read(TEST).difference(hpt, base).measured
+    shutil.copy(Path(str(before.frame.loc[hpt.run_ids[0], "folder"])) / "tracking.json", copied / "runs" / name)
+    assert not page.read(TEST).difference(hpt, base).measured  # another run has come into its place
+    other = str(before.frame.loc[hpt.run_ids[0], "name"])
+    path_of(copied / "runs" / other, "test").unlink()
+    target = cell(before, "target", 100_000)
+    after = page.read(TEST)
+    assert not after.difference(hpt, target).measured
+    assert after.difference(cell(after, "hpt from moco-v2-800ep", 5000), target).measured
+
+
+def test_wins_ties_and_losses_are_counted_over_datasets(findings: Findings) -> None:
+    scores = findings.scores("linear probe")
+    counted = {
+        c.target: findings.difference(c, cell(findings, "base", 0, c.target))
+        for c in findings.shown
+        if c.arm == "target" and c.evaluation == "linear probe"
+    }
+    wins = sum(not d.tie and d.points > 0 for d in counted.values())
+    losses = sum(not d.tie and d.points < 0 for d in counted.values())
+    assert scores["target", "base"] == Score(wins, len(counted) - wins - losses, losses)
+    assert scores["base", "target"] == Score(losses, len(counted) - wins - losses, wins)
+    assert (wins, losses) == (2, 1)
+
+
+def test_the_speed_up_is_read_off_the_curve_of_target(findings: Findings) -> None:
+    found = {f.cell.arm: f for f in findings.faster("aerial")}
+    # target has 280 of 400 right after 50,000 steps and 310 after 100,000; hpt has 304 after 5,000.
+    steps = 50_000 * 2 ** ((304 - 280) / (310 - 280))
+    assert found["hpt from moco-v2-800ep"].speed_up.factor == pytest.approx(steps / 5000)
+    assert found["hpt from moco-v2-800ep"].speed_up.bound == ""
+    over = found["hpt from hpt-flowers-5000-0"].speed_up
+    assert (over.factor, over.bound) == (20, "more than")
+    assert words.times(over) == "more than 20 ×"
+
+
+def test_a_cost_is_steps_times_batch_at_the_measured_speed(findings: Findings) -> None:
+    place = cell(findings, "hpt from moco-v2-800ep", 5000).place
+    found = findings.costs[place]
+    assert found.images == 5000 * 256
+    assert found.hours == pytest.approx(5000 * 256 / 128 / 3600)
+    assert found.hardware == "1 x 2-core x86_64 (cpu)"
+    assert findings.costs[cell(findings, "base", 0).place].images == 2240
+
+
+def test_a_variant_stands_beside_the_whole_method_and_never_for_it(findings: Findings) -> None:
+    assert not {c.arm for c in findings.rivals("aerial")} & {"hpt crop-only", "hpt 10 % of images"}
+    (study,) = panels.policies(findings)
+    assert (study.target, study.columns) == ("aerial", ("baseline", "crop-only"))
+    (row,) = study.rows
+    assert row[0] == "hpt, 5,000 steps"
+    whole, cut = row[2]
+    assert whole is not None and cut is not None
+    assert (whole.figure.text, whole.lost) == ("76.0\u00a0%", "the whole")
+    assert cut.figure.text == "65.0\u00a0%"
+    assert cut.lost.startswith("−11.0 (")
+    (shares,) = panels.shares(findings)
+    assert shares.columns == ("10 %", "100 %")
+    assert "tie" in shares.rows[0][2][0].lost  # type: ignore[union-attr]  # it was run
+
+
+def test_a_chain_is_compared_with_the_direct_way(findings: Findings) -> None:
+    (found,) = panels.chains(findings)
+    ways = {row.datasets: row.against_direct for row in found.rows}
+    assert ways["base → flowers → aerial"].startswith("+6.5 (")
+    assert ways["base → aerial"] == ways["random → aerial"] == ways["base"] == ""
+
+
+def test_a_deleted_evaluation_leaves_a_gap_and_a_deleted_pretraining_is_said(copied: Path) -> None:
+    records = {r.name: r for r in tracking.read_runs("test")}
+    client = MlflowClient(f"sqlite:///{copied / 'mlflow.db'}")
+    gone = next(r for r in records.values() if r.kind == "linear" and r.tags.get("source") == "hpt-bn-aerial-5000-0")
+    client.delete_run(gone.run_id)
+    client.delete_run(records["target-aerial-100000-0"].run_id)
+    out = copied / "report.html"
+    page.write(out, TEST)
+    findings = page.read(TEST)
+    table = next(t for t in page.build(findings).tables if t.evaluation == "linear probe")
+    column = [target for target, _ in table.columns].index("aerial")
+    assert next(row for row in table.rows if row.arm == "hpt-bn").figures[column] is None
+    assert any("its pretraining is deleted" in c.arm for c in findings.every if c.target == "aerial")
+    text = out.read_text(encoding="utf-8")
+    assert gone.run_id not in text
+    assert '<td class="missing">missing</td>' in text
+
+
+def test_figures_on_the_page_are_those_of_the_store(findings: Findings) -> None:
+    records = {r.run_id: r for r in tracking.read_runs("test")}
+    for each in findings.every:
+        figures = [records[id].metrics[f"test/{each.metric}"] for id in each.run_ids]
+        assert each.mean == pytest.approx(statistics.fmean(figures))
+        if len(figures) > 1:
+            assert each.std == pytest.approx(statistics.stdev(figures))
+    text = (Path("report.html")).read_text(encoding="utf-8")
+    for each in findings.every:
+        assert f'<a class="value" href="#run-{each.run_ids[0]}">{words.percent(each.mean)}</a>' in text
+
+
+def test_a_selection_brings_what_its_runs_rest_on() -> None:
+    name = "hpt-aerial-5000-0"
+    found = page.read(Selection(names=(name,)))
+    assert {c.target for c in found.every} == {"aerial"}
+    assert set(found.frame["name"]) >= {name, f"linear-all-{name}"}
+    assert "target-aerial-5000-0" not in set(found.frame["name"])
+
+    chain = page.read(Selection(names=("linear-all-hpt-aerial-5000-0-from-hpt-flowers-5000-0",)))
+    assert "hpt-flowers-5000-0" in set(chain.frame["name"])
+    assert {c.chain for c in chain.every} == {("flowers", "aerial")}
+
+    sweep = page.read(Selection(names=("sweep-hpt-flowers-5000-0",)))
+    assert sorted(set(sweep.frame["kind"])) == ["finetune", "pretrain", "sweep"]
+
+    only = [id for c in page.read(Selection(datasets=("flowers",))).every for id in c.run_ids][:2]
+    assert {id for c in page.read(Selection(only=set(only))).every for id in c.run_ids} == set(only)
+
+
+def test_an_unknown_run_dataset_or_experiment_is_named_with_the_nearest() -> None:
+    with pytest.raises(RunError, match=r"no run 'hpt-aerial-5000-O' \(did you mean 'hpt-aerial-5000-"):
+        page.read(Selection(names=("hpt-aerial-5000-O",)))
+    with pytest.raises(DataError, match=r"of a dataset 'flower' \(did you mean 'flowers'\?\)"):
+        page.read(Selection(datasets=("flower",)))
+    with pytest.raises(RunError, match=r"experiment 'tests' \(did you mean 'test'\?\)"):
+        page.read(Selection(experiment="tests"))
+    with pytest.raises(RunError, match=r"no finished evaluation runs in .* among the runs chosen"):
+        page.read(Selection(names=("gave-up",)))
+
+
+def test_an_interval_is_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path))
+    first = page.read(TEST)
+    hpt, base = cell(first, "hpt from moco-v2-800ep", 5000), cell(first, "base", 0)
+    (file,) = (tmp_path / "intervals").glob("*.json")  # of the only dataset with predictions
+    kept = json.loads(file.read_text())
+    assert [list(hpt.run_ids), first.difference(hpt, base).low] in [[b, -high] for a, b, low, high in kept]
+    file.write_text(json.dumps([[a, b, -0.5, 0.5] for a, b, _, _ in kept]))
+    assert page.read(TEST).difference(hpt, base).high == 0.5
+    file.write_text("damaged")
+    assert page.read(TEST).difference(hpt, base) == first.difference(hpt, base)
+
+
+def test_a_store_of_its_own_needs_no_folder(workplace: Path) -> None:
+    store = Store()
+    source = store.pretrain("base", "flowers", 0)
+    store.evaluate("linear", source, "flowers", None, right=(100,))
+    shutil.rmtree("runs")
+    found = page.read(Selection())
+    assert [c.mean for c in found.every] == [0.25]
+    assert math.isnan(found.costs[found.every[0].place].hours) or found.costs[found.every[0].place].hours >= 0
+    assert page.build(found).sections[0].confusion is None
