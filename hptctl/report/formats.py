@@ -236,7 +236,7 @@ def _latex_table(table: Table) -> str:
     note = r"test, in \%; mean $\pm$ standard deviation over seeds; best in bold, $^{=}$ ties with it, -- missing"
     return "\n".join(
         [
-            f"% {table.evaluation}: needs \\usepackage{{booktabs}}",
+            f"% {_latex(table.evaluation)}: needs \\usepackage{{booktabs}}",
             r"\begin{table}",
             rf"\caption{{{_latex(table.evaluation)}: {note}.}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
