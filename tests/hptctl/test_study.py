@@ -78,7 +78,8 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, s
     hptctl("study", "run", "mine.toml")
     assert {run.name for run in runs.all_runs()} == set(made)
     hptctl("evaluate", "knn", "own", "-d", "digits", "--name", "something-else")
-    assert "1 dataset, 8 runs" in hptctl("report", "--study", "mine").stdout
+    assert "1 dataset, 9 runs" in hptctl("report", "--study", "mine").stdout  # the eight cells and the study itself
+    assert "something-else" not in (workplace / "report.html").read_text()
     one = launch.find_weights("hpt-my-digits-s0@2")[1]
     assert one == runs.get("hpt-my-digits-s0")
     assert not runs.is_trial(runs.get("knn-hpt-my-digits-s0-2"))
