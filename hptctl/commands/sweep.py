@@ -241,7 +241,7 @@ def retry(
 
     found = search.get(sweep)
     seconds, workers = _seconds(timeout), _workers(workers)
-    if not any(trial.state == "fail" for trial in search.open_queue(found, storage).trials()):
+    if not any(trial.state == "fail" for trial in search.trials(found, storage)):
         console.note(f"no trial of '{found.name}' has failed")
     else:
         conductor.run_sweep(found, workers=workers, timeout=seconds, url=storage, retry=True)
@@ -315,7 +315,7 @@ def best(sweep: Sweep, as_json: options.Json = False) -> None:
 
     found = search.get(sweep)
     plan, status = search.plan_of(found), found.status()
-    winner = search.open_queue(found).best()
+    winner = search.best(search.trials(found))
     if winner is None:
         raise RunError(f"no trial of '{found.name}' is complete", f"see `hptctl sweep show {found.name}`")
     fields = {plan.space.dimensions[name].field: value for name, value in winner.params.items()}
@@ -455,7 +455,7 @@ def _plan_in_words(plan: Any) -> str:
 def _left(sweep: Run, storage: str | None) -> bool:
     from hptctl import search
 
-    return bool({"waiting", "running"} & set(search.open_queue(sweep, storage).counts()))
+    return any(trial.state in {"waiting", "running"} for trial in search.trials(sweep, storage))
 
 
 def _show(run: Run, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 from hpt.config import EvaluateConfig, PretrainConfig
@@ -24,7 +25,7 @@ from hpt.errors import RunError
 from hptctl import launch, runs
 from hptctl.runs import Run
 from hptctl.search.plan import Plan, make, refuse_other
-from hptctl.search.queue import Queue, Trial
+from hptctl.search.queue import Queue, Trial, best
 from hptctl.search.space import parse
 from hptctl.search.storage import shown
 
@@ -37,12 +38,12 @@ __all__ = [
     "Queue",
     "Trial",
     "all_sweeps",
+    "best",
     "configs",
     "create",
     "create_protocol",
     "get",
     "make",
-    "open_queue",
     "parse",
     "plan_of",
     "protocol",
@@ -108,7 +109,7 @@ def create(
     command = launch.command_line()
     if url is not None:
         command = command.replace(url, shown(url))
-        Queue("", Path(), plan, url)  # a storage that is not there leaves no folder
+        Queue("", Path(), plan, url).close()  # a storage that is not there leaves no folder
     sweep = runs.create(
         "sweep",
         name,
@@ -121,9 +122,9 @@ def create(
         tags=tags,
     )
     try:
-        queue = Queue(sweep.name, sweep.path, plan, url)
-        if queue.create():
-            queue.share("home", home(sweep))
+        with closing(Queue(sweep.name, sweep.path, plan, url)) as queue:
+            if queue.create():
+                queue.share("home", home(sweep))
     except BaseException:
         shutil.rmtree(sweep.path)
         raise
@@ -158,21 +159,17 @@ def plan_of(sweep: Run) -> Plan:
         raise RunError(f"sweep '{sweep.name}' was made by another version of hptctl", "start a new one") from None
 
 
-def open_queue(sweep: Run, url: str | None = None) -> Queue:
-    """The trials of a sweep; `url` is that of its database, where its password is not kept.
-
-    Raises:
-        RunError: the storage cannot be used, or has no such sweep.
-    """
-    plan = plan_of(sweep)
-    return Queue(sweep.name, sweep.path, plan, address(plan, url))
-
-
 def address(plan: Plan, url: str | None = None) -> str | None:
     """Of a sweep's database; None for a journal file."""
     return (url or os.environ.get(STORAGE_VARIABLE) or plan.storage) if plan.storage is not None else None
 
 
-def trials(sweep: Run) -> list[Trial]:
-    """Every trial of a sweep, by number."""
-    return open_queue(sweep).trials()
+def trials(sweep: Run, url: str | None = None) -> list[Trial]:
+    """Every trial of a sweep, by number; `url` is that of its database, where its password is not kept.
+
+    Raises:
+        RunError: the storage cannot be used, or has no such sweep.
+    """
+    plan = plan_of(sweep)
+    with closing(Queue(sweep.name, sweep.path, plan, address(plan, url))) as queue:
+        return queue.trials()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from hptctl.runs import Busy, Run
 from hptctl.search import STORAGE_VARIABLE, Plan, Queue, Trial, address, home, plan_of
 from hptctl.search.plan import LOOKS, chosen
 from hptctl.search.queue import GRACE_SECONDS, Reaper, machine
+from hptctl.search.queue import best as best_of
 from hptctl.search.space import in_words
 from hptctl.signals import Pending, held_back
 
@@ -50,25 +52,29 @@ def run_sweep(
         Interrupted: the trials under way were given back. RunError: every trial failed, or the storage is away.
     """
     plan = plan_of(sweep)
-    queue = Queue(sweep.name, sweep.path, plan, address(plan, url))
-    conduct = _Conductor(sweep, plan, queue, workers or plan.workers, timeout)
-    try:
-        with sweep.working():
-            sweep.start()
-            try:
-                if queue.shared("home") in (None, home(sweep)):
-                    with tracking.tracked(sweep, at_once=True) as tracker:
-                        conduct.lead(tracker, retry)
-                else:
-                    conduct.help()
-            except BaseException as error:
-                sweep.write_failure(error)
+    with closing(Queue(sweep.name, sweep.path, plan, address(plan, url))) as queue:
+        conduct = _Conductor(sweep, plan, queue, workers or plan.workers, timeout)
+        try:
+            with sweep.working():
+                sweep.start()
+                _conduct(sweep, conduct, queue, retry)
+        except Busy:
+            if plan.storage is None:
                 raise
-    except Busy:
-        if plan.storage is None:
-            raise
-        console.note(f"another command conducts '{sweep.name}' here: this one adds its workers")
-        conduct.help(beside=True)
+            console.note(f"another command conducts '{sweep.name}' here: this one adds its workers")
+            conduct.help(beside=True)
+
+
+def _conduct(sweep: Run, conduct: _Conductor, queue: Queue, retry: bool) -> None:
+    try:
+        if queue.shared("home") in (None, home(sweep)):
+            with tracking.tracked(sweep, at_once=True) as tracker:
+                conduct.lead(tracker, retry)
+        else:
+            conduct.help()
+    except BaseException as error:
+        sweep.write_failure(error)
+        raise
 
 
 class _Conductor:
@@ -101,7 +107,7 @@ class _Conductor:
             return
         results: dict[str, float] = {}
         facts: dict[str, str] = {}
-        if (best := self.queue.best()) is not None:
+        if (best := best_of(self.queue.trials())) is not None:
             if _found_here(best) and not _in_reach(best, self.queue.shared("home")):
                 self._test(best)
             if self._tested(best):
@@ -212,7 +218,7 @@ class _Conductor:
             return
         trials = self.queue.trials()
         ended = sum(trial.state in FINISHED for trial in trials)
-        best = self.queue.best()
+        best = best_of(self.queue.trials())
         if best is not None and best.value is not None and ended > self.board.logged:
             self.tracker.log({"best_val": best.value}, ended)
             self.board.logged = ended
@@ -232,7 +238,7 @@ class _Conductor:
     # ---- the winner
 
     def _finish(self, tracker: Tracker) -> None:
-        best = self.queue.best()
+        best = best_of(self.queue.trials())
         if best is None:
             reasons = dict.fromkeys(trial.reason for trial in self.queue.trials() if trial.reason)
             first = next(iter(reasons), "")

@@ -17,7 +17,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,12 @@ class Trial:
     metric: str = ""
 
 
+def best(trials: Iterable[Trial]) -> Trial | None:
+    """The complete trial of the highest objective; of equal ones the first."""
+    done = [trial for trial in trials if trial.value is not None]
+    return max(done, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
 def machine() -> str:
     """This machine's name in claims: a host's name alone may be that of many."""
     return f"{socket.gethostname()}-{uuid.getnode():x}"
@@ -85,7 +91,7 @@ class Queue:
         """Open the storage: the journal in `folder`, or the SQL database at `url`; nothing is made in it yet."""
         _quiet()
         self.name, self.plan, self.url = name, plan, url
-        self.storage = open_journal(folder) if url is None else open_sql(url)
+        self.storage, self.close = open_journal(folder) if url is None else open_sql(url)
         self._study: optuna.Study | None = None
 
     # ---- the study
@@ -107,7 +113,6 @@ class Queue:
         for slot, cell in enumerate(cells):
             study.enqueue_trial(self._encode(cell), user_attrs={"slot": slot})
         study.set_user_attr(PLAN, self.plan.model_dump(mode="json"))
-        self._study = study
         return True
 
     def _join(self) -> None:
@@ -157,11 +162,6 @@ class Queue:
         for trial in self.study.get_trials(deepcopy=False):
             out[trial.state.name.lower()] = out.get(trial.state.name.lower(), 0) + 1
         return out
-
-    def best(self) -> Trial | None:
-        """The complete trial of the highest objective; of equal ones the first."""
-        done = [trial for trial in self.trials() if trial.value is not None]
-        return max(done, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
     def _view(self, trial: optuna.trial.FrozenTrial) -> Trial:
         attrs = trial.user_attrs
@@ -229,8 +229,6 @@ class Queue:
         import optuna
         from optuna.trial import TrialState
 
-        from hptctl.search.samplers import sampler_of
-
         with claims_lock(self.url):
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 id = self._id(trial.number)
@@ -243,7 +241,6 @@ class Queue:
                     claim = {"token": token, "worker": worker, "folder": str(folder.resolve())}
                     whose = {"machine": machine(), "pid": pid, "born": _born(pid)}
                     self.storage.set_trial_user_attr(id, "claim", claim | whose)
-                    self.study.sampler = sampler_of(self.plan, trial.user_attrs["slot"])
                     return Claim(self, id, trial.number, token)
         return None
 
@@ -287,6 +284,9 @@ class Claim:
 
     def params(self) -> dict[str, Any]:
         """Its point: drawn now, or what it was before."""
+        from hptctl.search.samplers import sampler_of
+
+        self.queue.study.sampler = sampler_of(self.queue.plan, self.noted("slot"))
         drawn = {}
         for name, dimension in self.queue.plan.space.dimensions.items():
             if isinstance(dimension, Choice):

@@ -10,9 +10,10 @@ under a file lock, which it needs to be right.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
@@ -41,15 +42,23 @@ class _KernelLock:
         self._lock.release()
 
 
-def open_journal(folder: Path) -> BaseStorage:
+class Opened(NamedTuple):
+    """A storage in use, and what ends the use."""
+
+    storage: BaseStorage
+    close: Callable[[], None]
+
+
+def open_journal(folder: Path) -> Opened:
     """The journal of a sweep's folder, made where it is not there yet."""
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     lock = _KernelLock(folder / f"{JOURNAL}.lock")
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=lock))  # type: ignore[arg-type]  # as one
+    backend = JournalFileBackend(str(folder / JOURNAL), lock_obj=lock)  # type: ignore[arg-type]  # as good as one
+    return Opened(JournalStorage(backend), lambda: None)
 
 
-def open_sql(url: str) -> BaseStorage:
+def open_sql(url: str) -> Opened:
     """A SQL database, its tables made where they are not there yet.
 
     Raises:
@@ -71,7 +80,8 @@ def open_sql(url: str) -> BaseStorage:
         real = parsed.render_as_string(hide_password=False)
         for attempt in range(3):  # several first users race to make the tables
             try:
-                return get_storage(RDBStorage(real, engine_kwargs={"connect_args": settings}))
+                database = RDBStorage(real, engine_kwargs={"connect_args": settings, "pool_pre_ping": True})
+                return Opened(get_storage(database), database.engine.dispose)
             except SQLAlchemyError:
                 if attempt == 2:
                     raise
