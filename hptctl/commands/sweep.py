@@ -241,8 +241,8 @@ def retry(
 
     found = search.get(sweep)
     seconds, workers = _seconds(timeout), _workers(workers)
-    if not any(trial.state == "fail" for trial in search.trials(found, storage)):
-        console.note(f"no trial of '{found.name}' has failed")
+    if not search.failed(search.trials(found, storage)):
+        console.note(f"no trial of '{found.name}' has failed, or each was done again")
     else:
         conductor.run_sweep(found, workers=workers, timeout=seconds, url=storage, retry=True)
     _show(found, as_json)
@@ -472,18 +472,21 @@ def _show(run: Run, as_json: bool) -> None:
     right = {name for name in names if all(isinstance(t.params.get(name, 0), int | float) for t in rows)}
     console.table(
         f"{run.name} ({status.state})",
-        (">trial", *(f">{name}" if name in right else name for name in names), ">val", "state", "run"),
+        (">trial", *(f">{_last(name)}" if name in right else _last(name) for name in names), ">val", "state", "run"),
         [
             (
-                str(t.number),
+                f"* {t.number}" if t.run and t.run == status.facts.get("winner") else str(t.number),
                 *(short(t.params.get(name, "")) for name in names),
                 console.percent(t.value) if t.value is not None else "",
                 _state(t, rows),
-                (t.run or "") + (" *" if t.run and t.run == status.facts.get("winner") else ""),
+                t.run or "",
             )
             for t in ordered
         ],
     )
+    for reason in dict.fromkeys(t.reason for t in rows if t.state == "fail"):
+        failed = ", ".join(str(t.number) for t in rows if t.state == "fail" and t.reason == reason)
+        console.say(f"failed: {failed}: {reason}")
     if status.reason and status.state != "finished":
         console.say(status.reason)
     _say_test(run)
@@ -492,8 +495,12 @@ def _show(run: Run, as_json: bool) -> None:
 def _state(trial: Trial, rows: list[Trial]) -> str:
     again = [other.number for other in rows if other.slot == trial.slot and other.number > trial.number]
     if trial.state == "fail":
-        return f"failed: {trial.reason}" + (f"; done again as {again[0]}" if again else "")
-    return trial.reason if trial.state == "pruned" else trial.state
+        return "failed" + (f", again as {again[0]}" if again else "")
+    return f"pruned at {10 * max(trial.looks, default=0)} %" if trial.state == "pruned" else trial.state
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _say_test(run: Run) -> None:

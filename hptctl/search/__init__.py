@@ -25,9 +25,9 @@ from hpt.errors import RunError
 from hptctl import launch, runs
 from hptctl.runs import Run
 from hptctl.search.plan import Plan, make, refuse_other
-from hptctl.search.queue import Queue, Trial, best
+from hptctl.search.queue import Queue, Trial, best, failed
 from hptctl.search.space import parse
-from hptctl.search.storage import shown
+from hptctl.search.storage import HIDDEN, shown
 
 STORAGE_VARIABLE = "HPTCTL_STORAGE"
 """Environment variable: the address of the SQL database, with its password."""
@@ -42,6 +42,7 @@ __all__ = [
     "configs",
     "create",
     "create_protocol",
+    "failed",
     "get",
     "make",
     "parse",
@@ -161,7 +162,10 @@ def plan_of(sweep: Run) -> Plan:
 
 def address(plan: Plan, url: str | None = None) -> str | None:
     """Of a sweep's database; None for a journal file."""
-    return (url or os.environ.get(STORAGE_VARIABLE) or plan.storage) if plan.storage is not None else None
+    if plan.storage is None:
+        return None
+    known = plan.storage if HIDDEN not in plan.storage else None
+    return url or known or os.environ.get(STORAGE_VARIABLE) or plan.storage
 
 
 def trials(sweep: Run, url: str | None = None) -> list[Trial]:

@@ -67,7 +67,7 @@ def run_sweep(
 
 def _conduct(sweep: Run, conduct: _Conductor, queue: Queue, retry: bool) -> None:
     try:
-        if queue.shared("home") in (None, home(sweep)):
+        if queue.url is None or queue.shared("home") in (None, home(sweep)):
             with tracking.tracked(sweep, at_once=True) as tracker:
                 conduct.lead(tracker, retry)
         else:
@@ -108,7 +108,7 @@ class _Conductor:
         results: dict[str, float] = {}
         facts: dict[str, str] = {}
         if (best := best_of(self.queue.trials())) is not None:
-            if _found_here(best) and not _in_reach(best, self.queue.shared("home")):
+            if self._is_here(best) and not _in_reach(best, self.queue.shared("home")):
                 self._test(best)
             if self._tested(best):
                 results, facts = self._outcome(best)
@@ -169,8 +169,7 @@ class _Conductor:
     def _mourn(self, number: int, process: subprocess.Popen[bytes]) -> None:
         """A worker ended that should not have."""
         died = process.returncode < 0
-        its = f"{socket.gethostname()}/{number}"
-        held = [t for t in self.queue.trials() if t.state == "running" and t.worker == its]
+        held = self._held_by(process)
         how = f"killed by {signal.Signals(-process.returncode).name}" if died else f"exit code {process.returncode}"
         last = _last_line(self._log_of(number))
         if not held:
@@ -202,12 +201,16 @@ class _Conductor:
                 for process in self.processes.values():
                     process.kill()
             time.sleep(0.1)
-        for number in list(self.processes):  # one that died of the signal gave nothing back
-            its = f"{socket.gethostname()}/{number}"
-            for trial in self.queue.trials():
-                if trial.state == "running" and trial.worker == its:
-                    self.queue.give_back(trial.number)
+        for process in self.processes.values():  # one that died of the signal gave nothing back
+            for trial in self._held_by(process):
+                self.queue.give_back(trial.number)
         self.processes.clear()
+
+    def _held_by(self, process: subprocess.Popen[bytes]) -> list[Trial]:
+        """The trial that a worker of ours had claimed when it ended."""
+        host = f"{socket.gethostname()}/"
+        running = [trial for trial in self.queue.trials() if trial.state == "running"]
+        return [trial for trial in running if trial.pid == process.pid and trial.worker.startswith(host)]
 
     def _late(self) -> bool:
         return self.deadline is not None and time.time() >= self.deadline
@@ -244,7 +247,7 @@ class _Conductor:
             first = next(iter(reasons), "")
             again = f"mend that, then `hptctl sweep retry {shlex.quote(self.sweep.name)}`"
             raise RunError(f"no trial was completed: {first}", again)
-        if _found_here(best):
+        if self._is_here(best):
             self._test(best)
         elif not self._tested(best):
             raise RunError(
@@ -261,7 +264,7 @@ class _Conductor:
         from hptctl import worker
 
         for name in best.runs:
-            run = Run(Path(best.folder) / name)
+            run = Run(self._folder(best) / name)
             if not any(key.startswith("test/") for key in run.status().results):
                 worker.test(run)
                 tracking.carry(run)
@@ -277,12 +280,20 @@ class _Conductor:
             time.sleep(POLL_SECONDS)
         return True
 
+    def _folder(self, trial: Trial) -> Path:
+        """Where a trial's runs lie; a folder with its journal may have been moved since."""
+        return self.sweep.path.parent if self.queue.url is None else Path(trial.folder)
+
+    def _is_here(self, trial: Trial) -> bool:
+        """Whether a trial's runs can be read from this machine."""
+        return all((self._folder(trial) / name / "run.json").is_file() for name in trial.runs)
+
     def _outcome(self, best: Trial) -> tuple[dict[str, float], dict[str, str]]:
         """The winner's figures, means over its seeds; and what was chosen."""
-        if not _found_here(best):
+        if not self._is_here(best):
             there = self.queue.shared("outcome")
             return dict(there["results"]), dict(there["facts"])
-        winners = [Run(Path(best.folder) / name) for name in best.runs]
+        winners = [Run(self._folder(best) / name) for name in best.runs]
         facts = winners[0].status().facts | {"winner": winners[0].name, "chosen": chosen(best.params)}
         results = [run.status().results for run in winners]
         if len(results) > 1:
@@ -301,11 +312,6 @@ def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
             out[key] = statistics.fmean(values)
             out[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return out
-
-
-def _found_here(trial: Trial) -> bool:
-    """Whether a trial's runs can be read from this machine."""
-    return all((Path(trial.folder) / name / "run.json").is_file() for name in trial.runs)
 
 
 def _in_reach(trial: Trial, owner: str | None) -> bool:
@@ -361,6 +367,7 @@ class _Board:
         self.plan, self.name = plan, name
         self.logged = 0
         self._states: dict[int, str] = {}
+        self._states_known = False  # what had ended before is no news
         self._live = console.LiveTable()
 
     def __enter__(self) -> _Board:
@@ -383,10 +390,15 @@ class _Board:
             self._live.show(f"{self.name}: {counts}", COLUMNS, [_row(trial) for trial in _interesting(trials, best)])
             return
         for trial in trials:
-            before, now = self._states.get(trial.number), trial.state
-            if now != before and now != "waiting" and (before or now == "running" or self._states):
-                console.note(_line(trial) + (f"; {counts}" if now in FINISHED else ""))
-            self._states[trial.number] = now
+            if trial.state == "running" and not (
+                trial.worker and trial.params
+            ):  # its worker is still drawing its point
+                continue
+            known = self._states.get(trial.number, "" if self._states_known else trial.state)
+            if trial.state not in {known, "waiting"}:
+                console.note(_line(trial) + (f"; {counts}" if trial.state in FINISHED else ""))
+            self._states[trial.number] = trial.state
+        self._states_known = True
 
 
 COLUMNS = (">trial", "point", ">done", ">val", "state", "worker")

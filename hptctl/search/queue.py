@@ -63,6 +63,8 @@ class Trial:
     """All of its runs that have the objective, by seed."""
     worker: str = ""
     """Who works on it, or did last."""
+    pid: int = 0
+    """That worker's process."""
     folder: str = ""
     """Where its runs lie, on that worker's machine."""
     started: float | None = None
@@ -77,6 +79,12 @@ def best(trials: Iterable[Trial]) -> Trial | None:
     """The complete trial of the highest objective; of equal ones the first."""
     done = [trial for trial in trials if trial.value is not None]
     return max(done, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+def failed(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that failed and were not done again."""
+    newest = {trial.slot: trial for trial in trials}
+    return [trial for trial in newest.values() if trial.state == "fail"]
 
 
 def machine() -> str:
@@ -180,6 +188,7 @@ class Queue:
             slot=attrs.get("slot", trial.number),
             runs=names,
             worker=claim.get("worker", ""),
+            pid=claim.get("pid", 0),
             folder=claim.get("folder", ""),
             started=trial.datetime_start.timestamp() if trial.datetime_start else None,
             ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
@@ -205,11 +214,10 @@ class Queue:
 
     def retry(self) -> list[int]:
         """Enqueue the slots that failed once more, with the values that they had; their numbers."""
-        newest = {trial.slot: trial for trial in self.trials()}  # of a slot the last trial
-        failed = [trial for trial in newest.values() if trial.state == "fail"]
-        for trial in failed:
+        again = failed(self.trials())
+        for trial in again:
             self.study.enqueue_trial(self._encode(trial.params), user_attrs={"slot": trial.slot})
-        return [trial.number for trial in failed]
+        return [trial.number for trial in again]
 
     def drop_waiting(self, reason: str) -> int:
         """Fail what nobody has begun; how many."""

@@ -14,6 +14,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Worker:
             there, or not what the sweep's other machines have.
         """
         self._check_materials()
-        while not self.stop():
+        while not self.signals():
             in_time = time.time() < self.deadline
             self.claim = self.queue.claim(self.name, runs.RUNS) if in_time else None
             if self.claim is not None:
@@ -94,7 +95,6 @@ class Worker:
 
     def _do(self, claim: Claim) -> None:
         self.lost = False
-        claim.note("runs", claim.noted("runs") or [])
         try:
             params = claim.params()
             console.note(f"trial {claim.number}: {in_words(params)}")
@@ -103,19 +103,29 @@ class Worker:
             if interrupted.signum == LOST:
                 console.warn(f"trial {claim.number} was given to another worker while this one was not heard of")
                 return
-            patiently(lambda: self.queue.give_back(claim.number), lambda: 0, seconds=30)
+            if claim.holds():
+                patiently(lambda: self.queue.give_back(claim.number), lambda: 0, seconds=30)
             raise
         except Pruned as pruned:
             reason = str(pruned)
-            patiently(lambda: claim.prune(reason), self.stop)
+            self._end(claim, lambda: claim.prune(reason))
         except Exception as error:  # one failed trial does not stop the others
             reason = str(error) if isinstance(error, HptError) else f"{type(error).__name__}: {error}"
             console.warn(f"trial {claim.number}: {reason}")
-            patiently(lambda: claim.fail(reason), self.stop)
+            self._end(claim, lambda: claim.fail(reason))
         else:
             value = statistics.fmean(values)
-            patiently(lambda: claim.complete(value), self.stop)
+            self._end(claim, lambda: claim.complete(value))
         self.lost = False
+
+    def _end(self, claim: Claim, tell: Callable[[], None]) -> None:
+        """Tell the storage how the trial ended, unless it was another's in the meantime."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            patiently(tell, self.signals)
+        except (ValueError, UpdateFinishedTrialError) as error:
+            console.warn(f"trial {claim.number} was ended by another worker: {error}")
 
     def _value(self, claim: Claim, params: dict[str, Any], repeat: int) -> float:
         """The objective of one seed: figures of a run that is there already are not computed again."""
@@ -127,14 +137,13 @@ class Worker:
             self._execute(pretraining, claim, prunes=repeat == 0)
             evaluation = self.plan.evaluation(pretraining.name)
             run = self._run(claim, evaluation, f"{name}-{evaluation.kind}")
-            self._execute(run, claim, prunes=False)
         else:
             run = self._run(claim, config, name)
-            self._execute(run, claim, prunes=repeat == 0)
-        status = run.status()
-        known = [*claim.noted("runs")]
+        known = claim.noted("runs") or []
         if run.name not in known:
             claim.note("runs", [*known, run.name])
+        self._execute(run, claim, prunes=repeat == 0 and self.plan.pretrain is None)
+        status = run.status()
         if repeat == 0:
             claim.note("mlflow_run_id", runs.tracked_id(run))
             claim.note("metric", status.facts["metric"])
