@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 """(done, total, what): called often; total is 0 where it is not known."""
 Log = Callable[[dict[str, float], int], None]
-"""(metrics, step): figures worth keeping."""
+"""(metrics, step): figures worth keeping. What it raises ends the work at once (`hpt.errors.Pruned`)."""
 Stop = Callable[[], int]
 """The number of a signal that asks to stop, or 0."""
 

@@ -13,7 +13,8 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -536,6 +537,21 @@ def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
         else:
             out[prefix + name] = info.description or ""
     return out
+
+
+def field_kind(model: type[BaseModel], field: str) -> type:
+    """What a dotted field takes: int, float, bool, str (choices too), or tuple for several values.
+
+    Raises:
+        KeyError: there is no such field.
+    """
+    *parents, leaf = field.split(".")
+    for name in parents:
+        model = model.model_fields[name].annotation  # type: ignore[assignment]  # parents are models
+    kind: Any = model.model_fields[leaf].annotation
+    while get_origin(kind) in (Annotated, Union, UnionType):
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    return {Literal: str}.get(get_origin(kind), get_origin(kind) or kind)  # type: ignore[no-any-return]
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     │   ├── DataError       images, folders, archives, splits
     │   ├── WeightsError    a weights file, or a download of one
     │   └── RunError        a run, study or store that is not there or not fit
+    ├── Pruned              who looks on saw enough of a sweep's trial
     └── Interrupted         Ctrl-C or SIGTERM, after the state was saved         exit code 128 + signal
 
 `did_you_mean` finishes the sentence for an unknown name.
@@ -51,6 +52,10 @@ class WeightsError(UserError):
 
 class RunError(UserError):
     """A run, sweep, study or store that is missing or not fit for what was asked."""
+
+
+class Pruned(HptError):
+    """Raised by a `log` callback to end the work at once: who looks on has seen enough. No checkpoint is written."""
 
 
 class Interrupted(HptError):

@@ -7,14 +7,16 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -54,6 +56,12 @@ def print_text(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
+    if title:  # not the table's own, which wraps at the table's width
+        out.print(f"[bold]{escape(title)}[/bold]")
+    out.print(_table(columns, rows), soft_wrap=False)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     shown = Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         right = column.startswith(">")
@@ -62,9 +70,32 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         )
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
-    if title:  # not the table's own, which wraps at the table's width
-        out.print(f"[bold]{escape(title)}[/bold]")
-    out.print(shown, soft_wrap=False)
+    return shown
+
+
+class LiveTable:
+    """A table that is drawn over itself while work goes on, on a terminal; it is gone when the work is done."""
+
+    def __init__(self) -> None:
+        self.live = err.is_terminal and not os.environ.get("NO_PROGRESS")
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self._live = Live(console=err, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Draw it anew; nothing where there is no terminal."""
+        if self._live is not None:
+            self._live.update(
+                Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), _table(columns, rows)), refresh=True
+            )
 
 
 def traceback() -> None:
@@ -89,10 +120,14 @@ def show_library_notes() -> None:
 
 
 class Display:
-    """Progress of long work: a bar on a terminal, a plain line now and then elsewhere, nothing when `silent`."""
+    """Progress of long work: a bar on a terminal, a plain line now and then elsewhere, nothing when `silent`.
 
-    def __init__(self, silent: bool = False) -> None:
+    `follow` hears of it in any case.
+    """
+
+    def __init__(self, silent: bool = False, follow: Callable[[int, int, str], None] | None = None) -> None:
         self.silent = silent
+        self._follow = follow
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._shown: dict[str, float] = {}
@@ -119,6 +154,8 @@ class Display:
 
     def progress(self, done: int, total: int, what: str) -> None:
         """`done` of `total` of a piece of work."""
+        if self._follow is not None:
+            self._follow(done, total, what)
         if self._bar is not None:
             if what not in self._tasks:
                 for task in self._tasks.values():

@@ -31,34 +31,27 @@ def create_pretraining(
     log_backbone: bool = False,
     parent: str | None = None,
     suggestion: str | None = None,
+    trial: int | None = None,
 ) -> Run:
     """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
 
-    `parent` is the study that asked for it.
+    `parent` is the study that asked for it, or the sweep whose trial it is.
 
     Raises:
         ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
         RunError: a run of that name exists.
     """
-    config, name_of_data = _pin_dataset(config)
-    tags = _tags(config, name_of_data) | {
-        "strategy": config.strategy,
-        "steps": str(config.steps if config.strategy != "base" else 0),
-    }
-    source = None
-    if config.weights is not None:
-        file, source = _fitting_weights(config)
-        tags |= {"weights": config.weights, "weights_file": str(file)}
+    config, tags, source = describe_pretraining(config)
     return runs.create(
         "pretrain",
         name,
-        suggestion or f"{config.strategy}-{name_of_data}",
+        suggestion or f"{config.strategy}-{tags['dataset']}",
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
         **as_source(source),
         parent=parent,
-        tags=tags,
+        tags=tags | _of_trial(trial),
         log_backbone=log_backbone,
     )
 
@@ -70,6 +63,7 @@ def create_evaluation(
     experiment: str,
     parent: str | None = None,
     suggestion: str | None = None,
+    trial: int | None = None,
 ) -> Run:
     """A run folder for an evaluation; `parent` is the sweep it is a trial of, or the study that asked for it.
 
@@ -90,7 +84,7 @@ def create_evaluation(
         config=config.model_dump(mode="json"),
         **as_source(source),
         parent=parent,
-        tags=tags,
+        tags=tags | _of_trial(trial),
     )
 
 
@@ -103,6 +97,20 @@ def find_evaluation(config: EvaluateConfig) -> Run | None:
             newer = source is None or spec.created > source.spec().created
             return run if newer and run.status().state != "running" else None
     return None
+
+
+def describe_pretraining(config: PretrainConfig) -> tuple[PretrainConfig, dict[str, str], Run | None]:
+    """The configuration with its paths made absolute, what is known of its start, and the run that it starts from."""
+    config, name_of_data = _pin_dataset(config)
+    tags = _tags(config, name_of_data) | {
+        "strategy": config.strategy,
+        "steps": str(config.steps if config.strategy != "base" else 0),
+    }
+    source = None
+    if config.weights is not None:
+        file, source = _fitting_weights(config)
+        tags |= {"weights": config.weights, "weights_file": str(file)}
+    return config, tags, source
 
 
 def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], Run | None]:
@@ -150,7 +158,7 @@ def execute(run: Run) -> None:
 def resume_words(run: Run) -> list[str]:
     """The command that goes on with a run, after `hptctl`."""
     kind = run.spec().kind
-    verbs = {"pretrain": ["pretrain"], "sweep": ["sweep", "finetune"]}
+    verbs = {"pretrain": ["pretrain"], "sweep": ["sweep", run.spec().config.get("target", "finetune")]}
     return [*verbs.get(kind, ["evaluate", kind]), "--resume", run.name]
 
 
@@ -315,6 +323,11 @@ def _run_of(file: Path) -> Run | None:
     run = runs.find(str(file.parent.parent if file.parent.name == BACKBONES else file.parent))
     own = run is not None and (file.parent.name == BACKBONES or run.backbone.resolve() == file)
     return run if own and run is not None and run.spec().kind == "pretrain" else None
+
+
+def _of_trial(number: int | None) -> dict[str, str]:
+    """The link from a run to the trial of its parent that it is, or belongs to."""
+    return {} if number is None else {"trial": str(number)}
 
 
 def as_source(run: Run | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hpt.errors import ConfigError, Interrupted, RunError, did_you_mean
+from hpt.errors import ConfigError, Interrupted, Pruned, RunError, did_you_mean
 from hpt.files import write_text
 
 log = logging.getLogger("hptctl.runs")
@@ -40,7 +40,7 @@ class Busy(RunError):
     """Another process works on the run."""
 
 
-State = Literal["created", "running", "finished", "failed", "interrupted", "killed"]
+State = Literal["created", "running", "finished", "failed", "interrupted", "killed", "pruned"]
 
 
 class Spec(BaseModel):
@@ -146,9 +146,12 @@ class Run:
         """Record why the run stopped; of several processes the first to fail has the word."""
         if isinstance(error, Busy) or self.status().state not in {"created", "running"}:
             return
+        state: State = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        if isinstance(error, Pruned):
+            state = "pruned"
         with suppress(OSError):  # on a full disk the run reads as killed, and the error itself reaches the user
             self.write_status(
-                state="interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed",
+                state=state,
                 ended=time.time(),
                 reason=str(error) or type(error).__name__,
                 exit_code=getattr(error, "exit_code", 1),

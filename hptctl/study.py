@@ -25,6 +25,7 @@ from hpt.schedule import parse_schedule
 from hptctl import console, launch, runs, search, tracking
 from hptctl.grid import Backbone, Cell, Study, cells
 from hptctl.runs import Run
+from hptctl.search import conductor
 from hptctl.signals import held_back
 
 State = Literal["done", "left", "stopped", "running", "failed", "no data", "waits"]
@@ -451,7 +452,7 @@ class _Conductor:
 def _here(run: Run) -> str:
     """Do a run in this process; why it failed, or nothing."""
     try:
-        search.run_sweep(run) if run.spec().kind == "sweep" else launch.execute(run)
+        conductor.run_sweep(run) if run.spec().kind == "sweep" else launch.execute(run)
     except Interrupted:
         raise
     except HptError as error:  # one failed cell does not stop the others

@@ -39,7 +39,7 @@ FLUSH_SECONDS = 3.0
 FIRST_SECONDS = 15.0
 """What a run gets to take its first step before it is tracked in any case: a cache may take hours to build."""
 BATCH = 1000  # MLflow's own limit of metrics in one call
-_STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
+_STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED", "pruned": "KILLED"}
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import os
 import platform
 import sys
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from hpt import weights
-from hpt.callbacks import Log
-from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
+from hpt.callbacks import Log, Stop
+from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.cache import Images
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError, RunError
@@ -38,16 +40,54 @@ PRETRAINED_ON = "pretrained-on.npy"
 """In a run's folder: digests of the files that it saw, 16 bytes each, whatever their names and places."""
 
 
-def work(run: Run) -> None:
+class Watcher(Protocol):
+    """Follows a run that is one of many: the trial of a sweep."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """As the run logs them; may raise Pruned, which ends the run."""
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """As the run makes it."""
+
+    def stop(self) -> int:
+        """The number of a signal that asks the run to stop, or 0."""
+
+
+class Materials:
+    """Datasets and weights, read once by a process that does many runs on them."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
+        self._read = lru_cache(maxsize=2)(weights.read)
+
+    def dataset(self, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
+        """The dataset of a run, decoded for its image size."""
+        key = config.dataset, config.data, config.data.side(config.image_size)
+        if key not in self._datasets:
+            self._datasets[key] = load(key[0], key[1], side=key[2], progress=display.progress)
+        return self._datasets[key]
+
+    def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
+        """What the run starts from or evaluates."""
+        file = Path(run.spec().tags["weights_file"])
+        return self._read(file, backbone=config.backbone, allow_partial=config.allow_partial)
+
+
+def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | None = None) -> None:
     """Do the run in this process, as one of its processes, and record its end in `status.json` whatever it is.
+
+    With a watcher the run is silent, and leaves signals to it.
 
     Raises:
         Interrupted: after the state was saved. HptError: what went wrong.
     """
+    materials = materials or Materials()
     spec = run.spec()
     config = PretrainConfig.model_validate(spec.config) if spec.kind == "pretrain" else None
     processes = Processes(config.processes if config else 1, config.device if config else "cpu")
-    display = Display(silent=not processes.main)
+    display = Display(
+        silent=not processes.main or watcher is not None, follow=watcher.progress if watcher is not None else None
+    )
     with ExitStack() as open_things:
         open_things.callback(processes.leave)
         if processes.main:
@@ -59,13 +99,18 @@ def work(run: Run) -> None:
             if tracker is not None:
                 tracker.log(metrics, step)
                 display.metrics(metrics)
+            if watcher is not None:
+                watcher.log(metrics, step)
 
+        stop = watcher.stop if watcher is not None else None
         try:
             with display:
                 if config is not None:
-                    results, facts = _pretrain(run, config, processes, log, display)
+                    results, facts = _pretrain(run, config, processes, log, display, materials, stop)
                 else:
-                    results, facts = _evaluate(run, EvaluateConfig.model_validate(spec.config), log, display)
+                    results, facts = _evaluate(
+                        run, EvaluateConfig.model_validate(spec.config), log, display, materials, stop
+                    )
         except BaseException as error:
             run.write_failure(error)
             raise
@@ -74,18 +119,24 @@ def work(run: Run) -> None:
 
 
 def _pretrain(
-    run: Run, config: PretrainConfig, processes: Processes, log: Log, display: Display
+    run: Run,
+    config: PretrainConfig,
+    processes: Processes,
+    log: Log,
+    display: Display,
+    materials: Materials,
+    stop: Stop | None,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    dataset = load_data(config.dataset, config, display)
+    dataset = materials.dataset(config, display)
     images = dataset.pretraining_images(config.share, config.seed)
     facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
     refuse_other_images(run, dataset, facts)
     start = None
     if config.weights is not None:
-        loaded = _weights(run, config)
+        loaded = materials.weights_of(run, config)
         facts["weights_sha256"] = loaded.sha256
         start = loaded.state
-        if processes.main:
+        if processes.main and not display.silent:
             console.note(loaded.summary())
             for line in loaded.oddities():
                 console.warn(line)
@@ -95,11 +146,11 @@ def _pretrain(
         with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
             np.save(file, images.digests.view(np.uint8).reshape(-1, 16))
         run.write_status(facts=facts)
-        for line in notes(config, len(images)):
+        for line in notes(config, len(images)) if not display.silent else ():
             console.note(f"note: {line}")
     watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
     # `base` has nothing to save, and is simply ended by a signal.
-    with held_back() if config.strategy != "base" else nullcontext(lambda: 0) as stop:
+    with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
         outcome = pretrain(
             config,
             images,
@@ -108,21 +159,17 @@ def _pretrain(
             processes=processes,
             log=log,
             progress=display.progress,
-            stop=stop,
+            stop=asked,
             watch=watch,
         )
     return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
 
 
-def _weights(run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
-    """What the run starts from or evaluates."""
-    file = Path(run.spec().tags["weights_file"])
-    return weights.read(file, backbone=config.backbone, allow_partial=config.allow_partial)
-
-
-def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> tuple[dict[str, float], dict[str, str]]:
-    dataset = load_data(config.dataset, config, display)
-    loaded = _weights(run, config)
+def _evaluate(
+    run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, stop: Stop | None
+) -> tuple[dict[str, float], dict[str, str]]:
+    dataset = materials.dataset(config, display)
+    loaded = materials.weights_of(run, config)
     facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
     facts["hardware"] = hardware(Processes(1, config.device))
     facts["fingerprint"] = fingerprint_of(config, facts)
@@ -130,18 +177,26 @@ def _evaluate(run: Run, config: EvaluateConfig, log: Log, display: Display) -> t
     write_split(run, dataset)
     run.write_status(facts=facts)
     refuse_leak(run, dataset, facts)
-    with held_back() if config.kind != "knn" else nullcontext(lambda: 0) as stop:  # kNN has nothing to save
-        found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=stop)
+    with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
+        found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=asked)
     log(found.metrics, final_step(run))
     return found.metrics, found.facts
 
 
+def _asked_to_stop(stop: Stop | None, *, saves: bool) -> AbstractContextManager[Stop]:
+    """Who says that the run must stop: its watcher, or the signals; a run that has nothing to save simply ends."""
+    if stop is not None:
+        return nullcontext(stop)
+    return held_back() if saves else nullcontext(lambda: 0)
+
+
 def test(run: Run) -> None:
-    """Compute the test figures of a finetuning that left the test images alone, and add them to the run."""
+    """Compute the test figures of an evaluation that left the test images alone, and add them to the run."""
     config = EvaluateConfig.model_validate(run.spec().config)
     with Display() as display:
-        dataset = load_data(config.dataset, config, display)
-        found = score_on_test(config, dataset, run.path, progress=display.progress)
+        materials = Materials()
+        dataset, loaded = materials.dataset(config, display), materials.weights_of(run, config)
+        found = score_on_test(config, dataset, loaded.state, run.path, progress=display.progress)
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
     run.write_status(results=status.results | found.metrics, facts=status.facts | found.facts)
@@ -192,11 +247,6 @@ def _same_files(testing: Images, source: Run) -> int:
 def final_step(run: Run) -> int:
     """The step of a run's final figures: its last one."""
     return int(max((line["step"] for line in run.metrics()), default=0))
-
-
-def load_data(name: str, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
-    """The dataset of a run, decoded for its image size."""
-    return load(name, config.data, side=config.data.side(config.image_size), progress=display.progress)
 
 
 def write_split(run: Run, dataset: Dataset) -> None:

@@ -18,10 +18,10 @@ APP_ONLY = {"hptctl", "typer", "mlflow", "optuna", "jinja2", "pandas", "rich", "
 HEAVY = {"torch", "torchvision", "mlflow", "optuna", "pandas", "accelerate", "sklearn", "matplotlib", "scipy", "rich"}
 ONE_HOME = {
     "mlflow": {"hptctl.tracking"},
-    "optuna": {"hptctl.search"},
+    "optuna": {m for m in MODULES if m.startswith("hptctl.search.")},
     "rich": {"hptctl.console"},
     "jinja2": {"hptctl.report.page"},
-    "matplotlib": {"hptctl.report.charts"},
+    "matplotlib": {"hptctl.report.charts", "hptctl.report.sweep_charts"},
     "accelerate": {"hpt.processes"},
 }
 

@@ -6,15 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(script: str, *arguments: object, out: Path) -> dict[str, dict[str, float]]:
+def run(script: str, *arguments: object, out: Path) -> dict[str, dict[str, Any]]:
     command = [sys.executable, f"benchmarks/{script}", *map(str, arguments), "--json", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    document: dict[str, dict[str, float]] = json.loads(out.read_text())
+    document: dict[str, dict[str, Any]] = json.loads(out.read_text())
     return document
 
 
@@ -43,3 +44,10 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     small, large = document["medians"]["0.01"], document["medians"]["0.6"]
     assert large["of files"] - small["of files"] > 0.5
     assert large["anonymous"] - small["anonymous"] < 0.1
+
+
+def test_trials_are_claimed_once_through_our_queue(tmp_path: Path) -> None:
+    document = run("sweep_storage.py", "--processes", 2, "--trials", 6, out=tmp_path / "figures.json")
+    for name in ("ours journal", "ours sqlite"):
+        row = document["medians"][name]
+        assert (row["twice"], row["never"], row["extra"]) == (0, 0, 0)

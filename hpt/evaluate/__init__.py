@@ -36,7 +36,8 @@ from hpt.processes import choose_device, use_bf16
 log_ = logging.getLogger("hpt.evaluate")
 
 MODEL = "model.safetensors"
-"""A finetuned classifier: `backbone.*` with torchvision's keys, `head.weight` [C, d], `head.bias` [C]."""
+"""A finetuned classifier: `backbone.*` with torchvision's keys, `head.weight` [C, d], `head.bias` [C]. Of a linear
+probe that was not tested, its heads alone: `head.weight` [R, C, d], `head.bias` [R, C]."""
 CHECKPOINTS = "checkpoints"
 NAMED = 5
 """Classes named in a message."""
@@ -118,6 +119,9 @@ def evaluate(
         facts["chosen"] = f"lr={probe.lr:g}"
         facts["chosen_steps"] = " ".join(map(str, probe.steps))
         facts["tried"] = ", ".join(f"lr={lr:g}: {value:.4f}" for lr, value in probe.by_lr.items())
+        if not config.test:
+            heads = {"head.weight": probe.weight.cpu(), "head.bias": probe.bias.cpu()}
+            weights.save(heads, folder / MODEL, metadata={"dataset": dataset.name, "lr": f"{probe.lr:g}"})
         scores = {name: probe.scores(features_of(name, dataset.split(name)[0])).cpu() for name in splits}
     else:
         bank, labels = features_of("train", train[0]), train[1].to(device)
@@ -135,18 +139,39 @@ def evaluate(
     return Evaluation(found, facts, scores)
 
 
-def score_on_test(config: EvaluateConfig, dataset: Dataset, folder: Path, *, progress: Progress) -> Evaluation:
-    """Test figures of the classifier that `evaluate` left in `folder`."""
+def score_on_test(
+    config: EvaluateConfig, dataset: Dataset, state: Mapping[str, Tensor], folder: Path, *, progress: Progress
+) -> Evaluation:
+    """Test figures of the backbone `state` with what `evaluate` left in `folder`; kNN needs nothing of it."""
     from safetensors.torch import load_file
 
     check_metric(config.metric or dataset.metric, dataset.split("test")[1], dataset.classes, f"{dataset.name}'s test")
     device = choose_device(config.device)
     classes = len(dataset.classes)
     backbone = encoder.build(config.backbone, seed=config.seed)
-    model = Classifier(backbone, encoder.feature_dim(config.backbone), classes, config.seed)
-    model.load_state_dict(load_file(folder / MODEL))
+    images = dataset.split("test")[0]
     bf16 = use_bf16(config.precision, device)
-    scores = predict(config, model, dataset.split("test")[0], device, bf16=bf16, progress=progress)[None]
+    if config.kind == "finetune":
+        model = Classifier(backbone, encoder.feature_dim(config.backbone), classes, config.seed)
+        model.load_state_dict(load_file(folder / MODEL))
+        scores = predict(config, model, images, device, bf16=bf16, progress=progress)[None]
+        return Evaluation(*report(folder, "test", scores, dataset), {"test": scores})
+
+    def features_of(name: str, some: Images) -> Tensor:
+        return embed(backbone, some, config.image_size, device, bf16=bf16, progress=progress, what=name)
+
+    backbone.load_state_dict(dict(state), strict=True)
+    backbone.to(device)
+    features = features_of("test", images)
+    if config.kind == "linear":
+        heads = load_file(folder / MODEL, device=str(device))
+        scores = (torch.einsum("nd,rcd->rnc", features, heads["head.weight"]) + heads["head.bias"][:, None]).cpu()
+    else:
+        train, all_labels = dataset.split("train")
+        used = choose(all_labels, classes, config, dataset.classes)
+        labels = torch.from_numpy(all_labels[used]).to(device)
+        votes = knn_scores(features_of("train", train.subset(used)), labels, features, classes, config.knn)
+        scores = as_logits(votes, labels)[None].cpu()
     return Evaluation(*report(folder, "test", scores, dataset), {"test": scores})
 
 

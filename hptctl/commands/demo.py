@@ -29,6 +29,7 @@ def demo(
     from hpt.strategies import STRATEGIES
     from hptctl import console, launch, runs, search
     from hptctl.report import page
+    from hptctl.search import conductor
 
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +69,8 @@ def demo(
 
     console.say(f"[{time.monotonic() - start:3.0f} s] finetuning hpt with 200 labels: a sweep over lr and schedule")
     tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
-    sweep = search.create(tuned, search.SPACES["tiny"], name=None, experiment="demo")
-    search.run_sweep(sweep)
+    sweep = search.create_protocol(tuned, name=None, experiment="demo")
+    conductor.run_sweep(sweep)
     made = page.write(Path("report.html"))
 
     console.say("")

@@ -157,7 +157,7 @@ def test_without_test_the_test_images_are_not_touched_until_the_winner_is_known(
     settings = config("finetune", test=False)
     found, _ = run(settings, blind, state, tmp_path)
     assert not any(key.startswith("test/") for key in found.metrics)
-    later = score_on_test(settings, dataset, tmp_path, progress=lambda *_: None)
+    later = score_on_test(settings, dataset, state, tmp_path, progress=lambda *_: None)
     together, _ = run(config("finetune"), dataset, state, tmp_path / "together")
     assert later.metrics["test/top1"] == together.metrics["test/top1"]
 

@@ -1,0 +1,301 @@
+"""The queue of a sweep's trials, worked on by real processes through real storages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpt.config import EvaluateConfig
+from hpt.errors import ConfigError, RunError
+from hptctl.search import queue as queues
+from hptctl.search.plan import Plan, make
+from hptctl.search.queue import Claim, Queue, Reaper
+from hptctl.search.space import Choice, Range, parse
+from hptctl.search.storage import open_sql, shown
+
+TUNING = EvaluateConfig(kind="finetune", weights="base", dataset="digits", preset="tiny")
+CLAIMER = """
+import json, os, sys, time
+from pathlib import Path
+from hptctl.search.plan import Plan
+from hptctl.search.queue import Queue
+folder, url, out = Path(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
+queue = Queue("s", folder, Plan.model_validate_json(sys.argv[4]), url)
+queue.study
+out.with_suffix(".ready").touch()
+while not (folder / "go").exists():
+    time.sleep(0.01)
+mine = []
+while (claim := queue.claim(out.stem, folder)) is not None:
+    mine.append(claim.number)
+    params = claim.params()
+    for tenth in (3, 6, 10):
+        claim.look(params["lr"], tenth)
+    claim.complete(params["lr"])
+out.write_text(json.dumps(mine))
+"""
+
+
+def plan(lr: str = "0.01,0.001", **options: object) -> Plan:
+    space, _ = parse("finetune", "tiny", flags={"lr": lr, "schedule": "1-steps,2-steps"})
+    return make("finetune", TUNING, space, **options)  # type: ignore[arg-type]
+
+
+def opened(folder: Path, made: Plan, url: str | None = None) -> Queue:
+    queue = Queue("s", folder, made, url)
+    queue.create()
+    return queue
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every queue of a test is closed behind it."""
+    made: list[Queue] = []
+    begin = Queue.__init__
+
+    def noted(queue: Queue, *arguments: Any) -> None:
+        made.append(queue)
+        begin(queue, *arguments)
+
+    monkeypatch.setattr(Queue, "__init__", noted)
+    yield
+    for queue in made:
+        if hasattr(queue, "close"):
+            queue.close()
+
+
+def claimed(queue: Queue, folder: Path, worker: str = "w") -> Claim:
+    claim = queue.claim(worker, folder)
+    assert claim is not None
+    return claim
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of the tests' own, from the system's packages: an address without a password."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    folder = tmp_path_factory.mktemp("postgres")
+    as_user: list[str] = []
+    if os.getuid() == 0:  # the server refuses to run as root
+        if shutil.which("setpriv") is None:
+            pytest.skip("PostgreSQL does not run as root, and there is no setpriv")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        for each in (folder, *folder.parents[:3]):
+            each.chmod(0o755) if each != folder else shutil.chown(folder, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    binaries, data = programs[-1].parent, folder / "data"
+    setup = [*as_user, str(binaries / "initdb"), "-D", str(data), "-U", "tester", "-A", "trust", "-N"]
+    subprocess.run(setup, check=True, capture_output=True, cwd=folder)
+    serve = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"]
+    with (folder.parent / "postgres.log").open("wb") as log:
+        server = subprocess.Popen([*as_user, *serve], cwd=folder, stdout=log, stderr=log)
+    ready = [str(binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+    while subprocess.run(ready, capture_output=True).returncode:
+        assert server.poll() is None, (folder.parent / "postgres.log").read_text()
+        time.sleep(0.1)
+    yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+    server.send_signal(signal.SIGINT)
+    server.wait(timeout=30)
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgres"])
+def test_eight_processes_do_each_cell_once(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = None
+    if kind != "journal":
+        url = request.getfixturevalue("postgres") if kind == "postgres" else f"sqlite:///{tmp_path / 'trials.db'}"
+    made = plan(",".join(str(n / 100) for n in range(1, 9)))
+    queue = opened(tmp_path, made, url)
+    outs = [tmp_path / f"worker{number}.json" for number in range(8)]
+    arguments = [str(tmp_path), url or ""]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CLAIMER, *arguments, str(out), made.model_dump_json()]) for out in outs
+    ]
+    while not all(out.with_suffix(".ready").exists() for out in outs):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    (tmp_path / "go").touch()
+    assert [process.wait(timeout=120) for process in processes] == [0] * 8
+
+    claims = Counter(number for out in outs for number in json.loads(out.read_text()))
+    assert claims == Counter(range(16))
+    trials = queue.trials()
+    cells = [(trial.params["lr"], trial.params["schedule"]) for trial in trials]
+    assert cells == [(cell["lr"], cell["schedule"]) for cell in made.space.cells()]
+    assert [trial.value for trial in trials] == [trial.params["lr"] for trial in trials]
+
+
+def test_a_trial_that_is_given_back_keeps_its_number_its_point_and_its_looks(tmp_path: Path) -> None:
+    made = plan("1e-4..1e-1", trials=2)
+    queue = opened(tmp_path, made)
+    first = claimed(queue, tmp_path)
+    point = first.params()
+    assert 1e-4 <= point["lr"] <= 1e-1
+    first.look(0.3, 4)
+    queue.give_back(first.number)
+
+    again = claimed(Queue("s", tmp_path, made, None), tmp_path, "other")
+    assert (again.number, again.params(), again.looked) == (0, point, 4)
+    assert not first.holds()
+    assert not first.beat()  # it has learnt that the trial is another's
+    assert again.beat()
+    again.complete(0.5)
+    (done, left) = queue.trials()
+    assert (done.state, done.value, done.worker, done.looks) == (
+        "complete",
+        0.5,
+        "other",
+        dict.fromkeys(range(1, 5), 0.3),
+    )
+    assert (left.state, left.params) == ("waiting", {})
+
+
+def test_a_point_does_not_depend_on_who_draws_it_nor_on_the_order(tmp_path: Path) -> None:
+    drawn = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        queue = opened(folder, plan("1e-4..1e-1", sampler="random", trials=3))
+        claims = [claimed(queue, folder) for _ in range(3)]
+        if name == "b":
+            claims.reverse()
+        drawn.append({claim.number: claim.params() for claim in claims})
+    assert drawn[0] == drawn[1]
+    assert len({point["lr"] for point in drawn[0].values()}) == 3
+
+
+def test_the_trial_of_a_dead_process_is_given_back_and_fails_after_three(tmp_path: Path) -> None:
+    made = plan()
+    queue = opened(tmp_path, made)
+    code = CLAIMER.replace("mine.append(claim.number)", "os.kill(os.getpid(), 9)")
+    (tmp_path / "go").touch()
+    for death in range(1, queues.DEATHS + 1):
+        arguments = [str(tmp_path), "", str(tmp_path / "w.json"), made.model_dump_json()]
+        assert subprocess.run([sys.executable, "-c", code, *arguments]).returncode == -signal.SIGKILL
+        assert queue.trials()[0].state == "running"
+        reaper = Reaper(queue)
+        end = time.monotonic() + 20
+        while not reaper():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert queue.trials()[0].state == ("waiting" if death < queues.DEATHS else "fail")
+    assert queue.trials()[0].reason == "its worker died 3 times (its process died)"
+
+
+def test_the_trial_of_another_machine_is_given_back_when_its_beat_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = opened(tmp_path, plan())
+    monkeypatch.setattr(queues, "machine", lambda: "another-1")
+    there = claimed(queue, tmp_path, "another/1")
+    monkeypatch.undo()
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    reaper = Reaper(queue)
+    assert reaper() == []
+    for _ in range(3):
+        clock[0] += queues.GRACE_SECONDS - 1
+        there.beat()
+        assert reaper() == []
+    clock[0] += queues.GRACE_SECONDS + 1
+    assert reaper() == [0]
+    assert queue.trials()[0].state == "waiting"
+
+
+def test_what_failed_is_tried_again_with_its_values_as_a_trial_of_its_own(tmp_path: Path) -> None:
+    queue = opened(tmp_path, plan())
+    bad, good = claimed(queue, tmp_path), claimed(queue, tmp_path)
+    point = bad.params()
+    bad.fail("the disk was full")
+    good.params()
+    good.complete(0.7)
+    assert queue.retry() == [0]
+    trials = queue.trials()
+    assert [(t.number, t.slot, t.state) for t in trials if t.slot == 0] == [(0, 0, "fail"), (4, 0, "waiting")]
+    assert trials[0].reason == "the disk was full"
+    while (claim := queue.claim("w", tmp_path)) is not None:
+        if claim.number == 4:
+            assert claim.params() == point
+        claim.params()
+        claim.complete(0.1)
+    assert queue.retry() == []
+    best = queues.best(queue.trials())
+    assert best is not None
+    assert best.number == good.number
+
+
+def test_the_median_stops_a_trial_that_does_worse_at_a_tenth_of_its_own_length(tmp_path: Path) -> None:
+    queue = opened(tmp_path, plan("0.1,0.2,0.3,0.4", pruner="median"))
+    for value in (0.5, 0.6, 0.7, 0.8):
+        claim = claimed(queue, tmp_path)
+        claim.params()
+        assert not claim.look(value, 3)  # stands for the tenths before it, too
+        assert not claim.look(value, 10)
+        claim.complete(value)
+    worse, better = claimed(queue, tmp_path), claimed(queue, tmp_path)
+    worse.params(), better.params()
+    assert worse.look(0.4, 2)
+    worse.prune("pruned at 20 % of its length")
+    assert not better.look(0.9, 2)
+    assert queue.trials()[worse.number].state == "pruned"
+    assert queue.trials()[worse.number].value is None
+
+
+def test_lists_are_values_like_others(tmp_path: Path) -> None:
+    space = parse("linear", "tiny", sets=["linear.batch_size=32,64"], flags={})[0]
+    listed = Choice(field="linear.lrs", values=([0.3], [3.0, 30.0]))
+    made = make("linear", TUNING.model_copy(update={"kind": "linear"}), space)
+    made = made.model_copy(update={"space": space.model_copy(update={"dimensions": {"lr": listed}}), "trials": 2})
+    queue = opened(tmp_path, made)
+    assert [claimed(queue, tmp_path).params() for _ in range(2)] == [{"lr": [0.3]}, {"lr": [3.0, 30.0]}]
+
+
+def test_a_study_of_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    opened(tmp_path, plan(), url)
+    assert Queue("s", tmp_path, plan(), url).create() is False  # it joins
+    with pytest.raises(RunError, match=r"the space of lr is 0\.01, 0.001 there, 0.1, 0.2 here"):
+        Queue("s", tmp_path, plan("0.1,0.2"), url).create()
+    with pytest.raises(RunError, match="there is no sweep 'other'"):
+        _ = Queue("other", tmp_path, plan(), url).study
+
+
+def test_a_storage_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no folder"):
+        open_sql(f"sqlite:///{tmp_path / 'nowhere' / 'trials.db'}")
+    with pytest.raises(ConfigError, match="is no database"):
+        open_sql("trials")
+    pytest.importorskip("psycopg")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"postgresql://me:secret@127.0.0.1:{free.getsockname()[1]}/trials"
+    with pytest.raises(RunError, match="cannot be used") as caught:
+        open_sql(url)
+    assert "secret" not in str(caught.value)
+    assert "secret" not in shown(url)
+    with pytest.raises(RunError, match="HPTCTL_STORAGE"):
+        open_sql(shown(url))
+
+
+def test_a_range_of_whole_numbers_gives_whole_numbers(tmp_path: Path) -> None:
+    space = parse("finetune", "tiny", sets=["finetune.batch_size=8..16"], flags={"lr": "0.1", "schedule": "1-steps"})[0]
+    assert isinstance(space.dimensions["finetune.batch_size"], Range)
+    queue = opened(tmp_path, make("finetune", TUNING, space, trials=3))
+    sizes = [claimed(queue, tmp_path).params()["finetune.batch_size"] for _ in range(3)]
+    assert all(isinstance(size, int) and 8 <= size <= 16 for size in sizes)
