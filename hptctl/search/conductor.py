@@ -104,6 +104,8 @@ class _Conductor:
             self._link_parent()
         self._do_trials()
         if beside:
+            while self.sweep.status().state == "running":  # the other command tests the winner
+                time.sleep(POLL_SECONDS)
             return
         results: dict[str, float] = {}
         facts: dict[str, str] = {}
