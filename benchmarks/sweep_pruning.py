@@ -34,7 +34,8 @@ def sweep(folder: Path, name: str, seed: int, pruner: str, options: argparse.Nam
     run(
         folder, "sweep", "finetune", "base", "--name", name, "--seed", str(seed), "--pruner", pruner,
         "--lr", "1e-4..1", "--schedule", options.schedule, "--labels", options.labels,
-        "--set", f"finetune.eval_every={options.eval_every}", "--trials", str(options.trials),
+        "--set", f"finetune.eval_every={options.eval_every}",
+        "--set", f"finetune.batch_size={options.batch_size}", "--trials", str(options.trials),
         "--workers", str(options.workers),
     )  # fmt: skip
     wall = time.perf_counter() - start
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--schedule", default="100-steps,150-steps")
     parser.add_argument("--labels", default="200")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--eval-every", type=int, default=10)
     parser.add_argument("--steps", type=int, default=60, help="of pretraining")
     parser.add_argument("--workers", type=int, default=1)

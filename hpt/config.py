@@ -451,18 +451,26 @@ _BOOKKEEPING = {
 }
 
 
-def fingerprint(config: PretrainConfig | EvaluateConfig, *, data: str, split: str, weights: str) -> str:
+def fingerprint(
+    config: PretrainConfig | EvaluateConfig,
+    *,
+    data: str,
+    split: str,
+    weights: str,
+    search: Mapping[str, Any] | None = None,
+) -> str:
     """Hex over all that a run's result rests on: two runs of one fingerprint are one.
 
     `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
-    empty for random weights; paths and names play no part.
+    empty for random weights; paths and names play no part. `search` says how a sweep varies the configuration.
     """
     aside = _BOOKKEEPING | {"dataset", "weights"}
     if isinstance(config, EvaluateConfig):
         aside |= {"linear", "knn", "finetune"} - {config.kind}
     # Without what is as the protocol has it: a field that a later version adds leaves the fingerprints as they are.
     method = flatten(config.model_dump(mode="json", exclude=aside, exclude_defaults=True))
-    named = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights, "method": method}
+    named: dict[str, Any] = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights}
+    named |= {"method": method} | ({"search": search} if search is not None else {})
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from hpt.config import PROTOCOL_LABELS, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
@@ -137,10 +138,13 @@ class Progress:
     def _finished_run(self, cell: Cell) -> Found | None:
         """The finished run of a cell's fingerprint: one of this folder, or else one that the store knows."""
         start = self._sha256(cell)
-        if start is None or cell.sweep:
+        if start is None:
             return None
         dataset = self.dataset(cell.config)
-        of_cell = fingerprint(cell.config, data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start)
+        of: Callable[..., str] = partial(fingerprint, cell.config)
+        if cell.sweep and isinstance(cell.config, EvaluateConfig):
+            of = search.protocol(cell.config).fingerprint
+        of_cell = of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start)
         for run in self._finished.get(of_cell, ()):
             if found := _done(cell, run):
                 return found
@@ -174,20 +178,27 @@ class Progress:
         return self._known[name]
 
     def _begun(self, cell: Cell) -> Found:
-        """Runs of this configuration that are not finished; sweeps, which have no fingerprint, finished ones too."""
-        config = launch.pinned(self.config(cell))
+        """Runs of this configuration that are not finished."""
+        config = self._config_of_run(cell)
         source = self[cell.backbone.cell].run if cell.backbone is not None else None
         started = runs.get(source).spec().created if source else 0.0
         for run, spec, status in reversed(self._runs):
-            same = spec.config.get("evaluate") == config if cell.sweep else spec.config == config
-            if spec.kind != cell.kind or not same or runs.is_trial(run) or spec.created < started:
+            if spec.kind != cell.kind or spec.config != config or runs.is_trial(run) or spec.created < started:
                 continue
             if status.state == "finished":
-                return Found("done", run.name) if cell.sweep else Found("left")  # of images that have changed since
+                return Found("left")  # of images that have changed since
             if status.state in {"failed", "running"}:
                 return Found("failed" if status.state == "failed" else "running", run.name, status.reason)
             return Found("stopped", run.name)
         return Found("left")
+
+    def _config_of_run(self, cell: Cell) -> dict[str, Any]:
+        """As `run.json` of the cell's run has it."""
+        config = self.config(cell)
+        pinned = launch.pinned(config)
+        if cell.sweep and isinstance(config, EvaluateConfig):
+            return search.protocol(config).model_dump(mode="json") | {"evaluate": pinned}
+        return pinned
 
 
 def _done(cell: Cell, run: Run) -> Found | None:

@@ -297,10 +297,21 @@ class _Conductor:
             return dict(there["results"]), dict(there["facts"])
         winners = [Run(self._folder(best) / name) for name in best.runs]
         facts = winners[0].status().facts | {"winner": winners[0].name, "chosen": chosen(best.params)}
+        facts["fingerprint"] = self.plan.fingerprint(
+            data=facts["data_fingerprint"],
+            split=facts["split_fingerprint"],
+            weights=facts["weights_sha256"] if self.plan.pretrain is None else _started_from(winners[0]),
+        )
         results = [run.status().results for run in winners]
         if len(results) > 1:
             facts["seeds"] = str(len(results))
         return _mean(results), facts
+
+
+def _started_from(evaluation: Run) -> str:
+    """The sha256 of what a trial's pretraining began with; empty for random weights."""
+    facts: dict[str, str] = next(runs.ancestry(evaluation)).status().facts
+    return facts.get("weights_sha256", "")
 
 
 def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:

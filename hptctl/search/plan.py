@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from hpt.config import Config, EvaluateConfig, Positive, PretrainConfig, check, flatten, resolve
+from hpt.config import Config, EvaluateConfig, Positive, PretrainConfig, check, fingerprint, flatten, resolve
 from hpt.errors import ConfigError, RunError, did_you_mean
 from hptctl.search.space import MODELS, Params, Space, Target, check_space, in_words
 
@@ -72,6 +72,12 @@ class Plan(Config):
         if isinstance(config, PretrainConfig) and self.pruner != "none" and config.probe_every is None:
             config = config.model_copy(update={"probe_every": max(1, config.steps // LOOKS)})
         return config
+
+    def fingerprint(self, *, data: str, split: str, weights: str) -> str:
+        """Hex over all that the winner rests on (`hpt.config.fingerprint`)."""
+        method = {"target", "space", "sampler", "pruner", "trials", "repeats", "objective"}
+        search = self.model_dump(mode="json", include=method)
+        return fingerprint(self.base, data=data, split=split, weights=weights, search=search)
 
     def evaluation(self, pretraining: str) -> EvaluateConfig:
         """The evaluation of a pretraining that gives its objective, with the test images left alone."""

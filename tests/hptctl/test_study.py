@@ -102,6 +102,36 @@ def test_a_run_counts_whoever_made_it_and_only_while_its_images_are_the_same(
     assert "done" not in states().values()
 
 
+def test_a_sweep_made_by_hand_is_a_cell_when_its_space_is_the_studys(hptctl, workplace: Path) -> None:
+    (workplace / "tuned.toml").write_text(
+        """
+        datasets = ["shapes@60"]
+        weights = ["own"]
+        preset = "tiny"
+        strategies = ["base"]
+        evaluations = [{ kind = "sweep", labels = "16" }]
+
+        [set]
+        "finetune.batch_size" = 8
+        "finetune.eval_every" = 60
+        device = "cpu"
+        """
+    )
+    data = ("-d", "shapes@60", "--preset", "tiny", "--device", "cpu")
+    hptctl("pretrain", "-s", "target", *data, "--batch-size", "32", "--steps", "1", "--name", "own")
+    hptctl("pretrain", "-s", "base", "-w", "own", *data, "--name", "based")
+    own = ("--labels", "16", "--set", "finetune.batch_size=8", "--set", "finetune.eval_every=60", "--device", "cpu")
+
+    def found() -> set[str]:
+        progress = Progress(grid.cells(grid.load("tuned.toml"), launch.backbone_of))
+        return {progress[id].run for id in progress.cells if progress[id].state == "done"}
+
+    hptctl("sweep", "finetune", "based", *own, "--name", "other", "--schedule", "2-steps", "--lr", "0.01")
+    assert found() == {"based"}
+    hptctl("sweep", "finetune", "based", *own, "--name", "same")
+    assert found() == {"based", "same"}
+
+
 def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when_asked(
     hptctl, study: Path, workplace: Path
 ) -> None:
