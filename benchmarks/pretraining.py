@@ -12,7 +12,7 @@ The paper's step is written as its published code has it, for one device: one ba
 
 Each repeat runs all of them for `--steps` steps after one to warm up; the table shows medians over the repeats.
 
-    uv run --group bench python benchmarks/pretraining.py IMAGES.zip --image-size 64
+    uv run python benchmarks/pretraining.py IMAGES.zip --image-size 64
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Layout:
     """What the file holds around the tensors."""
     load: Mapping[str, str]
     """By suffix: a line of Python that loads the file `{path}` of a `{backbone}`."""
+    classifies: Mapping[str, str] = field(default_factory=dict)
+    """Likewise of a classifier with `{classes}` classes; empty where the program has no place for one."""
 
 
 def _plainly(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -49,21 +51,26 @@ def _to_detectron2(key: str) -> str | None:
     return f"res{int(stage) + 1}.{block}.{rest}"
 
 
-_FROM_SAFETENSORS = "safetensors.torch.load_file({path!r})"
-_FROM_TORCH = "torch.load({path!r}, weights_only=True)"
+_FROM = {
+    ".safetensors": "safetensors.torch.load_file({path!r})",
+    ".pth": "torch.load({path!r}, weights_only=True)",
+}
 _TORCHVISION = "model = torchvision.models.{backbone}(); model.load_state_dict(%s, strict=False)  # fc is missing"
-_TIMM = "model = timm.create_model({backbone!r}, num_classes=0, checkpoint_path={path!r})"
+_TORCHVISION_CLASSIFIER = "model = torchvision.models.{backbone}(num_classes={classes}); model.load_state_dict(%s)"
+_TIMM = "model = timm.create_model({backbone!r}, num_classes={classes}, checkpoint_path={path!r})"
+_SUFFIXES = (".safetensors", ".pth")
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         Layout(
-            "torchvision", (".safetensors", ".pth"), lambda key: key, _plainly,
-            {".safetensors": _TORCHVISION % _FROM_SAFETENSORS, ".pth": _TORCHVISION % _FROM_TORCH},
+            "torchvision", _SUFFIXES, lambda key: key, _plainly,
+            {suffix: _TORCHVISION % _FROM[suffix] for suffix in _SUFFIXES},
+            {suffix: _TORCHVISION_CLASSIFIER % _FROM[suffix] for suffix in _SUFFIXES},
         ),
         Layout(
-            "timm", (".safetensors", ".pth"), lambda key: key, _plainly,
-            dict.fromkeys((".safetensors", ".pth"), _TIMM),
+            "timm", _SUFFIXES, lambda key: key, _plainly,
+            dict.fromkeys(_SUFFIXES, _TIMM), dict.fromkeys(_SUFFIXES, _TIMM),
         ),
         Layout(
             "moco", (".pth",), lambda key: f"module.encoder_q.{key}",
@@ -105,12 +112,17 @@ def check_path(layout: Layout, path: Path) -> None:
 
 
 def write(state: Mapping[str, Tensor], backbone: str, layout: Layout, path: Path, about: Mapping[str, str]) -> str:
-    """Write a backbone (torchvision's keys without `fc`) in a layout, atomically; the line of Python that loads it.
+    """Write a backbone, or with `fc` a classifier, of torchvision's keys in a layout, atomically; the line of Python
+    that loads it.
 
     Raises:
-        ConfigError: the layout has no such file.
+        ConfigError: the layout has no such file, or no place for a classifier.
     """
     check_path(layout, path)
+    classes = len(state["fc.bias"]) if "fc.bias" in state else 0
+    if classes and not layout.classifies:
+        having = ", ".join(name for name, each in LAYOUTS.items() if each.classifies)
+        raise ConfigError(f"{layout.name}'s layout has no place for a classifier", f"choose one of {having}")
     named = {layout.rename(key): value for key, value in state.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None}
     if path.suffix == ".safetensors":
@@ -121,4 +133,5 @@ def write(state: Mapping[str, Tensor], backbone: str, layout: Layout, path: Path
                 pickle.dump(layout.nest({key: value.numpy() for key, value in tensors.items()}), file)
             else:
                 torch.save(layout.nest(tensors), file)
-    return layout.load[path.suffix].format(path=str(path), backbone=backbone)
+    lines = layout.classifies if classes else layout.load
+    return lines[path.suffix].format(path=str(path), backbone=backbone, classes=classes)

@@ -164,3 +164,13 @@ def predict(
             parts.append(model(view).float().cpu())
             progress(int(rows[-1]) + 1, len(images), "predicting")
     return torch.cat(parts)
+
+
+def read_head(file: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The linear head of a classifier's file, as torchvision names it (`fc.weight` [C, d], `fc.bias` [C]), and its
+    classes."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as kept:
+        head = {f"fc.{part}": kept.get_tensor(f"head.{part}") for part in ("weight", "bias")}
+        return head, kept.metadata()["classes"].split("\n")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hptctl import options
+
+if TYPE_CHECKING:
+    from hptctl.runs import Run
 
 app = typer.Typer(no_args_is_help=True, help="Look into weights, and take them to other programs.")
 
@@ -148,7 +151,9 @@ def convert(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A pretraining, or RUN@STEP.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A pretraining, RUN@STEP, a finetuning or a sweep of them.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", help="The file.", show_default="RUN.safetensors, as the layout has it")
     ] = None,
@@ -161,37 +166,53 @@ def export(
 ) -> None:
     """Write a run's backbone for other programs, with a model card beside it (data, steps, figures, licences).
 
+    Of a finetuning, or of the winner of a sweep, it is the classifier, whose classes the card names in order.
+
     Examples:
 
         hptctl weights export my-base
+
+        hptctl weights export sweep-my-base --out classifier.pth
 
         hptctl weights export my-base@500 --out backbone.pth --layout timm
 
         hptctl weights export my-base --register my-embedder
     """
     from hpt import export as exporting
-    from hpt.errors import RunError
+    from hpt.errors import ConfigError, RunError
+    from hpt.evaluate import MODEL
+    from hpt.evaluate.finetune import read_head
     from hpt.files import write_text
     from hpt.weights import read
     from hptctl import card, console, launch, tracking
 
     chosen = exporting.get(layout)
-    file, source = launch.find_weights(run)
-    if source is None:
-        raise RunError(f"'{run}' is no run", f"`hptctl weights convert {run} OUT` converts any file")
     path = out or Path(f"{run.replace('@', '-step-')}{chosen.suffixes[0]}")
     exporting.check_path(chosen, path)
+    finetuned = _finetuned(run)
+    if finetuned is not None and register is not None:
+        raise ConfigError("--register takes a model that embeds images, not a classifier", "name the pretraining")
+    file, source = launch.find_weights(run) if finetuned is None else (finetuned.path / MODEL, finetuned)
+    if source is None:
+        raise RunError(f"'{run}' is no run", f"`hptctl weights convert {run} OUT` converts any file")
     loaded = read(file)
+    state, classes = loaded.state, list[str]()
+    if finetuned is not None:
+        head, classes = read_head(file)
+        state |= head
     about = {"backbone": loaded.backbone, "run": run, "from": loaded.sha256, "layout": layout}
-    line = exporting.write(loaded.state, loaded.backbone, chosen, path, about)
+    line = exporting.write(state, loaded.backbone, chosen, path, about)
     beside = path.with_suffix(".md")
-    text = card.card(source, launch.step_of(file), line)
+    if finetuned is None:
+        text = card.card(source, launch.step_of(file), line)
+    else:
+        text = card.of_classifier(source, classes, line)
     write_text(beside, text)
     made: dict[str, Any] = {"file": str(path.resolve()), "layout": layout, "load": line, "card": str(beside.resolve())}
     if register is not None:
         mean, std = card.normalisation(source)
         facts = {"backbone": loaded.backbone, "mean": mean, "std": std}
-        made["registered"] = tracking.register(register, source, loaded.state, facts, text)
+        made["registered"] = tracking.register(register, source, state, facts, text)
     if as_json:
         console.print_json(made)
         return
@@ -202,3 +223,21 @@ def export(
         console.say(
             f"load it: mlflow.pyfunc.load_model({made['registered']!r}).predict(images)  # [n, 3, H, W] in [0, 1]"
         )
+
+
+def _finetuned(name: str) -> Run | None:
+    """The finetuning that a name means: a run's own, or the winner of a sweep; None where it is neither."""
+    from hpt.errors import RunError
+    from hptctl import runs
+
+    run = runs.find(name)
+    if run is not None and run.spec().kind == "sweep":
+        status = run.status()
+        if status.state != "finished":
+            raise RunError(f"sweep '{run.name}' is not finished ({status.state})", "its winner is not known yet")
+        run = runs.find(status.facts["winner"])
+    if run is None or run.spec().kind != "finetune":
+        return None
+    if (state := run.status().state) != "finished":
+        raise RunError(f"run '{run.name}' is not finished ({state})", f"`hptctl evaluate finetune --resume {run.name}`")
+    return run

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import hashlib
 import json
 import os
 import pickle
 import threading
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -103,6 +105,33 @@ def test_a_torchvision_file_is_read_whole(tmp_path: Path, state: State, features
     assert loaded.summary() == (
         "resnet18.pth: torchvision or timm of a resnet18, 120 of 120 tensors matched, 2 ignored (head)"
     )
+
+
+def test_a_checkpoint_that_lightly_and_lightning_wrote_is_read(
+    tmp_path: Path, resnet: nn.Module, features: Callable[..., bool]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        import pytorch_lightning
+        from lightly.models.modules import MoCoProjectionHead
+
+        class MoCo(pytorch_lightning.LightningModule):  # type: ignore[misc]  # as lightly's documentation has it
+            def __init__(self) -> None:
+                super().__init__()
+                self.backbone = nn.Sequential(*list(copy.deepcopy(resnet).children())[:-1])
+                self.projection_head = MoCoProjectionHead(512, 512, 128)
+                self.backbone_momentum = nn.Sequential(*list(torchvision.models.resnet18().children())[:-1])
+                self.projection_head_momentum = copy.deepcopy(self.projection_head)
+
+        trainer = pytorch_lightning.Trainer(
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", devices=1
+        )
+        trainer.strategy.connect(MoCo())
+        trainer.save_checkpoint(tmp_path / "lightly.ckpt", weights_only=True)
+    loaded = weights.read(tmp_path / "lightly.ckpt")
+    assert features(loaded)
+    assert (loaded.backbone, loaded.matched, loaded.unexpected) == ("resnet18", 120, ())
+    assert loaded.dialect == "Lightning (backbone.)"
 
 
 def test_a_timm_model_gives_the_same_features_here(tmp_path: Path) -> None:

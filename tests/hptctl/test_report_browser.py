@@ -56,6 +56,30 @@ def test_the_page_asks_for_nothing_and_has_nothing_to_complain_of(opened: Opened
     assert opened.complaints == []
 
 
+def test_tables_are_sorted_by_their_heads_and_come_back_to_the_order_they_had(opened: Opened) -> None:
+    def column() -> list[str]:
+        found: list[str] = opened.page.evaluate("[...document.querySelectorAll('table.runs tbody td:nth-child(5)')]"
+                                                ".map(cell => cell.textContent)")  # fmt: skip
+        return found
+
+    given, head = column(), opened.page.locator("table.runs thead th", has_text="steps")
+    numbers = [int(text.replace(",", "")) for text in given if text[0].isdigit()]
+    assert sorted(numbers, reverse=True) != numbers
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert [int(t.replace(",", "")) for t in column() if t[0].isdigit()] == sorted(numbers, reverse=True)
+    opened.page.keyboard.press("Enter")  # the button has the focus
+    assert [int(t.replace(",", "")) for t in column() if t[0].isdigit()] == sorted(numbers)
+    opened.page.keyboard.press("Enter")
+    assert column() == given
+
+
+@pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
+def test_without_scripts_the_tables_are_there_without_buttons(opened: Opened) -> None:
+    assert opened.page.locator("table.runs tbody tr").count() > 5
+    assert opened.page.locator("button").count() == 0
+
+
 def test_every_link_leads_somewhere_on_the_page(opened: Opened) -> None:
     found = opened.page.evaluate(
         "[...document.links].map(a => a.getAttribute('href')).map(href => [href, !!document.querySelector(href)])"

@@ -15,7 +15,10 @@ import torch
 import torchvision
 from torch import Tensor
 
-from hpt import encoder, weights
+from hpt import augment, encoder, predictions, weights
+from hpt.config import EvaluateConfig
+from hpt.data.dataset import load
+from hpt.data.loader import raw_batch
 from hptctl import tracking
 
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu")
@@ -60,6 +63,29 @@ def test_an_exported_backbone_loads_by_the_printed_line_with_the_same_features(
     assert "| knn | my digits | 84 | top1 |" in card
     assert "Whether\nyou may pass them on" in card
     assert "of train and val, without labels" in card
+
+
+def test_an_exported_classifier_gives_the_scores_that_its_run_kept(
+    hptctl, workplace: Path, run: str, digits_folder: Path
+) -> None:
+    hptctl("evaluate", "finetune", run, "--schedule", "3-steps", "--labels", "30", "--name", "tuned", "--device", "cpu")
+    kept = predictions.read(Path("runs/tuned"), "test")
+    settings = EvaluateConfig.model_validate(json.loads(Path("runs/tuned/run.json").read_text())["config"])
+    images = load(str(digits_folder), settings.data, side=settings.data.side(settings.image_size)).split("test")[0]
+    raw = raw_batch(images, torch.arange(len(images)), torch.device("cpu"))
+    inputs = augment.centre_view(raw, settings.image_size, images.mean, images.std)
+    for layout, path in (("torchvision", "c.safetensors"), ("timm", "c.pth")):
+        said = hptctl("weights", "export", "tuned", "--out", path, "--layout", layout).stdout
+        names: dict[str, object] = {"torchvision": torchvision, "timm": timm, "torch": torch}
+        exec("import safetensors.torch\n" + said.splitlines()[1], names)
+        with torch.no_grad():
+            scores = names["model"].eval()(inputs)  # type: ignore[attr-defined]
+        np.testing.assert_allclose(scores.numpy(), kept.scores[0], atol=1e-3)  # kept in half precision
+    card = Path("c.md").read_text()
+    assert "| classes | 3, in the order of the logits: 0, 1, 2 |" in card
+    assert "| finetune | my digits | 30 | top1 |" in card
+    refused = hptctl("weights", "export", "tuned", "--out", "c.pkl", "--layout", "detectron2", code=2).stderr
+    assert "no place for a classifier: choose one of torchvision, timm" in " ".join(refused.split())
 
 
 @pytest.mark.parametrize(("layout", "suffix"), [("moco", "pth"), ("detectron2", "pkl"), ("detectron2", "pth")])
