@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from hptctl.report.page import Selection, Summary
+    from hptctl.report.page import Summary
 
 WATCH_SECONDS = 2.0
 """Between two looks at the store."""
@@ -39,6 +41,10 @@ def report(
     study: Annotated[
         str | None, typer.Option("--study", help="The finished cells of a study: `hptctl runs list --kind study`.")
     ] = None,
+    images: Annotated[
+        int,
+        typer.Option("--images", metavar="N", help="Draw N images of each dataset: whoever gets the page gets them."),
+    ] = 0,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write again whenever a run begins or ends, until Ctrl-C.")
     ] = False,
@@ -52,6 +58,8 @@ def report(
         hptctl report --dataset flowers --out flowers.tex
 
         hptctl report my-sweep --out - --format md
+
+        hptctl report --images 12
 
         hptctl report --study quick
 
@@ -69,19 +77,21 @@ def report(
     selection = page.Selection(experiment=experiment, names=tuple(run or ()), datasets=tuple(dataset or ()), only=only)
     if out != page.STDOUT:
         formats.of(out, format)
-        _watch(out, selection, format) if watch else _say(page.write(out, selection, format=format))
+        if images and formats.of(out, format) != "html":
+            raise ConfigError("--images are for a page", "drop it, or write an .html")
+        write = partial(page.write, out, selection, format=format, images=images)
+        _watch(write) if watch else _say(write())
         return
     if watch:
         raise ConfigError("--watch writes again and again, which standard output is not for", "give a file as --out")
     console.print_text(page.render(page.read(selection), formats.of(out, format or "md")))
 
 
-def _watch(out: Path, selection: Selection, format: str | None) -> None:
+def _watch(write: Callable[[], Summary]) -> None:
     import time
 
     from hpt.errors import RunError
     from hptctl import console, tracking
-    from hptctl.report import page
     from hptctl.signals import held_back
 
     store, looked = tracking.Watch(), -WATCH_SECONDS
@@ -94,7 +104,7 @@ def _watch(out: Path, selection: Selection, format: str | None) -> None:
             looked = time.monotonic()
             try:
                 if store.changed():
-                    _say(page.write(out, selection, format=format))
+                    _say(write())
             except RunError as error:  # no store or nothing finished in it, yet; or a server that is away for a while
                 console.note(f"{error}; waiting")
 

@@ -84,10 +84,11 @@ class Page:
     settings: tuple[Settings, ...]
 
 
-def write(out: Path, selection: Selection = Selection(), *, format: str | None = None) -> Summary:
+def write(out: Path, selection: Selection = Selection(), *, format: str | None = None, images: int = 0) -> Summary:
     """Write the report on a selection of runs to `out`, atomically.
 
-    `format` is one of `formats.FORMATS`; left out, the suffix of `out` says it.
+    `format` is one of `formats.FORMATS`; left out, the suffix of `out` says it. `images` of each dataset are drawn into
+    a page.
 
     Raises:
         RunError: no store, no such experiment or run, or no finished evaluation in it. DataError: no such dataset.
@@ -96,7 +97,7 @@ def write(out: Path, selection: Selection = Selection(), *, format: str | None =
     wanted = formats.of(out, format)
     with _uncollected():
         findings = read(selection)
-        text = render(findings, wanted)
+        text = render(findings, wanted, images=images)
     try:
         write_text(out, text)
     except OSError as error:
@@ -138,15 +139,16 @@ def read(selection: Selection) -> Findings:
     return gather(frame)
 
 
-def render(findings: Findings, format: str) -> str:
-    """The report as text in one of `formats.FORMATS`."""
+def render(findings: Findings, format: str, *, images: int = 0) -> str:
+    """The report as text in one of `formats.FORMATS`; a page draws `images` of each dataset."""
     if format == "html":
-        return _environment().get_template("report.html.j2").render(page=build(findings))
+        return _environment().get_template("report.html.j2").render(page=build(findings, images=images))
     return formats.FORMATS[format](findings)
 
 
-def build(findings: Findings) -> Page:
-    """All that the page says; reads only the histories of the pretrainings that it draws."""
+def build(findings: Findings, *, images: int = 0) -> Page:
+    """All that the page says; reads only the histories of the pretrainings that it draws, and `images` of each
+    dataset."""
     frame, targets = findings.frame, findings.targets
     ids = {target: f"dataset-{i}" for i, target in enumerate(targets, 1)}
     answers = tuple(answer(findings, target, ids[target]) for target in targets)
@@ -179,7 +181,7 @@ def build(findings: Findings) -> Page:
         shares=panels.shares(findings),
         chains=panels.chains(findings),
         costs=panels.costs(findings),
-        sections=tuple(section(findings, target, ids[target]) for target in targets),
+        sections=tuple(section(findings, target, ids[target], images) for target in targets),
         provenance=rows,
         settings=settings,
     )

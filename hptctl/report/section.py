@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,6 +21,9 @@ from hptctl.report.frame import Cell
 from hptctl.report.tables import Figure, figure
 from hptctl.report.words import Chart, Link
 from hptctl.runs import Run, tracked_id
+
+if TYPE_CHECKING:
+    from hptctl.report.samples import Sample
 
 CURVE_POINTS = 150
 FEW_CLASSES = 12
@@ -122,10 +126,13 @@ class Section:
     sweeps: tuple[Sweep, ...]
     confusion: Confusion | None
     details: tuple[Detail, ...]
+    samples: tuple[Sample, ...]
+    sampled: bool
+    """Whether images were asked for."""
 
 
-def section(findings: Findings, target: str, id: str) -> Section:
-    """All that the runs say of a dataset; reads the histories of the pretrainings that it draws."""
+def section(findings: Findings, target: str, id: str, images: int = 0) -> Section:
+    """All that the runs say of a dataset; reads the histories of the pretrainings that it draws, and so many images."""
     every = [cell for cell in findings.every if cell.target == target]
     drawn = [*_curves(every, id), *_budgets(findings, target, id)]
     newest = _newest_pretrainings(findings.frame, target)
@@ -142,7 +149,21 @@ def section(findings: Findings, target: str, id: str) -> Section:
         sweeps=tuple(_sweep(row, trials[trials["parent_id"] == row["run_id"]]) for _, row in sweeps.iterrows()),
         confusion=_confusion(findings, target),
         details=tuple(_detail(findings, cell) for cell in every),
+        samples=_samples(findings, target, images) if images else (),
+        sampled=images > 0,
     )
+
+
+def _samples(findings: Findings, target: str, images: int) -> tuple[Sample, ...]:
+    """Of the newest run whose dataset is on this machine."""
+    from hptctl.report.samples import of  # with PyTorch, which nothing else of a report needs
+
+    frame = findings.frame
+    mine = frame[(frame["target"] == target) & frame["config.dataset"].ne("")].sort_values("end", ascending=False)
+    for dataset in dict.fromkeys(mine["config.dataset"].dropna()):
+        if found := of(str(dataset), images):
+            return found
+    return ()
 
 
 def _detail(findings: Findings, cell: Cell) -> Detail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import command
+from PIL import Image
 from tracked_store import ODD, Store
 
 from hpt.errors import ConfigError
@@ -181,3 +183,20 @@ def test_what_a_run_under_way_logs_is_no_change(workplace: Path) -> None:
 def test_a_copied_store_is_reported_on_without_its_folders(report_folder: Path, workplace: Path) -> None:
     shutil.copy(report_folder / "mlflow.db", workplace / "mlflow.db")
     assert page.write(workplace / "x.tex").bytes > 1000
+
+
+def test_images_of_a_dataset_are_in_the_page_only_where_they_are_asked_for(
+    tmp_path: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store()
+    for dataset in (str(digits_folder), "flowers"):
+        store.evaluate("linear", store.pretrain("hpt", dataset, 100), dataset, None, right=[300])
+    page.write(Path("plain.html"))
+    assert "data:image" not in Path("plain.html").read_text()
+    page.write(Path("shown.html"), images=4)
+    html = Path("shown.html").read_text()
+    assert re.findall(r'alt="An image of (\w+)"', html) == ["0", "0", "1", "2"]
+    assert html.count("Its images are not on the machine") == 1
+    (first, *_) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    assert Image.open(io.BytesIO(base64.b64decode(first))).size == (16, 16)

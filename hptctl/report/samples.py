@@ -1,0 +1,82 @@
+"""A few images of a dataset, small enough to lie inside the page: what its classes look like.
+
+Only where they are asked for: a page that is handed on carries them along.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from hpt.data.dataset import find, list_images
+from hpt.data.decode import decode
+from hpt.data.listing import Labels, Listing, Unreadable
+from hpt.errors import HptError
+
+SIDE = 96
+"""Pixels of the longer side: 2 to 4 KiB each."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image."""
+
+    src: str
+    """A data URI."""
+    width: int
+    height: int
+    """As shown: small images are enlarged."""
+    caption: str
+    """Its class, or its classes."""
+
+
+def of(dataset: str, count: int) -> tuple[Sample, ...]:
+    """Up to `count` images that are not of the test split, one of each class before a second of any; none where the
+    dataset is not on this machine. `dataset` is what `--dataset` takes."""
+    try:
+        listing = list_images(find(dataset))
+    except (HptError, OSError):
+        return ()
+    out: list[Sample] = []
+    with listing.source.open() as read:
+        for i in _in_turn(listing):
+            if len(out) == count:
+                break
+            with suppress(Unreadable):
+                out.append(_small(read(listing.names[i]), _caption(listing, i)))
+    return tuple(sorted(out, key=lambda sample: sample.caption))
+
+
+def _in_turn(listing: Listing) -> Sequence[int]:
+    rows = np.array([i for i, split in enumerate(listing.splits) if split != "test"], dtype=np.int64)
+    if listing.labels.ndim == 2:
+        first = np.where(listing.labels.max(axis=1) > 0, listing.labels.argmax(axis=1), -1)[rows]
+    else:
+        first = listing.labels[rows]
+    turn = np.zeros(len(rows), dtype=np.int64)
+    for label in np.unique(first):
+        turn[first == label] = np.arange((first == label).sum())
+    return [int(i) for i in rows[np.lexsort((first, turn))]]
+
+
+def _caption(listing: Listing, index: int) -> str:
+    labels: Labels = listing.labels
+    if labels.ndim == 1:
+        return listing.classes[int(labels[index])] if labels[index] >= 0 else "unlabelled"
+    return ", ".join(listing.classes[i] for i in np.flatnonzero(labels[index] > 0)) or "no class"
+
+
+def _small(content: bytes, caption: str) -> Sample:
+    pixels = decode(content, SIDE)  # as training sees them
+    small = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    width, height = (round(side * SIDE / max(small.size)) for side in small.size)
+    return Sample(f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", width, height, caption)
