@@ -1,4 +1,4 @@
-"""What pruning saves: TPE sweeps of one space with median pruning and without, from the same seeds.
+"""What pruning saves: TPE sweeps of one space with pruning and without, from the same seeds.
 
 uv run python benchmarks/sweep_pruning.py IMAGES.zip --trials 20 --seeds 0 1
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="a folder or zip of labelled images")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--pruners", nargs="+", default=["none", "median", "hyperband"], help="beside the first")
     parser.add_argument("--schedule", default="100-steps,150-steps")
     parser.add_argument("--labels", default="200")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    rows: dict[str, list[dict[str, float]]] = {"none": [], "median": []}
+    rows: dict[str, list[dict[str, float]]] = {pruner: [] for pruner in options.pruners}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         dataset = str(options.images.resolve())
@@ -78,9 +79,9 @@ def main() -> None:
         pruner: {key: statistics.median(row[key] for row in found) for key in found[0]}
         for pruner, found in rows.items()
     }
-    share = medians["median"]["trial seconds"] / medians["none"]["trial seconds"]
-    print(f"with median pruning: {share:.2f} of the trials' time, {medians['median']['best val']:.3f} best val")
-    print(f"without:             1.00 of the trials' time, {medians['none']['best val']:.3f} best val")
+    whole = medians[options.pruners[0]]["trial seconds"]
+    for pruner, row in medians.items():
+        print(f"{pruner:10} {row['trial seconds'] / whole:.2f} of the trials' time, {row['best val']:.3f} best val")
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "medians": medians}, indent=1))
 

@@ -15,6 +15,8 @@ from PIL import Image
 from hptctl import tracking
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Two tests run at a time: on two cores, teams of threads would spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,6 +24,7 @@ import psutil
 import pytest
 from conftest import command
 
+from hptctl import search
 from hptctl.report.sweep_charts import Point, write
 
 CELLS = [(lr, schedule) for lr in (0.01, 0.001) for schedule in ("4-steps", "6-steps")]
@@ -53,7 +56,9 @@ class Place:
         )  # fmt: skip
 
     def trials(self, sweep: str) -> Rows:
-        rows: Rows = json.loads(self("sweep", "export", sweep, "--format", "json").stdout)
+        """As `hptctl sweep export` has them, without starting a process."""
+        with contextlib.chdir(self.folder):
+            rows: Rows = json.loads(json.dumps([asdict(trial) for trial in search.trials(search.get(sweep))]))
         return rows
 
     def status(self, run: str) -> dict[str, Any]:
@@ -115,6 +120,7 @@ def test_a_sweep_does_every_cell_once_and_tests_its_winner_alone(
     assert sweep["results"]["test/top1"] == results[best["run"]]["test/top1"]
     assert sweep["results"]["val/top1"] == best["value"]
 
+    assert json.loads(place("sweep", "export", "s", "--format", "json").stdout) == rows
     table = list(csv.DictReader(io.StringIO(place("sweep", "export", "s", "--format", "csv").stdout)))
     assert [float(row["value"]) for row in table] == [t["value"] for t in rows]
     assert [row["schedule"] for row in table] == [schedule for _, schedule in CELLS]
