@@ -48,6 +48,9 @@ def list_weights(as_json: options.Json = False) -> None:
         ("name", "backbone", "here", "what"),
         [(name, known.backbone, "yes" if here else "no", known.note) for name, known, here in rows],
     )
+    for mean, std in dict.fromkeys((known.mean, known.std) for known in KNOWN.values()):
+        names = ", ".join(name for name, known in KNOWN.items() if (known.mean, known.std) == (mean, std))
+        console.say(f"{names}: images normalised by mean {_channels(mean)}, std {_channels(std)}")
     console.say("`hptctl weights fetch NAME` downloads one; a run fetches what it needs by itself")
 
 
@@ -241,3 +244,7 @@ def _finetuned(name: str) -> Run | None:
     if (state := run.status().state) != "finished":
         raise RunError(f"run '{run.name}' is not finished ({state})", f"`hptctl evaluate finetune --resume {run.name}`")
     return run
+
+
+def _channels(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
