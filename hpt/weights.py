@@ -234,6 +234,13 @@ def save(state: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]
         raise WeightsError(f"cannot write {path} ({_why(error)})", "free some space or choose another folder") from None
 
 
+def facts(path: Path) -> dict[str, str]:
+    """What `save` was told about a file's tensors; empty for files of other programs."""
+    with safe_open(path, framework="pt") as kept:
+        found: dict[str, str] = json.loads((kept.metadata() or {}).get(_US, "{}"))
+    return found
+
+
 def locate(name: str, *, progress: Progress | None = None) -> Path | None:
     """The file of known weights, fetched into the cache on first use; None when the name is not in `KNOWN`.
 

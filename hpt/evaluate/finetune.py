@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpt import augment, checkpoint
+from hpt import augment, checkpoint, weights
 from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
 from hpt.data.cache import Images
@@ -173,4 +173,4 @@ def read_head(file: Path) -> tuple[dict[str, Tensor], list[str]]:
 
     with safe_open(file, framework="pt") as kept:
         head = {f"fc.{part}": kept.get_tensor(f"head.{part}") for part in ("weight", "bias")}
-        return head, kept.metadata()["classes"].split("\n")
+    return head, weights.facts(file)["classes"].split("\n")

@@ -85,7 +85,7 @@ def test_an_exported_classifier_gives_the_scores_that_its_run_kept(
     assert "| classes | 3, in the order of the logits: 0, 1, 2 |" in card
     assert "| finetune | my digits | 30 | top1 |" in card
     refused = hptctl("weights", "export", "tuned", "--out", "c.pkl", "--layout", "detectron2", code=2).stderr
-    assert "no place for a classifier: choose one of torchvision, timm" in " ".join(refused.split())
+    assert "no place for a classifier; choose one of torchvision, timm" in " ".join(refused.split())
 
 
 @pytest.mark.parametrize(("layout", "suffix"), [("moco", "pth"), ("detectron2", "pkl"), ("detectron2", "pth")])
