@@ -102,6 +102,7 @@ def test_a_run_counts_whoever_made_it_and_only_while_its_images_are_the_same(
     assert "done" not in states().values()
 
 
+@pytest.mark.slow
 def test_a_sweep_made_by_hand_is_a_cell_when_its_space_is_the_studys(hptctl, workplace: Path) -> None:
     (workplace / "tuned.toml").write_text(
         """
@@ -132,6 +133,7 @@ def test_a_sweep_made_by_hand_is_a_cell_when_its_space_is_the_studys(hptctl, wor
     assert found() == {"based", "same"}
 
 
+@pytest.mark.slow
 def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when_asked(
     hptctl, study: Path, workplace: Path
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when
     assert states()["hpt-my-digits-s0"] == "left"
 
 
+@pytest.mark.slow
 def test_what_another_machine_has_done_counts_as_long_as_nothing_else_needs_its_backbone(
     hptctl, study: Path, workplace: Path
 ) -> None:
@@ -196,6 +199,7 @@ def test_a_study_that_was_killed_goes_on_where_it_was(hptctl, study: Path, workp
     assert [run.name for run in runs.all_runs() if run.spec().kind == "pretrain"].count("hpt-my-digits-s0") == 1
 
 
+@pytest.mark.slow
 def test_several_jobs_do_what_one_does(hptctl, study: Path, workplace: Path) -> None:
     said = hptctl("study", "run", "mine.toml", "--jobs", "2", "--only", "*base*", "--only", "target*")
     assert "4 of 4 cells are done" in said.stdout

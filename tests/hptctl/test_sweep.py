@@ -191,6 +191,7 @@ def test_with_a_worker_killed_and_the_command_stopped_the_figures_are_an_undistu
     assert place.status("k")["results"] == place.status("s")["results"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_not_begun_twice_and_goes_on_when_its_command_was_killed(
     place: Place, undisturbed: dict[tuple[float, str], float]
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_sweep_is_not_begun_twice_and_goes_on_when_its_command_was_killed(
     assert [trial["run"] for trial in place.trials("d")] == ["d-trial0", "d-trial1"]
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_shown_with_its_reason_and_retried_alone(place: Place) -> None:
     in_the_way = place.folder / "runs/f-trial1"
     in_the_way.mkdir()
@@ -248,6 +250,7 @@ def test_pruned_trials_free_their_workers_and_are_shown_as_such(place: Place) ->
     assert "pruned at" in place("sweep", "show", "p").stdout
 
 
+@pytest.mark.slow
 def test_with_several_seeds_their_mean_is_the_objective_and_each_of_the_winners_is_tested(place: Place) -> None:
     place("sweep", "finetune", "base", "--lr", "0.01", "--schedule", "2-steps", *SMALL, "--name", "r", "--repeats", "2")
     (trial,) = place.trials("r")
@@ -259,6 +262,7 @@ def test_with_several_seeds_their_mean_is_the_objective_and_each_of_the_winners_
     assert sweep["test/top1_std"] == pytest.approx(abs(results[0]["test/top1"] - results[1]["test/top1"]) / 2**0.5)
 
 
+@pytest.mark.slow
 def test_the_same_command_elsewhere_joins_through_the_storage_and_another_is_refused(
     place: Place, undisturbed: dict[tuple[float, str], float], tmp_path: Path
 ) -> None:
@@ -290,6 +294,7 @@ def test_the_same_command_elsewhere_joins_through_the_storage_and_another_is_ref
     assert len(tested) == 1
 
 
+@pytest.mark.slow
 def test_pretraining_is_swept_by_nearest_neighbours_on_val(place: Place, digits_folder: Path) -> None:
     arguments = ("-s", "hpt", "-w", "base", "-d", str(digits_folder), "--preset", "tiny", "--set", "batch_size=32")
     done = place("sweep", "pretrain", *arguments, "--steps", "1,2", "--lr", "0.03", "--name", "pre", "--device", "cpu")
@@ -303,6 +308,7 @@ def test_pretraining_is_swept_by_nearest_neighbours_on_val(place: Place, digits_
         assert trial["value"] == place.status(trial["run"])["results"]["val/top1"]
 
 
+@pytest.mark.slow
 def test_after_its_timeout_a_sweep_begins_no_trial_and_retry_does_what_was_left(place: Place) -> None:
     arguments = ("--lr", "0.01", "--schedule", "2-steps", *SMALL, "--name", "late")
     late = place("sweep", "finetune", "base", *arguments, "--timeout", "0.1s", code=2)
