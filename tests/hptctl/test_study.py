@@ -85,6 +85,7 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, s
     assert not runs.is_trial(runs.get("knn-hpt-my-digits-s0-2"))
 
 
+@pytest.mark.slow
 def test_a_run_counts_whoever_made_it_and_only_while_its_images_are_the_same(
     hptctl, study: Path, workplace: Path, digits_folder: Path
 ) -> None:

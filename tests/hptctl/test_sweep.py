@@ -233,6 +233,7 @@ def test_a_failed_trial_is_shown_with_its_reason_and_retried_alone(place: Place)
     assert "no trial of 'f' has failed" in place("sweep", "retry", "f").stderr
 
 
+@pytest.mark.slow
 def test_pruned_trials_free_their_workers_and_are_shown_as_such(place: Place) -> None:
     # Rates that learn nothing, after four that do; BatchNorm's statistics alone move what a linear probe does not see.
     (place.folder / "space.toml").write_text("lr = [30.0, 10.0, 20.0, 15.0, 1e-12, 2e-12]\n")
