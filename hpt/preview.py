@@ -14,7 +14,7 @@ from hpt import augment
 from hpt.config import PretrainConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
-from hpt.data.listing import unlabelled
+from hpt.data.listing import Listing, unlabelled
 from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.randomness import generator
@@ -59,7 +59,7 @@ def choose(dataset: Dataset, split: str, count: int, seed: int) -> Indices:
     return by_class
 
 
-def class_names(dataset: Dataset, index: int) -> str:
+def class_names(dataset: Dataset | Listing, index: int) -> str:
     """The class of an image, or its classes; empty where it is unlabelled."""
     if unlabelled(dataset.labels[[index]])[0]:
         return ""

@@ -16,8 +16,9 @@ from PIL import Image
 
 from hpt.data.dataset import find, list_images
 from hpt.data.decode import decode
-from hpt.data.listing import Labels, Listing, Unreadable
+from hpt.data.listing import Listing, Unreadable
 from hpt.errors import HptError
+from hpt.preview import class_names
 
 SIDE = 96
 """Pixels of the longer side: 2 to 4 KiB each."""
@@ -49,7 +50,7 @@ def of(dataset: str, count: int) -> tuple[Sample, ...]:
             if len(out) == count:
                 break
             with suppress(Unreadable):
-                out.append(_small(read(listing.names[i]), _caption(listing, i)))
+                out.append(_small(read(listing.names[i]), class_names(listing, i) or "unlabelled"))
     return tuple(sorted(out, key=lambda sample: sample.caption))
 
 
@@ -63,13 +64,6 @@ def _in_turn(listing: Listing) -> Sequence[int]:
     for label in np.unique(first):
         turn[first == label] = np.arange((first == label).sum())
     return [int(i) for i in rows[np.lexsort((first, turn))]]
-
-
-def _caption(listing: Listing, index: int) -> str:
-    labels: Labels = listing.labels
-    if labels.ndim == 1:
-        return listing.classes[int(labels[index])] if labels[index] >= 0 else "unlabelled"
-    return ", ".join(listing.classes[i] for i in np.flatnonzero(labels[index] > 0)) or "no class"
 
 
 def _small(content: bytes, caption: str) -> Sample:

@@ -122,15 +122,13 @@ class _Conductor:
         with held_back() as stop, self.board:
             try:
                 while self._go_on(stop):
-                    self.board.show(self.queue.trials())
-                    self._log_best()
+                    self._look()
                     time.sleep(POLL_SECONDS)
             except BaseException:  # a second signal does not wait
                 for process in self.processes.values():
                     process.kill()
                 raise
-            self.board.show(self.queue.trials())
-            self._log_best()
+            self._look()
         if stop():
             again = shlex.join(launch.resume_words(self.sweep))
             raise Interrupted(stop(), f"sweep '{self.sweep.name}' was stopped", f"go on with `hptctl {again}`")
@@ -217,13 +215,14 @@ class _Conductor:
     def _late(self) -> bool:
         return self.deadline is not None and time.time() >= self.deadline
 
-    def _log_best(self) -> None:
-        """The best so far, by trials that have ended, in the parent's history."""
+    def _look(self) -> None:
+        """Show where the trials stand; the best so far, by trials that have ended, is in the parent's history."""
+        trials = self.queue.trials()
+        self.board.show(trials)
         if self.tracker is None:
             return
-        trials = self.queue.trials()
         ended = sum(trial.state in FINISHED for trial in trials)
-        best = best_of(self.queue.trials())
+        best = best_of(trials)
         if best is not None and best.value is not None and ended > self.board.logged:
             self.tracker.log({"best_val": best.value}, ended)
             self.board.logged = ended
