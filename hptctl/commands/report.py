@@ -43,7 +43,9 @@ def report(
     ] = None,
     images: Annotated[
         int,
-        typer.Option("--images", metavar="N", help="Draw N images of each dataset: whoever gets the page gets them."),
+        typer.Option(
+            "--images", metavar="N", min=0, help="Draw N images of each dataset: whoever gets the page gets them."
+        ),
     ] = 0,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write again whenever a run begins or ends, until Ctrl-C.")
