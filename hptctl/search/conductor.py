@@ -143,7 +143,8 @@ class _Conductor:
         if stop():
             self._stop_workers()
             return False
-        self.reaper()
+        for what in self.reaper():
+            console.warn(what)
         counts = self.queue.counts()
         waiting = counts.get("waiting", 0) if not self._late() else 0
         for number in range(1, self.workers + 1):
@@ -183,8 +184,7 @@ class _Conductor:
                     self._stop_workers()
                     raise HptError(f"its workers end before they do anything ({how}): {why}", self._see(number))
         for trial in held:
-            self.queue.give_back(trial.number, death=how)
-            console.warn(f"worker {number} was {how}: trial {trial.number} goes on in another")
+            console.warn(f"worker {number} was {how}: {self.queue.give_back(trial.number, death=how)}")
 
     def _see(self, number: int) -> str:
         return f"see {self._log_of(number)}"

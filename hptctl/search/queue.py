@@ -92,6 +92,11 @@ def machine() -> str:
     return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
+def process_named(pid: int) -> dict[str, Any]:
+    """A process of this machine as claims name it: numbers of processes come again, their births do not."""
+    return {"machine": machine(), "pid": pid, "born": _born(pid)}
+
+
 class Queue:
     """The trials of one sweep."""
 
@@ -198,8 +203,8 @@ class Queue:
 
     # ---- giving back
 
-    def give_back(self, number: int, *, death: str = "") -> None:
-        """Let another worker go on with a running trial; after `DEATHS` workers died of it, it has failed."""
+    def give_back(self, number: int, *, death: str = "") -> str:
+        """Let another worker go on with a running trial; after `DEATHS` workers died of it, it has failed. In words."""
         from optuna.trial import TrialState
 
         id = self._id(number)
@@ -209,8 +214,9 @@ class Queue:
             if len(deaths) >= DEATHS:
                 self.storage.set_trial_user_attr(id, "reason", f"its worker died {len(deaths)} times ({death})")
                 self.storage.set_trial_state_values(id, TrialState.FAIL)
-                return
+                return f"trial {number} has failed, as {len(deaths)} workers died of it"
         self.storage.set_trial_state_values(id, TrialState.WAITING)
+        return f"trial {number} goes on in another"
 
     def retry(self) -> list[int]:
         """Enqueue the slots that failed once more, with the values that they had; their numbers."""
@@ -245,10 +251,9 @@ class Queue:
                 except optuna.exceptions.UpdateFinishedTrialError:
                     continue
                 if mine:
-                    token, pid = uuid.uuid4().hex, os.getpid()
+                    token = uuid.uuid4().hex
                     claim = {"token": token, "worker": worker, "folder": str(folder.resolve())}
-                    whose = {"machine": machine(), "pid": pid, "born": _born(pid)}
-                    self.storage.set_trial_user_attr(id, "claim", claim | whose)
+                    self.storage.set_trial_user_attr(id, "claim", claim | process_named(os.getpid()))
                     return Claim(self, id, trial.number, token)
         return None
 
@@ -364,8 +369,8 @@ class Reaper:
         self.queue = queue
         self._seen: dict[int, tuple[tuple[str, float], float]] = {}
 
-    def __call__(self) -> list[int]:
-        """Numbers of the trials that were given back."""
+    def __call__(self) -> list[str]:
+        """What becomes of the trials whose workers are gone, in words."""
         from optuna.trial import TrialState
 
         given = []
@@ -374,20 +379,19 @@ class Reaper:
             claim = trial.user_attrs.get("claim", {})
             sign = (claim.get("token", ""), trial.user_attrs.get("beat", 0.0))
             before, since = self._seen.get(trial.number, (None, now))
-            if before != sign:
+            here = claim.get("machine") == machine()
+            lives = here and _born(claim["pid"]) == claim["born"]
+            if lives or before != sign:
                 self._seen[trial.number] = (sign, now)
                 continue
-            here = claim.get("machine") == machine()
-            if here and _born(claim["pid"]) == claim["born"]:
-                continue
             if now - since > (HOLD_SECONDS if here else GRACE_SECONDS):
-                why = "its process died" if here else f"{claim.get('worker', 'its worker')} was heard of no more"
-                self.queue.give_back(trial.number, death=why)
-                given.append(trial.number)
+                worker = claim.get("worker", "its worker")
+                why = f"the process of {worker} died" if here else f"{worker} was heard of no more"
+                given.append(f"{why}: {self.queue.give_back(trial.number, death=why)}")
         return given
 
 
-def patiently(act: Callable[[], None], stop: Callable[[], int], *, seconds: float = 600.0) -> None:
+def patiently(act: Callable[[], object], stop: Callable[[], int], *, seconds: float = 600.0) -> None:
     """Do something with a storage that may be away for a while, as databases of other machines are."""
     from optuna.exceptions import StorageInternalError
 

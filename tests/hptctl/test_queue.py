@@ -195,7 +195,23 @@ def test_the_trial_of_a_dead_process_is_given_back_and_fails_after_three(tmp_pat
             assert time.monotonic() < end
             time.sleep(0.1)
         assert queue.trials()[0].state == ("waiting" if death < queues.DEATHS else "fail")
-    assert queue.trials()[0].reason == "its worker died 3 times (its process died)"
+    assert queue.trials()[0].reason == "its worker died 3 times (the process of w died)"
+
+
+def test_a_trial_whose_process_died_a_moment_ago_is_left_to_the_command_that_started_it(tmp_path: Path) -> None:
+    queue = opened(tmp_path, plan())
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    claim = claimed(queue, tmp_path, "w")
+    claim.note("claim", queue.storage.get_trial(claim.id).user_attrs["claim"] | queues.process_named(child.pid))
+    reaper = Reaper(queue)
+    assert reaper() == []
+    time.sleep(queues.HOLD_SECONDS + 0.5)  # a long life is no long death
+    assert reaper() == []
+    child.kill()
+    child.wait()
+    assert reaper() == []
+    time.sleep(queues.HOLD_SECONDS + 0.5)
+    assert reaper() == ["the process of w died: trial 0 goes on in another"]
 
 
 def test_the_trial_of_another_machine_is_given_back_when_its_beat_stops(
@@ -214,7 +230,7 @@ def test_the_trial_of_another_machine_is_given_back_when_its_beat_stops(
         there.beat()
         assert reaper() == []
     clock[0] += queues.GRACE_SECONDS + 1
-    assert reaper() == [0]
+    assert reaper() == ["another/1 was heard of no more: trial 0 goes on in another"]
     assert queue.trials()[0].state == "waiting"
 
 
