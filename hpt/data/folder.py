@@ -155,6 +155,7 @@ def list_zip(path: Path) -> Listing:
 def _walk(root: Path) -> _Tree:
     """Everything below a folder through its links; a link back to a folder above is not followed again."""
     tree = _Tree()
+    foreign: list[str] = []
     todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
     while todo:
         folder, above = todo.pop()
@@ -169,12 +170,24 @@ def _walk(root: Path) -> _Tree:
             name = f"{folder}{entry.name}"
             if _hidden(entry.name):
                 continue
-            if entry.is_dir():
+            if not _is_utf8(entry.name):
+                foreign.append(name)
+            elif entry.is_dir():
                 tree.folders.add(name)
                 todo.append((f"{name}/", above | {real}))
             elif entry.is_file() or entry.is_symlink():
                 tree.add(name)
+    if foreign:  # splits, predictions and pages name the images, as text
+        first = os.fsencode(root / min(foreign)).decode("utf-8", errors="backslashreplace")
+        others = f" (nor of {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        raise DataError(
+            f"the name of {first} is not UTF-8{others}", "rename them, for example with convmv -t utf8 -f latin1"
+        )
     return tree
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _hidden(name: str) -> bool:

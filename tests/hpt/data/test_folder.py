@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import stat
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -275,6 +277,16 @@ def test_a_folder_that_may_not_be_read_is_an_error_that_names_it(tmp_path: Path)
             list_folder(tmp_path)
     finally:
         locked.chmod(stat.S_IRWXU)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such name")
+def test_names_that_are_no_utf8_are_an_error_that_names_the_first_and_counts_the_others(tmp_path: Path) -> None:
+    fill(tmp_path, "cat/1.png", "caf\u00e9/1.png")
+    list_folder(tmp_path)
+    for name in (b"cat/\xe9.png", b"dog\xff"):
+        (tmp_path / os.fsdecode(name)).mkdir()
+    with pytest.raises(DataError, match=r"cat/\\xe9.png is not UTF-8 .nor of 1 more.; rename"):
+        list_folder(tmp_path)
 
 
 def test_a_zip_is_read_by_several_threads_at_once(tmp_path: Path) -> None:
