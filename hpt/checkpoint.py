@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ log = logging.getLogger("hpt.checkpoint")
 KEEP = 2
 
 
-def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` steps; of the older ones the newest stays."""
-    folder.mkdir(exist_ok=True)
+def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) -> Path:
+    """Write the state after `step` steps; of the older ones the newest stay, so that there are `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     with replacing(path) as part, part.open("wb") as file:
         try:
@@ -31,7 +32,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         except RuntimeError as error:  # on a full disk the writer's own complaint hides the system's
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     write_text(path.with_suffix(".sha256"), _digest(path))
-    for old in steps(folder)[:-KEEP]:
+    for old in steps(folder)[:-keep]:
         for name in (f"step-{old:08d}.sha256", f"step-{old:08d}.pt"):
             (folder / name).unlink(missing_ok=True)
     return path
@@ -42,14 +43,14 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """The newest whole checkpoint, on the CPU; None when there is none yet.
+def newest(folder: Path, *, until: float = inf) -> dict[str, Any] | None:
+    """The newest whole checkpoint of at most `until` steps, on the CPU; None when there is none yet.
 
     Raises:
         RunError: there are checkpoints, and all are damaged.
     """
     damaged = []
-    for step in reversed(steps(folder)):
+    for step in reversed([step for step in steps(folder) if step <= until]):
         path = folder / f"step-{step:08d}.pt"
         seal = path.with_suffix(".sha256")
         if not seal.exists():  # killed before the seal was written: as if there were no such checkpoint

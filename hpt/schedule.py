@@ -40,5 +40,10 @@ def cosine(step: int, steps: int, lr: float) -> float:
 
 def thirds(step: int, steps: int, lr: float) -> float:
     """`lr`, divided by 10 from 1/3 and again from 2/3 of `steps` (2,500 steps drop at 833 and 1,667)."""
-    drops = (step >= round(steps / 3)) + (step >= round(2 * steps / 3))
+    drops = (step >= first_drop(steps)) + (step >= round(2 * steps / 3))
     return lr / 10.0**drops
+
+
+def first_drop(steps: int) -> int:
+    """Steps that `thirds` takes at the whole learning rate: whatever comes later, they are the same."""
+    return round(steps / 3)

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from hpt.data.cache import Images
 from hpt.data.dataset import Dataset, load
 from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
+from hpt.evaluate.finetune import Common
 from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import notes, pretrain
@@ -56,7 +58,9 @@ class Watcher(Protocol):
 class Materials:
     """Datasets and weights, read once by a process that does many runs on them."""
 
-    def __init__(self) -> None:
+    def __init__(self, common: Callable[[EvaluateConfig], Common | None] = lambda _: None) -> None:
+        self.common = common
+        """What a finetuning has in common with other runs."""
         self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
         self._read = lru_cache(maxsize=2)(weights.read)
 
@@ -178,7 +182,10 @@ def _evaluate(
     run.write_status(facts=facts)
     refuse_leak(run, dataset, facts)
     with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
-        found = evaluate(config, dataset, loaded.state, run.path, log=log, progress=display.progress, stop=asked)
+        found = evaluate(
+            config, dataset, loaded.state, run.path,
+            log=log, progress=display.progress, stop=asked, common=materials.common(config),
+        )  # fmt: skip
     log(found.metrics, final_step(run))
     return found.metrics, found.facts
 

@@ -24,7 +24,7 @@ from hpt.data.dataset import Dataset
 from hpt.data.listing import Labels
 from hpt.errors import DataError
 from hpt.evaluate.features import embed
-from hpt.evaluate.finetune import Classifier, finetune, predict
+from hpt.evaluate.finetune import Classifier, Common, finetune, predict
 from hpt.evaluate.knn import as_logits, knn_scores
 from hpt.evaluate.labels import choose
 from hpt.evaluate.linear import train_probe
@@ -64,11 +64,13 @@ def evaluate(
     log: Log,
     progress: Progress,
     stop: Stop = lambda: 0,
+    common: Common | None = None,
 ) -> Evaluation:
     """Evaluate the backbone `state` (torchvision's keys without `fc`) and write predictions into `folder`.
 
     With `config.test` off the test images are not touched: a sweep tests its winner alone, through `score_on_test`.
-    A linear probe or a finetuning goes on from the newest checkpoint in `folder`.
+    A linear probe or a finetuning goes on from the newest checkpoint in `folder`; a finetuning that has none, from what
+    it has in `common` with others.
 
     Raises:
         DataError: no labels, one class only, an empty split, classes without training images, or labels that leave
@@ -101,12 +103,15 @@ def evaluate(
         model = Classifier(backbone, encoder.feature_dim(config.backbone), classes, config.seed)
         best = finetune(
             config, model, train, val, metric,
-            device=device, bf16=bf16, log=log, progress=progress, checkpoints=checkpoints, stop=stop,
+            device=device, bf16=bf16, log=log, progress=progress, checkpoints=checkpoints, common=common,
+            stop=stop,
         )  # fmt: skip
         about = {"backbone": config.backbone, "dataset": dataset.name, "classes": "\n".join(dataset.classes)}
         weights.save(best.state, folder / MODEL, metadata=about)
         model.load_state_dict(best.state)
         facts["chosen"] = f"step {best.step} of {best.steps}"
+        if best.shared:
+            facts["shared_steps"] = str(best.shared)
         scores = {
             name: predict(config, model, dataset.split(name)[0], device, bf16=bf16, progress=progress)[None]
             for name in splits

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import statistics
@@ -22,7 +23,7 @@ from hpt.errors import HptError, Interrupted, RunError
 from hptctl import console, launch, runs, tracking
 from hptctl.runs import Busy, Run
 from hptctl.search import STORAGE_VARIABLE, Plan, Queue, Trial, address, home, plan_of
-from hptctl.search.plan import LOOKS, chosen
+from hptctl.search.plan import COMMON, LOOKS, chosen
 from hptctl.search.queue import GRACE_SECONDS, Reaper, machine
 from hptctl.search.queue import best as best_of
 from hptctl.search.space import in_words
@@ -114,7 +115,7 @@ class _Conductor:
                 self._test(best)
             if self._tested(best):
                 results, facts = self._outcome(best)
-        self.sweep.write_status(state="finished", ended=time.time(), results=results, facts=facts)
+        self._end(results, facts)
 
     # ---- trials
 
@@ -258,6 +259,10 @@ class _Conductor:
         results, facts = self._outcome(best)
         _draw(self.sweep, self.plan, self.queue)
         tracker.log(results, len(self.queue.trials()) + 1)
+        self._end(results, facts)
+
+    def _end(self, results: dict[str, float], facts: dict[str, str]) -> None:
+        shutil.rmtree(self.sweep.path / COMMON, ignore_errors=True)
         self.sweep.write_status(state="finished", ended=time.time(), results=results, facts=facts)
 
     def _test(self, best: Trial) -> None:

@@ -20,6 +20,8 @@ TRIALS = 20
 LOOKS = 10
 """Looks at a trial on its way, of which a pruner may judge: at each tenth of its own length, so that schedules of
 different lengths meet."""
+COMMON = "common"
+"""In a sweep's folder while it goes on: states that trials have in common."""
 # Where the data and the weights lie, and what computes, may differ between the machines of one sweep.
 _OF_A_MACHINE = ("dataset", "weights", "device", "precision")
 

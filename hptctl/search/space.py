@@ -49,6 +49,8 @@ FIXED = {
     "test": "the winner alone is tested",
 }
 """Fields that no sweep may vary, and what to do instead."""
+SCHEDULE = "finetune.schedule"
+"""Trials that differ in it alone share their first steps."""
 MOST_CELLS = 1000
 """Cells that are checked one by one before anything starts; of a larger grid, each value."""
 
@@ -136,9 +138,12 @@ class Space(Config):
         return [name for name, dimension in self.dimensions.items() if isinstance(dimension, Range)]
 
     def cells(self) -> list[dict[str, Any]]:
-        """The grid, in order; of a space without ranges."""
-        values = [dimension.values for dimension in self.dimensions.values() if isinstance(dimension, Choice)]
-        return [dict(zip(self.dimensions, cell, strict=True)) for cell in itertools.product(*values)]
+        """The grid, in order; of a space without ranges. Cells that differ in their schedule alone lie far apart: what
+        the one leaves is there before the other begins."""
+        slowest_first = sorted(self.dimensions.items(), key=lambda named: named[1].field != SCHEDULE)
+        values = [dimension.values for _, dimension in slowest_first if isinstance(dimension, Choice)]
+        cells = [dict(zip(dict(slowest_first), cell, strict=True)) for cell in itertools.product(*values)]
+        return [{name: cell[name] for name in self.dimensions} for cell in cells]
 
     def size(self) -> int:
         """Cells of the grid."""

@@ -7,6 +7,8 @@ and one that had ended has only to be told to the storage.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 import socket
@@ -21,13 +23,14 @@ from typing import Any
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, Pruned, RunError
 from hpt.evaluate import check_labels
+from hpt.evaluate.finetune import Common
 from hptctl import console, launch, runs, worker
 from hptctl.console import Display
 from hptctl.runs import Run
 from hptctl.search import STORAGE_VARIABLE, Plan, Queue, plan_of
-from hptctl.search.plan import LOOKS
+from hptctl.search.plan import COMMON, LOOKS
 from hptctl.search.queue import BEAT_SECONDS, Claim, patiently
-from hptctl.search.space import in_words
+from hptctl.search.space import SCHEDULE, Choice, in_words
 from hptctl.signals import Pending, held_back
 from hptctl.worker import Materials
 
@@ -60,7 +63,7 @@ class Worker:
         self.sweep, self.plan = sweep, plan_of(sweep)
         self.name = f"{socket.gethostname()}/{number}"
         self.signals = signals
-        self.materials = Materials()
+        self.materials = Materials(lambda config: common(sweep, self.plan, config))
         url = os.environ.get(STORAGE_VARIABLE) or self.plan.storage
         self.queue = Queue(sweep.name, sweep.path, self.plan, url)
         self.deadline = float(os.environ.get(DEADLINE_VARIABLE, "inf"))
@@ -212,6 +215,18 @@ class Worker:
     def _ended(self, claim: Claim) -> bool:
         """Whether this worker has just ended the trial itself."""
         return self.queue.storage.get_trial(claim.id).state.is_finished()
+
+
+def common(sweep: Run, plan: Plan, config: EvaluateConfig) -> Common | None:
+    """What a trial has in common with the sweep's others that differ in their schedule alone; None where there can be
+    no such, as a value that is drawn from a range does not come again."""
+    dimension = next((each for each in plan.space.dimensions.values() if each.field == SCHEDULE), None)
+    if not isinstance(dimension, Choice) or plan.space.ranges():
+        return None
+    rest = config.model_dump(mode="json")
+    del rest["finetune"]["schedule"]
+    key = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+    return Common(sweep.path / COMMON / key, dimension.values)
 
 
 class _Watcher:

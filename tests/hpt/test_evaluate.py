@@ -5,6 +5,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from hpt import encoder, predictions
+from hpt import checkpoint, encoder, predictions
 from hpt.config import EvaluateConfig, KnnConfig
 from hpt.data.dataset import Dataset, load
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
 from hpt.evaluate import evaluate, score_on_test
-from hpt.evaluate.finetune import Classifier, finetune
+from hpt.evaluate.finetune import Classifier, Common, finetune
 from hpt.evaluate.knn import knn_scores
 from hpt.evaluate.labels import choose
 from hpt.evaluate.linear import HeadBank
@@ -61,7 +62,7 @@ def state() -> dict[str, Tensor]:
     return encoder.build("resnet18", seed=1).state_dict()
 
 
-def run(settings: EvaluateConfig, dataset: Dataset, state: dict[str, Tensor], folder: Path):
+def run(settings: EvaluateConfig, dataset: Dataset, state: dict[str, Tensor], folder: Path, **options: Any):
     logged: dict[int, dict[str, float]] = {}
     folder.mkdir(exist_ok=True)
     found = evaluate(
@@ -71,6 +72,7 @@ def run(settings: EvaluateConfig, dataset: Dataset, state: dict[str, Tensor], fo
         folder,
         log=lambda metrics, step: logged.setdefault(step, {}).update(metrics),
         progress=lambda *_: None,
+        **options,
     )
     return found, logged
 
@@ -393,6 +395,38 @@ def test_an_evaluation_that_was_stopped_goes_on_to_the_same_bits(
     assert torch.equal(found.scores["test"], whole.scores["test"])
     assert found.metrics == whole.metrics
     assert not (folder / "checkpoints").exists()
+
+
+def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in_the_same_bits(
+    dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    common = Common(tmp_path / "common", ("6-steps", "9-steps", "18-steps"))  # which drop after 2, 3 and 6
+
+    def settings(schedule: str) -> EvaluateConfig:
+        return config("finetune", finetune={**SETTINGS["finetune"], "schedule": schedule, "eval_every": 1}, log_every=1)
+
+    for schedule, shared in (("9-steps", None), ("18-steps", "3"), ("6-steps", "2")):
+        alone, curve = run(settings(schedule), dataset, state, tmp_path / f"{schedule} alone")
+        folder = tmp_path / schedule
+        asked = itertools.count(1)
+        if schedule == "18-steps":  # stopped, too
+            stop = lambda asked=asked: signal.SIGTERM if next(asked) == 4 else 0  # noqa: E731
+            with pytest.raises(Interrupted, match="stopped at step 7 of 18"):
+                run(settings(schedule), dataset, state, folder, common=common, stop=stop)
+        found, logged = run(settings(schedule), dataset, state, folder, common=common)
+        assert torch.equal(found.scores["test"], alone.scores["test"])
+        assert found.metrics == alone.metrics
+        assert found.facts == alone.facts | ({"shared_steps": shared} if shared else {})
+        assert logged.items() <= curve.items()
+        assert (1 in logged) == (schedule != "18-steps")  # what was stopped had logged it before
+    assert checkpoint.steps(common.folder) == [2, 3]
+
+    for file in common.folder.glob("*.pt"):
+        file.write_bytes(b"damaged")
+    again, logged = run(settings("6-steps"), dataset, state, tmp_path / "again", common=common)
+    assert "shared_steps" not in again.facts
+    assert again.metrics == found.metrics
+    assert 1 in logged
 
 
 def test_shuffled_training_labels_give_a_probe_chance(

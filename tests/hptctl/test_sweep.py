@@ -27,7 +27,7 @@ from conftest import command
 from hptctl import search
 from hptctl.report.sweep_charts import Point, write
 
-CELLS = [(lr, schedule) for lr in (0.01, 0.001) for schedule in ("4-steps", "6-steps")]
+CELLS = [(lr, schedule) for schedule in ("4-steps", "6-steps") for lr in (0.01, 0.001)]
 GRID = ("--schedule", "4-steps,6-steps")
 SMALL = ("--labels", "30", "--set", "finetune.batch_size=16", "--set", "finetune.eval_every=2")
 SMALL += ("--set", "checkpoint_every=2", "--device", "cpu")
@@ -110,6 +110,10 @@ def test_a_sweep_does_every_cell_once_and_tests_its_winner_alone(
     rows = place.trials("s")
     assert [(t["params"]["lr"], t["params"]["schedule"]) for t in rows] == CELLS
     assert {t["state"] for t in rows} == {"complete"}
+
+    shared = [place.status(t["run"])["facts"].get("shared_steps") for t in rows]
+    assert shared == [None, None, "1", "1"]  # the step before the first learning rate drops is made once
+    assert not (place.folder / "runs/s/common").exists()
 
     results = {t["run"]: place.status(t["run"])["results"] for t in rows}
     tested = [name for name, figures in results.items() if any(key.startswith("test/") for key in figures)]
