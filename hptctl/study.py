@@ -8,7 +8,6 @@ lost: what is done is found anew each time.
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from functools import partial
 from typing import Any, Literal
 
 from hpt.config import PROTOCOL_LABELS, EvaluateConfig, PretrainConfig, fingerprint
-from hpt.data.dataset import Dataset, load
+from hpt.data.dataset import Dataset, find, load, name_of
 from hpt.data.listing import SPLITS
 from hpt.errors import DataError, HptError, Interrupted, RunError, WeightsError
 from hpt.schedule import parse_schedule
@@ -257,9 +256,7 @@ def run_ids(name: str) -> set[str]:
     found = [progress[id] for id in progress.cells]
     ids = [each.mlflow_id or runs.tracked_id(runs.get(each.run)) for each in found if each.state == "done"]
     if not (known := {id for id in ids if id is not None}):
-        raise RunError(
-            f"nothing of the study '{run.name}' is finished", f"`hptctl study run {run.spec().tags['asked']}`"
-        )
+        raise RunError(f"nothing of the study '{run.name}' is finished", f"`{run.spec().command}`")
     return known
 
 
@@ -337,16 +334,13 @@ def _steps_done(found: Found) -> int:
 # ---- doing it
 
 
-def parent(study: Study, asked: str, experiment: str) -> Run:
-    """The run of a study, under which the tracking store has its cells: the one of this very grid, or a new one.
-
-    `asked` is the study as the command line named it.
-    """
+def parent(study: Study, experiment: str) -> Run:
+    """The run of a study, under which the tracking store has its cells: the one of this very grid, or a new one."""
     config = study.model_dump(mode="json")
     for run in reversed(runs.all_runs()):
         if run.spec().kind == "study" and run.spec().config == config:
             return run
-    tags = {"dataset": " ".join(study.datasets), "preset": study.preset, "asked": asked}
+    tags = {"dataset": " ".join(name_of(find(each)) for each in study.datasets), "preset": study.preset}
     return runs.create(
         "study", None, study.name, experiment=experiment, command=launch.command_line(), config=config, tags=tags
     )
@@ -456,8 +450,7 @@ class _Conductor:
         self.progress.refresh(store=False)
 
     def _interrupted(self, signum: int) -> Interrupted:
-        asked = shlex.quote(self.study.spec().tags["asked"])
-        return Interrupted(signum, f"study '{self.study.name}' was stopped", f"go on with `hptctl study run {asked}`")
+        return Interrupted(signum, f"study '{self.study.name}' was stopped", f"go on with `{launch.command_line()}`")
 
 
 def _here(run: Run) -> str:

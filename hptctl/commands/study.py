@@ -104,7 +104,7 @@ def run(
         hptctl study run my-study.toml --jobs 2
     """
     made = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    _conduct(study, *made, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
+    _conduct(*made, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
 
 
 @app.command()
@@ -154,7 +154,7 @@ def retry(
     definition, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
     again = {cell.id for cell in cells if progress[cell.id].state in {"failed", "waits"}}
     wanted = _with_needed(cells, again)
-    _conduct(study, definition, wanted, progress, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
+    _conduct(definition, wanted, progress, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
 
 
 def _asked(
@@ -249,7 +249,6 @@ def _finite(value: float) -> float | None:
 
 
 def _conduct(
-    asked: str,
     definition: Study,
     cells: list[Cell],
     progress: Progress,
@@ -260,13 +259,13 @@ def _conduct(
     as_json: bool,
 ) -> None:
     from hpt.errors import HptError
-    from hptctl import console
+    from hptctl import console, launch
     from hptctl import study as conducting
 
     for base in definition.bases:
         if any(cell.id == base.name for cell in cells):
             console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
-    parent = conducting.parent(definition, asked, experiment)
+    parent = conducting.parent(definition, experiment)
     outcome = conducting.conduct(parent, progress, cells, jobs=jobs, retry=retry)
     rows = [_result(cell, progress) for cell in cells if cell.kind != "pretrain" and progress[cell.id].state == "done"]
     if as_json:
@@ -284,7 +283,8 @@ def _conduct(
     if outcome.failed:
         (cell, why), others = outcome.failed[0], len(outcome.failed) - 1
         more = f" (and {others} more)" if others else ""
-        raise HptError(f"{cell} is not done: {why}{more}", f"mend that, then `hptctl study retry {asked}`")
+        again = launch.command_line().replace(" study run ", " study retry ", 1)
+        raise HptError(f"{cell} is not done: {why}{more}", f"mend that, then `{again}`")
 
 
 def _result(cell: Cell, progress: Progress) -> tuple[str, ...]:

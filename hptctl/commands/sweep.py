@@ -39,7 +39,8 @@ SamplerName = Annotated[
     str | None, typer.Option("--sampler", help="grid, tpe or random.", show_default="grid; tpe where there is a range")
 ]
 PrunerName = Annotated[
-    str | None, typer.Option("--pruner", help="none, median or hyperband: stop trials that do badly on the way.")
+    str | None,
+    typer.Option("--pruner", help="none, median, halving or hyperband: stop trials that do badly on the way."),
 ]
 Trials = Annotated[
     int | None, typer.Option("--trials", help="Points to try.", show_default="a grid's cells; 20 otherwise")

@@ -12,7 +12,7 @@ from hpt.errors import ConfigError, RunError, did_you_mean
 from hptctl.search.space import MODELS, Params, Space, Target, check_space, in_words
 
 Sampler = Literal["grid", "tpe", "random"]
-Pruner = Literal["none", "median", "hyperband"]
+Pruner = Literal["none", "median", "halving", "hyperband"]
 Objective = Literal["knn", "linear"]
 
 TRIALS = 20

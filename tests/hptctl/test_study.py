@@ -151,7 +151,7 @@ def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when
     assert found["knn-target-my-digits-s0@4"] == "waits"
     some = ("--only", "base*", "--only", "knn-target*")
     again = hptctl("study", "run", "mine.toml", *some, code=1).stderr  # does the other, and leaves that one alone
-    assert "hptctl study retry mine.toml" in again
+    assert "mend that, then `hptctl study retry mine.toml --only 'base*' --only 'knn-target*'`" in again
     assert states()["base-my-digits-s0"] == "done"
     assert states()["target-my-digits-s0@4"] == "failed"
     (folder / "backbone.safetensors").rmdir()
