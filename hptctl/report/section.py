@@ -111,6 +111,8 @@ class Confusion:
     """Of the matrix; none where there are too many to read."""
     rows: tuple[tuple[tuple[str, int], ...], ...]
     """(images, share of the row in percent)."""
+    means: bool
+    """The images are means over the run's reruns."""
     pairs: tuple[tuple[str, str, str], ...]
     """(class, what it is taken for, share), the most frequent first."""
 
@@ -336,11 +338,17 @@ def _confusion(findings: Findings, target: str) -> Confusion | None:
     if not classes:
         return None
     few = len(classes) <= FEW_CLASSES
+    means = any(n != round(n) for each in counts for n in each)
     return Confusion(
         arm=top.arm,
         run=Link(str(row["name"]), id),
         classes=tuple(classes) if few else (),
-        rows=tuple(tuple((f"{n:,.4g}", round(100 * n / (sum(each) or 1))) for n in each) for each in counts if few),
+        means=means,
+        rows=tuple(
+            tuple((f"{n:,.1f}" if means else f"{n:,.0f}", round(100 * n / (sum(each) or 1))) for n in each)
+            for each in counts
+            if few
+        ),
         pairs=tuple((pair.actual, pair.predicted, percent(pair.share)) for pair in pairs),
     )
 
