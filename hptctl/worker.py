@@ -34,6 +34,7 @@ from hpt.pretrain import notes, pretrain
 from hpt.processes import Processes
 from hptctl import console
 from hptctl.console import Display
+from hptctl.energy import Meter
 from hptctl.runs import Run, ancestry
 from hptctl.signals import held_back, raise_on_signals
 from hptctl.tracking import tracked
@@ -152,6 +153,7 @@ def _pretrain(
         run.write_status(facts=facts)
         for line in notes(config, len(images)) if not display.silent else ():
             console.note(f"note: {line}")
+    metered = _with_energy(run, log, processes, facts) if processes.main else log
     watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
     # `base` has nothing to save, and is simply ended by a signal.
     with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
@@ -161,12 +163,27 @@ def _pretrain(
             start,
             run.path,
             processes=processes,
-            log=log,
+            log=metered,
             progress=display.progress,
             stop=asked,
             watch=watch,
         )
     return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
+
+
+def _with_energy(run: Run, log: Log, processes: Processes, facts: dict[str, str]) -> Log:
+    """`log`, with the energy that the run took so far where the hardware counts it, steps that were lost included."""
+    meter = Meter(processes.device, processes.count)
+    if not meter.of:
+        return log
+    facts["energy_of"] = meter.of
+    spent = max((line["energy_wh"] for line in run.metrics() if "energy_wh" in line), default=0.0)
+
+    def metered(metrics: dict[str, float], step: int) -> None:
+        energy = meter.watt_hours() if "images_per_second" in metrics else None
+        log(metrics if energy is None else metrics | {"energy_wh": spent + energy}, step)
+
+    return metered
 
 
 def _evaluate(

@@ -112,6 +112,7 @@ def finetune(
     saved = checkpoint.newest(checkpoints) if checkpoints is not None else None
     if saved is None and common is not None and (saved := _common_state(common, drop)) is not None:
         shared = int(saved["step"])
+        progress(shared, steps, "finetuning")  # before the figures: who judges them must know the length
         for at, metrics in saved["curve"]:
             log(metrics, at)
     if saved is not None:

@@ -9,13 +9,21 @@ import pandas as pd
 
 from hptctl.report.frame import Cell
 
-OF_A_COST = ("source_id", "config.batch_size", "images_per_second", "pretraining_images", "seconds", "hardware")
+OF_A_COST = (
+    "source_id",
+    "config.batch_size",
+    "images_per_second",
+    "pretraining_images",
+    "seconds",
+    "hardware",
+    "energy_wh",
+)
 """The columns that a cost is computed from."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one pretraining, the mean over seeds. Energy is not measured by anything here, so it is not in it."""
+    """Of one pretraining, the mean over seeds."""
 
     steps: int
     images: float
@@ -24,6 +32,8 @@ class Cost:
     """At the speed that the run measured on its way, without decoding and pauses; of `base` by the clock."""
     hardware: str
     """What the hours are of."""
+    energy: float
+    """Wh of the processors and GPUs; NaN where the hardware does not tell."""
 
 
 def cost(cell: Cell, frame: pd.DataFrame) -> Cost:
@@ -35,7 +45,7 @@ def cost(cell: Cell, frame: pd.DataFrame) -> Cost:
     sources = [id for id in frame.loc[list(cell.run_ids), "source_id"] if id in frame.index]
     runs = frame.loc[sources]
     if runs.empty:
-        return Cost(cell.steps, math.nan, math.nan, "")
+        return Cost(cell.steps, math.nan, math.nan, "", math.nan)
     if cell.steps:
         batch = pd.to_numeric(runs["config.batch_size"])
         images = cell.steps * batch
@@ -44,4 +54,5 @@ def cost(cell: Cell, frame: pd.DataFrame) -> Cost:
         images = runs["pretraining_images"].astype(float)
         seconds = runs["seconds"].where(runs["seconds"] > 0)  # clocks of two machines may disagree
     hardware = ", ".join(sorted({str(each) for each in runs["hardware"]} - {""}))
-    return Cost(cell.steps, float(images.mean()), float(seconds.mean()) / 3600, hardware)
+    energy = float(runs["energy_wh"].mean())
+    return Cost(cell.steps, float(images.mean()), float(seconds.mean()) / 3600, hardware, energy)

@@ -66,6 +66,7 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
                 "less_base_tie": None if by is None else by.tie,
                 "images_seen": _number(spent.images),
                 "hours": _number(spent.hours),
+                "energy_wh": _number(spent.energy),
                 "hardware": spent.hardware,
                 "run_ids": list(cell.run_ids),
             }

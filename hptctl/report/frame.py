@@ -8,7 +8,7 @@ A row holds what the report says of a run:
     metric val test test_std test_images probes                what came out (NaN where there is nothing)
     origin target evaluation arm own policy share chain        what it is compared as (see `tidy`)
     standing                                                   counts, superseded, or the state
-    images_per_second pretraining_images seconds hardware      what it took
+    images_per_second pretraining_images seconds hardware energy_wh  what it took
     folder                                                     where it keeps its predictions
     digest weights_sha256 data_fingerprint split_fingerprint   what it can be checked by
     settings source_id parent_id config.*                      not as published, links, and every setting
@@ -326,6 +326,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "share": share,
         "chain": tuple(_chain(pretraining, by_id)) if pretraining else (),
         "images_per_second": record.metrics.get("images_per_second", math.nan),
+        "energy_wh": record.metrics.get("energy_wh", math.nan),
         "pretraining_images": _int(tags.get("images")),
         "seconds": record.end - record.start if record.end is not None else math.nan,
         "folder": tags.get("folder", ""),

@@ -69,6 +69,7 @@ class Spent:
     steps: int
     images: str
     hours: str
+    energy: str
     hardware: str
 
 
@@ -134,6 +135,7 @@ def costs(findings: Findings) -> tuple[Spent, ...]:
                     steps=cell.steps,
                     images=words.images(spent.images),
                     hours=words.hours(spent.hours),
+                    energy=words.energy(spent.energy),
                     hardware=spent.hardware,
                 )
             )

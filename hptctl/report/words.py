@@ -73,6 +73,13 @@ def hours(value: float) -> str:
     return f"{60 * value:.0f} min" if value >= 1 / 30 else f"{3600 * value:.0f} s"
 
 
+def energy(watt_hours: float) -> str:
+    """`0.31` -> `0.31 Wh`, `1530` -> `1.53 kWh`; nothing for NaN."""
+    if math.isnan(watt_hours):
+        return ""
+    return f"{watt_hours / 1000:,.3g} kWh" if watt_hours >= 1000 else f"{watt_hours:.3g} Wh"
+
+
 def images(number: float) -> str:
     """`1280000` -> `1.28 million`, `6420` -> `6,420`; nothing for NaN."""
     if math.isnan(number):
