@@ -146,6 +146,7 @@ def _pretrain(
             for line in loaded.oddities():
                 console.warn(line)
     facts["fingerprint"] = fingerprint_of(config, facts)
+    metered = _with_energy(run, log, processes, facts) if processes.main else log
     if processes.main:
         write_split(run, dataset)
         with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
@@ -153,7 +154,6 @@ def _pretrain(
         run.write_status(facts=facts)
         for line in notes(config, len(images)) if not display.silent else ():
             console.note(f"note: {line}")
-    metered = _with_energy(run, log, processes, facts) if processes.main else log
     watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
     # `base` has nothing to save, and is simply ended by a signal.
     with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
