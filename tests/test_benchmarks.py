@@ -49,6 +49,20 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     assert large["anonymous"] - small["anonymous"] < 0.1
 
 
+def test_pruners_are_replayed_on_recorded_curves(tmp_path: Path) -> None:
+    curves = tmp_path / "curves.json"
+    looks = {str(tenth): 0.05 * tenth for tenth in range(1, 11)}
+    grid = [
+        [lr, "10-steps", {k: v - 0.1 * i for k, v in looks.items()}, 0.5 - 0.1 * i] for i, lr in enumerate((0.001, 0.1))
+    ]
+    curves.write_text(json.dumps([grid, grid]))
+    words = ("none.zip", "--schedule", "10-steps", "--replays", 2, "--trials", 8, "--curves", curves)
+    medians = run("sweep_pruning.py", *words, out=tmp_path / "figures.json")["medians"]
+    assert medians["none"]["steps"] == 80
+    assert medians["halving"]["steps"] < 80
+    assert {row["best val"] for row in medians.values()} == {0.5}
+
+
 def test_trials_are_claimed_once_through_our_queue(tmp_path: Path) -> None:
     document = run("sweep_storage.py", "--processes", 2, "--trials", 6, out=tmp_path / "figures.json")
     for name in ("ours journal", "ours sqlite"):

@@ -273,6 +273,23 @@ def test_the_median_stops_a_trial_that_does_worse_at_a_tenth_of_its_own_length(t
     assert queue.trials()[worse.number].value is None
 
 
+def test_halving_lets_the_better_half_go_on_also_in_another_worker(tmp_path: Path) -> None:
+    queue = opened(tmp_path, plan("0.1,0.2,0.3,0.4", pruner="halving"))
+    first, worse, better = (claimed(queue, tmp_path) for _ in range(3))
+    for claim in (first, worse, better):
+        claim.params()
+    assert not first.look(0.5, 1)  # there is none beside it yet
+    assert worse.look(0.4, 1)
+    worse.prune("pruned at 10 % of its length")
+    assert not better.look(0.6, 1)
+    assert not better.look(0.7, 2)
+    queue.give_back(first.number)
+    again = claimed(queue, tmp_path)
+    assert again.number == first.number
+    assert again.looked == 1
+    assert again.look(0.3, 3)  # which stands for its second tenth, where the other had 0.7
+
+
 def test_lists_are_values_like_others(tmp_path: Path) -> None:
     space = parse("linear", "tiny", sets=["linear.batch_size=32,64"], flags={})[0]
     listed = Choice(field="linear.lrs", values=([0.3], [3.0, 30.0]))
