@@ -28,8 +28,8 @@ def plan(*sets: str, **options: Any) -> Plan:
 def test_without_a_space_it_is_the_protocols_grid_in_the_presets_size() -> None:
     paper, fixed = parse("finetune", "paper", flags={"lr": None, "schedule": None})
     assert paper.cells() == [
-        {"lr": lr, "schedule": schedule} for lr in (0.01, 0.001) for schedule in ("2500-steps", "90-epochs")
-    ]
+        {"lr": lr, "schedule": schedule} for schedule in ("2500-steps", "90-epochs") for lr in (0.01, 0.001)
+    ]  # first those of one schedule, whose steps the others can take over
     assert not fixed
     assert space_of()["schedule"].ends() == ("60-steps", "5-epochs")
     assert space_of("pretrain")["steps"].ends() == (25, 50, 100)
