@@ -2,4 +2,5 @@
 
 from hptctl.cli import main
 
-main()
+if __name__ == "__main__":  # a process that draws a report's charts imports this, too
+    main()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hpt.strategies import STRATEGIES
 from hptctl.report import charts, words
 from hptctl.report.charts import percent
+from hptctl.report.drawing import draw
 from hptctl.report.findings import Findings, best
 from hptctl.report.frame import Cell
 from hptctl.report.intervals import Difference
@@ -145,7 +146,7 @@ def picture(findings: Findings) -> Chart | None:
     caption = (
         "The best further pretraining, after how many steps, and what it brings over base: points of the test figure"
     )
-    return Chart(charts.bars(found, alt, "picture", differences=True), caption)
+    return Chart(draw(charts.bars, found, alt, "picture", differences=True), caption)
 
 
 def _ends(by: Difference, spread: float) -> tuple[float, float]:
@@ -163,7 +164,7 @@ def _arms(compared: Sequence[Cell], key: str) -> Chart:
     metric = words.metric(first.metric)
     figures = "; ".join(f"{bar.name} {bar.label}" for bar in found)
     alt = f"Test {metric} on {first.target}, {first.evaluation}: {figures}"
-    return Chart(charts.bars(found, alt, f"{key}-arms"), f"Test {metric}, {first.evaluation}")
+    return Chart(draw(charts.bars, found, alt, f"{key}-arms"), f"Test {metric}, {first.evaluation}")
 
 
 def bars_of(compared: Sequence[Cell]) -> list[charts.Bar]:

@@ -64,6 +64,7 @@ _STYLE: Any = {  # matplotlib types its keys as one Literal of three hundred
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.titley": 1.0,  # looking for a free place would be a tenth of the drawing
     "figure.facecolor": "none",
     "grid.color": GRID,
     "grid.linewidth": 0.8,
@@ -397,7 +398,9 @@ def _points_tick(value: float, _: int | None = None) -> str:
 def _blank(height: int, *, left: int = 46, right: int = 82, top: int = 24, bottom: int = 40) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
-    return figure, figure.add_axes(box)
+    axes = figure.add_axes(box)
+    axes.set_title("")  # which fixes where it is
+    return figure, axes
 
 
 def _room(names: Iterable[str]) -> int:

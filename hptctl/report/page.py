@@ -18,7 +18,7 @@ import hptctl
 from hpt.errors import ConfigError, DataError, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl import tracking
-from hptctl.report import formats, panels, words
+from hptctl.report import drawing, formats, panels, words
 from hptctl.report.answer import Answer, answer, lead, picture, winners
 from hptctl.report.findings import Findings, gather
 from hptctl.report.frame import Deviation, counted, deviations, named, tidy, with_what_they_rest_on
@@ -84,6 +84,10 @@ class Page:
     settings: tuple[Settings, ...]
 
 
+CHARTS = 8
+"""Of a dataset with all that there may be."""
+
+
 def write(out: Path, selection: Selection = Selection(), *, format: str | None = None, images: int = 0) -> Summary:
     """Write the report on a selection of runs to `out`, atomically.
 
@@ -142,7 +146,8 @@ def read(selection: Selection) -> Findings:
 def render(findings: Findings, format: str, *, images: int = 0) -> str:
     """The report as text in one of `formats.FORMATS`; a page draws `images` of each dataset."""
     if format == "html":
-        return _environment().get_template("report.html.j2").render(page=build(findings, images=images))
+        with drawing.beside(CHARTS * len(findings.targets)):
+            return _environment().get_template("report.html.j2").render(page=build(findings, images=images))
     return formats.FORMATS[format](findings)
 
 

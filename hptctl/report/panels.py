@@ -10,6 +10,7 @@ from itertools import groupby
 from hpt.config import POLICIES
 from hptctl.report import charts, words
 from hptctl.report.charts import percent
+from hptctl.report.drawing import draw
 from hptctl.report.findings import Findings, against, best
 from hptctl.report.frame import Cell, arm_order
 from hptctl.report.words import Chart, Link
@@ -166,7 +167,7 @@ def _studies(
             for line in lines
         )
         alt = f"Test {metric} on {target}, {evaluation}: {said}"
-        svg = charts.over(names, lines, metric, alt, f"{key}-{len(out)}")
+        svg = draw(charts.over, names, lines, metric, alt, f"{key}-{len(out)}")
         out.append(Study(target, evaluation, tuple(names), tuple(rows), Chart(svg, f"{target}, {evaluation}")))
     return tuple(out)
 

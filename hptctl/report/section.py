@@ -16,6 +16,7 @@ from hptctl import tracking
 from hptctl.report import charts, words
 from hptctl.report.answer import bars_of
 from hptctl.report.charts import percent
+from hptctl.report.drawing import draw
 from hptctl.report.findings import Findings, best
 from hptctl.report.frame import Cell
 from hptctl.report.tables import Figure, figure
@@ -211,7 +212,7 @@ def _curve(found: Sequence[Cell], key: str) -> Chart:
         for line in lines
     )
     alt = f"Test {metric} on {found[0].target} against pretraining steps, {evaluation}: {figures}"
-    return Chart(charts.against_steps(lines, metric, alt, key), f"Length of pretraining, {evaluation}")
+    return Chart(draw(charts.against_steps, lines, metric, alt, key), f"Length of pretraining, {evaluation}")
 
 
 def _budgets(findings: Findings, target: str, id: str) -> list[Chart]:
@@ -225,7 +226,7 @@ def _budgets(findings: Findings, target: str, id: str) -> list[Chart]:
         found = bars_of(compared)
         metric = words.metric(compared[0].metric)
         alt = f"Test {metric} on {target}, {evaluation}: {'; '.join(f'{bar.name} {bar.label}' for bar in found)}"
-        svg = charts.bars(found, alt, f"{id}-labels-{number}")
+        svg = draw(charts.bars, found, alt, f"{id}-labels-{number}")
         drawn.append(Chart(svg, f"{evaluation[0].upper()}{evaluation[1:]}: test {metric}"))
     return drawn
 
@@ -265,7 +266,7 @@ def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
         return None
     ends = "; ".join(f"{label} ends at {points[-1][1]:.2f}" for (label, _), points in curves.items())
     alt = f"InfoNCE loss of the pretrainings on {target} by step: {ends}"
-    return Chart(charts.losses(curves, alt, f"{id}-loss"), "Pretraining loss, newest run of each length")
+    return Chart(draw(charts.losses, curves, alt, f"{id}-loss"), "Pretraining loss, newest run of each length")
 
 
 def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
@@ -287,7 +288,7 @@ def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
         for name, c in panels.items()
     )
     alt = f"What pretrainings on {target} saw of their backbones on the way. {ends}"
-    svg = charts.measures(panels, alt, f"{id}-measures")
+    svg = draw(charts.measures, panels, alt, f"{id}-measures")
     return Chart(
         svg, "The representation on its way, longest run of each strategy; effective ranks compare within a run"
     )

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from markupsafe import Markup
-
 from hpt.statistics import SpeedUp
 from hptctl.report.charts import percent
+from hptctl.report.drawing import Drawing
 from hptctl.report.intervals import Difference
 
 METRICS = {
@@ -33,7 +32,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Chart:
-    svg: Markup
+    svg: Drawing
     caption: str
 
 

@@ -1,0 +1,72 @@
+"""Charts drawn beside the rest of a report: they are half of its time, and a page of many needs more than one core.
+
+A chart is ordered where it is known (`draw`) and fetched where the page says it: by then another process may have
+drawn it. What that one has not begun is drawn by who fetches it, so both are at work until the end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import get_context
+
+from markupsafe import Markup
+
+MOST = 3
+"""Processes beside this one: each takes a second to begin."""
+_pool: ProcessPoolExecutor | None = None
+
+
+class Drawing:
+    """A chart that was ordered; a template fetches it."""
+
+    def __init__(self, chart: Callable[[], Markup]) -> None:
+        self._chart = chart
+        self._beside: Future[Markup] | None = None
+        if _pool is not None:
+            with suppress(BrokenProcessPool):  # killed, perhaps for want of memory
+                self._beside = _pool.submit(chart)
+
+    def __html__(self) -> str:
+        if self._beside is not None and not self._beside.cancel():
+            with suppress(BrokenProcessPool):
+                return self._beside.result()
+        return self._chart()
+
+
+def draw(chart: Callable[..., Markup], *arguments: object, **options: object) -> Drawing:
+    """Order a chart: a function of `charts`, and what it draws."""
+    return Drawing(partial(chart, *arguments, **options))
+
+
+@contextmanager
+def beside(charts: int) -> Iterator[None]:
+    """Draw what is ordered in this block in other processes too, where there are cores and so many charts are expected
+    that it pays."""
+    global _pool
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    others = min(cores - 1, MOST, charts // WORTHWHILE)
+    if not others:
+        yield
+        return
+    # Not forked: numerical libraries have threads, and a forked one that held a lock would hold it for ever.
+    pool = ProcessPoolExecutor(others, mp_context=get_context("spawn"), initializer=_begin)
+    _pool = pool
+    try:
+        yield
+    finally:
+        _pool = None
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+WORTHWHILE = 30
+"""Charts for each process beside this one: those take as long as it takes to begin."""
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the command's to answer
