@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import Any
 
 from hptctl.report.frame import Cell
 
@@ -36,23 +37,33 @@ class Cost:
     """Wh of the processors and GPUs; NaN where the hardware does not tell."""
 
 
-def cost(cell: Cell, frame: pd.DataFrame) -> Cost:
+def cost(cell: Cell, runs: Mapping[Any, Mapping[Any, Any]]) -> Cost:
     """Of the pretraining behind a cell, of one stage: what its weights came from is not in it.
 
     Args:
-        frame: all runs, indexed by run id.
+        runs: `OF_A_COST` of all runs, by run id.
     """
-    sources = [id for id in frame.loc[list(cell.run_ids), "source_id"] if id in frame.index]
-    runs = frame.loc[sources]
-    if runs.empty:
-        return Cost(cell.steps, math.nan, math.nan, "", math.nan)
+    found = [runs[source] for id in cell.run_ids if (source := runs[id]["source_id"]) in runs]
     if cell.steps:
-        batch = pd.to_numeric(runs["config.batch_size"])
-        images = cell.steps * batch
-        seconds = images / runs["images_per_second"]
+        images = [cell.steps * _number(run["config.batch_size"]) for run in found]
+        speeds = [_number(run["images_per_second"]) for run in found]
+        seconds = [seen / speed if speed > 0 else math.nan for seen, speed in zip(images, speeds, strict=True)]
     else:
-        images = runs["pretraining_images"].astype(float)
-        seconds = runs["seconds"].where(runs["seconds"] > 0)  # clocks of two machines may disagree
-    hardware = ", ".join(sorted({str(each) for each in runs["hardware"]} - {""}))
-    energy = float(runs["energy_wh"].mean())
-    return Cost(cell.steps, float(images.mean()), float(seconds.mean()) / 3600, hardware, energy)
+        images = [_number(run["pretraining_images"]) for run in found]
+        # Clocks of two machines may disagree.
+        seconds = [took if took > 0 else math.nan for took in (_number(run["seconds"]) for run in found)]
+    hardware = ", ".join(sorted({run["hardware"] for run in found if isinstance(run["hardware"], str)} - {""}))
+    energy = _mean([_number(run["energy_wh"]) for run in found])
+    return Cost(cell.steps, _mean(images), _mean(seconds) / 3600, hardware, energy)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
