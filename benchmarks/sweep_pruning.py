@@ -85,7 +85,9 @@ def record(folder: Path, options: argparse.Namespace) -> list[list[Curve]]:
     return found
 
 
-def replay(place: Path, seed: int, pruner: str, options: argparse.Namespace, here: list[Curve], there: list[Curve]):
+def replay(
+    place: Path, seed: int, pruner: str, options: argparse.Namespace, here: list[Curve], there: list[Curve]
+) -> dict[str, float]:
     """One sweep on recorded curves: the steps it made, its best val, and that of the same point in the other grid."""
     from hpt.config import EvaluateConfig
     from hpt.schedule import parse_schedule
@@ -167,17 +169,15 @@ def main() -> None:
             for pruner, found in rows.items():
                 for seed in range(options.replays):
                     found += [replay(folder, seed, pruner, options, *pair) for pair in (grids, grids[::-1])]
-                pairs = list(zip(found, rows[first], strict=True))
-                show(pruner, [a[cost] / b[cost] for a, b in pairs], [a[val] - b[val] for a, b in pairs], cost)
         else:
             for seed in options.seeds:
                 for pruner, found in rows.items():
                     found.append(sweep(folder, f"{pruner}-{seed}", seed, pruner, options))
                     figures = "".join(f"{value:9.3g} {key}" for key, value in found[-1].items())
                     print(f"seed {seed}, {pruner:9}{figures}", flush=True)
-            for pruner, found in rows.items():
-                pairs = list(zip(found, rows[first], strict=True))
-                show(pruner, [a[cost] / b[cost] for a, b in pairs], [a[val] - b[val] for a, b in pairs], cost)
+    for pruner, found in rows.items():
+        pairs = list(zip(found, rows[first], strict=True))
+        show(pruner, [a[cost] / b[cost] for a, b in pairs], [a[val] - b[val] for a, b in pairs], cost)
     if options.json:
         medians = {
             pruner: {key: statistics.median(row[key] for row in found) for key in found[0]}

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections import deque
@@ -38,6 +37,7 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
 
+from hpt import cores
 from hpt.callbacks import Progress
 from hpt.data import cache_store, decode
 from hpt.data.cache_store import Damaged, Index
@@ -349,7 +349,7 @@ def in_order(work: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
     def work_on(chunk: Sequence[str]) -> list[T]:
         return [work(name) for name in chunk]
 
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores.usable()
     chunks = iter([names[i : i + CHUNK] for i in range(0, len(names), CHUNK)])
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead: deque[Future[list[T]]] = deque()

@@ -6,7 +6,6 @@ drawn it. What that one has not begun is drawn by who fetches it, so both are at
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,8 +16,12 @@ from multiprocessing import get_context
 
 from markupsafe import Markup
 
+from hpt import cores
+
 MOST = 3
 """Processes beside this one: each takes a second to begin."""
+WORTHWHILE = 30
+"""Charts for each of them: these take as long as it takes to begin."""
 _pool: ProcessPoolExecutor | None = None
 
 
@@ -49,8 +52,7 @@ def beside(charts: int) -> Iterator[None]:
     """Draw what is ordered in this block in other processes too, where there are cores and so many charts are expected
     that it pays."""
     global _pool
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    others = min(cores - 1, MOST, charts // WORTHWHILE)
+    others = min(cores.usable() - 1, MOST, charts // WORTHWHILE)
     if not others:
         yield
         return
@@ -62,10 +64,6 @@ def beside(charts: int) -> Iterator[None]:
     finally:
         _pool = None
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-WORTHWHILE = 30
-"""Charts for each process beside this one: those take as long as it takes to begin."""
 
 
 def _begin() -> None:

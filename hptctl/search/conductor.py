@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpt import cores
 from hpt.errors import HptError, Interrupted, RunError
 from hptctl import console, launch, runs, tracking
 from hptctl.runs import Busy, Run
@@ -342,8 +343,7 @@ def _share_of(number: int, workers: int) -> dict[str, str]:
     """Environment of one of several workers: a GPU in turn, or a share of the cores."""
     if gpus := _gpus():
         return {"CUDA_VISIBLE_DEVICES": gpus[(number - 1) % len(gpus)]}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // workers)))}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores.usable() // workers)))}
 
 
 def _gpus() -> list[str]:

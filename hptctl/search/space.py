@@ -140,9 +140,9 @@ class Space(Config):
     def cells(self) -> list[dict[str, Any]]:
         """The grid, in order; of a space without ranges. Cells that differ in their schedule alone lie far apart: what
         the one leaves is there before the other begins."""
-        slowest_first = sorted(self.dimensions.items(), key=lambda named: named[1].field != SCHEDULE)
-        values = [dimension.values for _, dimension in slowest_first if isinstance(dimension, Choice)]
-        cells = [dict(zip(dict(slowest_first), cell, strict=True)) for cell in itertools.product(*values)]
+        slowest_first = dict(sorted(self.dimensions.items(), key=lambda named: named[1].field != SCHEDULE))
+        values = [dimension.values for dimension in slowest_first.values() if isinstance(dimension, Choice)]
+        cells = [dict(zip(slowest_first, cell, strict=True)) for cell in itertools.product(*values)]
         return [{name: cell[name] for name in self.dimensions} for cell in cells]
 
     def size(self) -> int:
