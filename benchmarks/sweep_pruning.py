@@ -91,9 +91,9 @@ def replay(
     """One sweep on recorded curves: the steps it made, its best val, and that of the same point in the other grid."""
     from hpt.config import EvaluateConfig
     from hpt.schedule import parse_schedule
-    from hptctl.search.plan import make
-    from hptctl.search.queue import Queue, best
-    from hptctl.search.space import parse
+    from hptctl.sweep.plan import make
+    from hptctl.sweep.queue import Queue, best
+    from hptctl.sweep.space import parse
 
     base = EvaluateConfig(kind="finetune", weights="base", dataset="digits", seed=seed)
     space, _ = parse("finetune", "tiny", flags={"lr": f"{LOW}..{HIGH}", "schedule": options.schedule})

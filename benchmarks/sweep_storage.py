@@ -24,9 +24,9 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import Trial, TrialState
 
 from hpt.config import EvaluateConfig
-from hptctl.search.plan import Plan, make
-from hptctl.search.queue import Queue
-from hptctl.search.space import parse
+from hptctl.sweep.plan import Plan, make
+from hptctl.sweep.queue import Queue
+from hptctl.sweep.space import parse
 
 LOOKS = 5
 

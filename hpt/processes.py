@@ -10,10 +10,12 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import ConfigError, HptError
 
 
@@ -109,6 +111,29 @@ def choose_device(name: str) -> torch.device:
             f"device {name} is not on this machine, which has {count} of {device.type}", "use --device auto"
         )
     return device
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What computes, and in which precision."""
+
+    device: torch.device
+    bf16: bool
+    """Matrix products and convolutions in bf16; weights, sums and losses stay in fp32."""
+
+    @classmethod
+    def of(cls, config: PretrainConfig | EvaluateConfig, device: torch.device | None = None) -> Compute:
+        """As a configuration has it; `device` where the processes of a run have shared the devices out.
+
+        Raises:
+            ConfigError: the device is not on this machine.
+        """
+        device = device or choose_device(config.device)
+        return cls(device, use_bf16(config.precision, device))
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a model is called."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

@@ -36,7 +36,7 @@ from hpt.callbacks import Progress
 from hpt.data.fetch import Checksum, download
 from hpt.errors import DataError, WeightsError
 from hpt.files import replacing
-from hpt.places import cache_folder
+from hpt.user_folders import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -71,7 +71,7 @@ def root(
 def main() -> None:
     """Entry point of `hptctl`."""
     from hpt.errors import HptError
-    from hptctl import signals
+    from hptctl.runs import signals
 
     signals.raise_on_signals()
     _show_notes_when_they_come()

@@ -17,11 +17,11 @@ MODULES = {
 APP_ONLY = {"hptctl", "typer", "mlflow", "optuna", "jinja2", "pandas", "rich", "matplotlib"}
 HEAVY = {"torch", "torchvision", "mlflow", "optuna", "pandas", "accelerate", "sklearn", "matplotlib", "scipy", "rich"}
 ONE_HOME = {
-    "mlflow": {"hptctl.tracking"},
-    "optuna": {m for m in MODULES if m.startswith("hptctl.search.")},
+    "mlflow": {m for m in MODULES if m.startswith("hptctl.tracking.")},
+    "optuna": {m for m in MODULES if m.startswith("hptctl.sweep.")},
     "rich": {"hptctl.console"},
     "jinja2": {"hptctl.report.page"},
-    "matplotlib": {"hptctl.report.charts", "hptctl.report.sweep_charts"},
+    "matplotlib": {"hptctl.charts.svg", "hptctl.charts.sweep"},
     "accelerate": {"hpt.processes"},
 }
 

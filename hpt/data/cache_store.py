@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from hpt.places import cache_folder
+from hpt.user_folders import cache_folder
 
 State = Literal["whole", "damaged", "being built", "abandoned"]
 

@@ -31,7 +31,7 @@ from hpt.data.publishers import bdd, chexpert, classes, coco, domainnet, flowers
 from hpt.data.row import RGB, Archive, Row, Task
 from hpt.data.splits import SHARES
 from hpt.errors import DataError, did_you_mean
-from hpt.places import data_folder
+from hpt.user_folders import data_folder
 
 METRICS: dict[Task, str] = {"single-label": "top1", "multi-label": "auroc"}
 """The headline metric of a task."""

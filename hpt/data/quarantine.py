@@ -18,7 +18,7 @@ from hpt.data.row import Row
 from hpt.data.splits import Indices
 from hpt.errors import DataError
 from hpt.files import write_text
-from hpt.places import data_folder
+from hpt.user_folders import data_folder
 
 log = logging.getLogger("hpt.data")
 

@@ -12,13 +12,14 @@ from typing import Literal
 from filelock import FileLock
 
 from hpt.callbacks import Progress
-from hpt.data import fetch, kept, unpack
+from hpt.data import annotation_cache as kept
+from hpt.data import fetch, unpack
 from hpt.data.fetch import Checksum
 from hpt.data.folder import Folder
 from hpt.data.listing import Listing, Source, Split
 from hpt.data.splits import SHARES
 from hpt.errors import DataError
-from hpt.places import data_folder
+from hpt.user_folders import data_folder
 
 log = logging.getLogger("hpt.data")
 

@@ -10,7 +10,7 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
-    from hptctl.comparison import Arm, Pair
+    from hptctl.compare.arms import Arm, Pair
 
 
 def compare(
@@ -49,7 +49,8 @@ def compare(
         hptctl compare hpt-seed0,hpt-seed1 base-seed0,base-seed1
     """
     from hpt.errors import ConfigError, did_you_mean
-    from hptctl import comparison, console
+    from hptctl import console
+    from hptctl.compare import arms as comparison
 
     if len(run) < 2:
         raise ConfigError("one run alone compares with nothing", "name two runs or more")
@@ -78,7 +79,7 @@ def compare(
 def _document(
     found: list[Arm], pairs: list[Pair], adjusted: list[float | None], metric: str, split: str
 ) -> dict[str, Any]:
-    from hptctl import comparison
+    from hptctl.compare import arms as comparison
 
     return {
         "metric": metric,
@@ -102,7 +103,8 @@ def _say(found: list[Arm], pairs: list[Pair], adjusted: list[float | None], metr
     import statistics
     import string
 
-    from hptctl import comparison, console
+    from hptctl import console
+    from hptctl.compare import arms as comparison
 
     images = len(found[0].predictions.labels)
     for pair in pairs if len(pairs) == 1 else ():

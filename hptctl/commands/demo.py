@@ -27,9 +27,12 @@ def demo(
     from hpt.config import EvaluateConfig, PretrainConfig, resolve
     from hpt.errors import RunError
     from hpt.strategies import STRATEGIES
-    from hptctl import console, launch, runs, search
+    from hptctl import console, runs
     from hptctl.report import page
-    from hptctl.search import conductor
+    from hptctl.runs import launch
+    from hptctl.runs.weights import evaluated_defaults
+    from hptctl.sweep import conductor
+    from hptctl.sweep import folder as sweeps
 
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def demo(
         return run
 
     def config(kind: str, run: runs.Run) -> EvaluateConfig:
-        inherited = launch.evaluated_defaults(run.name)
+        inherited = evaluated_defaults(run.name)
         return resolve(
             EvaluateConfig, inherited=inherited, flags={"kind": kind, "weights": run.name, "dataset": TARGET}
         )
@@ -69,7 +72,7 @@ def demo(
 
     console.say(f"[{time.monotonic() - start:3.0f} s] finetuning hpt with 200 labels: a sweep over lr and schedule")
     tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
-    sweep = search.create_protocol(tuned, name=None, experiment="demo")
+    sweep = sweeps.create_protocol(tuned, name=None, experiment="demo")
     conductor.run_sweep(sweep)
     made = page.write(Path("report.html"))
 

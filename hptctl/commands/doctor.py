@@ -24,7 +24,7 @@ def doctor(as_json: options.Json = False) -> None:
     import torch
 
     from hpt.errors import HptError
-    from hpt.places import cache_folder
+    from hpt.user_folders import cache_folder
     from hptctl import __version__, console, tracking
 
     checks: list[tuple[str, bool, str]] = [

@@ -96,7 +96,9 @@ def pretrain(
     """
     from hpt.config import PretrainConfig, resolve
     from hpt.errors import ConfigError
-    from hptctl import console, launch, runs
+    from hptctl import console, runs
+    from hptctl.runs import launch
+    from hptctl.runs.weights import backbone_of
 
     everyday = {
         "strategy": strategy,
@@ -130,7 +132,7 @@ def pretrain(
     else:
         settings = resolve(PretrainConfig, file=config, sets=sets or (), flags=everyday)
         if settings.weights is not None:  # the preset's backbone gives way to that of the weights
-            inherited = {"backbone": launch.backbone_of(settings.weights)}
+            inherited = {"backbone": backbone_of(settings.weights)}
             settings = resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=everyday)
         on_steps = {
             "--steps": steps,

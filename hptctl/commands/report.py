@@ -73,9 +73,9 @@ def report(
 
     only = None
     if study is not None:
-        from hptctl import study as conducting
+        from hptctl.study.progress import run_ids
 
-        only = conducting.run_ids(study)
+        only = run_ids(study)
     selection = page.Selection(experiment=experiment, names=tuple(run or ()), datasets=tuple(dataset or ()), only=only)
     if out != page.STDOUT:
         formats.of(out, format)
@@ -94,7 +94,7 @@ def _watch(write: Callable[[], Summary]) -> None:
 
     from hpt.errors import RunError
     from hptctl import console, tracking
-    from hptctl.signals import held_back
+    from hptctl.runs.signals import held_back
 
     store, looked = tracking.Watch(), -WATCH_SECONDS
     console.note(f"watching {tracking.uri()}; Ctrl-C ends it")

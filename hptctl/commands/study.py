@@ -11,9 +11,9 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
-    from hptctl.grid import Cell, Study
     from hptctl.runs import Run
-    from hptctl.study import Progress
+    from hptctl.study.definition import Cell, Study
+    from hptctl.study.progress import Progress
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a grid of pretrainings and evaluations; what is done is not done again."
@@ -46,9 +46,10 @@ def list_studies(as_json: options.Json = False) -> None:
 
         hptctl study list
     """
-    from hptctl import console, grid
+    from hptctl import console
+    from hptctl.study.definition import builtins, load
 
-    found = [grid.load(name) for name in grid.builtins()]
+    found = [load(name) for name in builtins()]
     if as_json:
         console.print_json([study.model_dump(mode="json") for study in found])
         return
@@ -75,10 +76,11 @@ def plan(
 
         hptctl study plan quick --dataset digits
     """
-    from hptctl import study as conducting
+
+    from hptctl.study.cost import costs
 
     _, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    _table(cells, progress, conducting.costs(progress, cells, measured=True), as_json)
+    _table(cells, progress, costs(progress, cells, measured=True), as_json)
 
 
 @app.command()
@@ -125,10 +127,11 @@ def status(
 
         hptctl study status quick --dataset digits
     """
-    from hptctl import study as conducting
+
+    from hptctl.study.cost import costs
 
     _, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    _table(cells, progress, conducting.costs(progress, cells, measured=False), as_json)
+    _table(cells, progress, costs(progress, cells, measured=False), as_json)
 
 
 @app.command()
@@ -169,13 +172,15 @@ def _asked(
 ) -> tuple[Study, list[Cell], Progress]:
     """The study that the command line asks for, its cells, and what there is of them."""
     from hpt.errors import ConfigError, did_you_mean
-    from hptctl import grid, launch
-    from hptctl import study as conducting
+    from hptctl.runs.weights import backbone_of
+    from hptctl.study.definition import cells as cells_of
+    from hptctl.study.definition import load
+    from hptctl.study.progress import Progress
 
     changes: dict[str, Any] = {"datasets": dataset or None, "preset": preset, "weights": weights or None}
     changes |= {"steps": _numbers("--steps", steps), "seeds": _numbers("--seeds", seeds)}
-    definition = grid.load(name, changes, sets or ())
-    cells = grid.cells(definition, launch.backbone_of)
+    definition = load(name, changes, sets or ())
+    cells = cells_of(definition, backbone_of)
     if only:
         ids = [cell.id for cell in cells]
         for pattern in only:
@@ -184,7 +189,7 @@ def _asked(
                     f"no cell is called '{pattern}'{did_you_mean(pattern, ids)}", "see `hptctl study plan`"
                 )
         cells = _with_needed(cells, {id for id in ids if any(fnmatch(id, pattern) for pattern in only)})
-    return definition, cells, conducting.Progress(cells)
+    return definition, cells, Progress(cells)
 
 
 def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
@@ -259,14 +264,15 @@ def _conduct(
     as_json: bool,
 ) -> None:
     from hpt.errors import HptError
-    from hptctl import console, launch
-    from hptctl import study as conducting
+    from hptctl import console
+    from hptctl.runs import launch
+    from hptctl.study import conductor
 
     for base in definition.bases:
         if any(cell.id == base.name for cell in cells):
             console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
-    parent = conducting.parent(definition, experiment)
-    outcome = conducting.conduct(parent, progress, cells, jobs=jobs, retry=retry)
+    parent = conductor.parent(definition, experiment)
+    outcome = conductor.conduct(parent, progress, cells, jobs=jobs, retry=retry)
     rows = [_result(cell, progress) for cell in cells if cell.kind != "pretrain" and progress[cell.id].state == "done"]
     if as_json:
         console.print_json(

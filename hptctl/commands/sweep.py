@@ -14,8 +14,8 @@ from hptctl import options
 if TYPE_CHECKING:
     from hpt.config import EvaluateConfig, PretrainConfig
     from hptctl.runs import Run
-    from hptctl.search import Trial
-    from hptctl.search.space import Target
+    from hptctl.sweep.queue import Trial
+    from hptctl.sweep.space import Target
 
 app = typer.Typer(
     no_args_is_help=True, help="Search a space of configurations with Optuna, by several processes and machines."
@@ -237,12 +237,14 @@ def retry(
 
         hptctl sweep retry sweep-my-base
     """
-    from hptctl import console, search
-    from hptctl.search import conductor
+    from hptctl import console
+    from hptctl.sweep import conductor
+    from hptctl.sweep import folder as sweeps
+    from hptctl.sweep.queue import failed
 
-    found = search.get(sweep)
+    found = sweeps.get(sweep)
     seconds, workers = _seconds(timeout), _workers(workers)
-    if not search.failed(search.trials(found, storage)):
+    if not failed(sweeps.trials(found, storage)):
         console.note(f"no trial of '{found.name}' has failed, or each was done again")
     else:
         conductor.run_sweep(found, workers=workers, timeout=seconds, url=storage, retry=True)
@@ -257,9 +259,10 @@ def list_sweeps(as_json: options.Json = False) -> None:
 
         hptctl sweep list
     """
-    from hptctl import console, runs, search
+    from hptctl import console, runs
+    from hptctl.sweep import folder as sweeps
 
-    found = [(sweep, sweep.spec(), sweep.status(), search.plan_of(sweep)) for sweep in search.all_sweeps()]
+    found = [(sweep, sweep.spec(), sweep.status(), sweeps.plan_of(sweep)) for sweep in sweeps.all_sweeps()]
     if as_json:
         console.print_json(
             [
@@ -298,9 +301,9 @@ def show(sweep: Sweep, as_json: options.Json = False) -> None:
 
         hptctl sweep show sweep-my-base
     """
-    from hptctl import search
+    from hptctl.sweep import folder as sweeps
 
-    _show(search.get(sweep), as_json)
+    _show(sweeps.get(sweep), as_json)
 
 
 @app.command()
@@ -312,11 +315,13 @@ def best(sweep: Sweep, as_json: options.Json = False) -> None:
         hptctl sweep best sweep-my-base
     """
     from hpt.errors import RunError
-    from hptctl import console, search
+    from hptctl import console
+    from hptctl.sweep import folder as sweeps
+    from hptctl.sweep.queue import best as best_of
 
-    found = search.get(sweep)
-    plan, status = search.plan_of(found), found.status()
-    winner = search.best(search.trials(found))
+    found = sweeps.get(sweep)
+    plan, status = sweeps.plan_of(found), found.status()
+    winner = best_of(sweeps.trials(found))
     if winner is None:
         raise RunError(f"no trial of '{found.name}' is complete", f"see `hptctl sweep show {found.name}`")
     fields = {plan.space.dimensions[name].field: value for name, value in winner.params.items()}
@@ -344,18 +349,20 @@ def export(
     import io
 
     from hpt.errors import ConfigError
-    from hptctl import console, search
+    from hptctl import console
+    from hptctl.sweep import folder as sweeps
+    from hptctl.sweep.queue import Trial
 
     if file_format not in {"json", "csv"}:
         raise ConfigError(f"unknown --format '{file_format}'", "choose json or csv")
-    found = search.get(sweep)
-    rows = [asdict(row) for row in search.trials(found)]
+    found = sweeps.get(sweep)
+    rows = [asdict(row) for row in sweeps.trials(found)]
     if file_format == "json":
         console.print_json(rows)
         return
-    names = list(search.plan_of(found).space.dimensions)
+    names = list(sweeps.plan_of(found).space.dimensions)
     aside = {"params", "looks", "runs"}
-    columns = [key for key in search.Trial.__dataclass_fields__ if key not in aside]
+    columns = [key for key in Trial.__dataclass_fields__ if key not in aside]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, *names], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -382,16 +389,18 @@ def _sweep(
     as_json: bool,
 ) -> None:
     from hpt.errors import ConfigError, RunError
-    from hptctl import console, search
-    from hptctl.search import conductor
-    from hptctl.search.storage import shown
+    from hptctl import console
+    from hptctl.sweep import conductor
+    from hptctl.sweep import folder as sweeps
+    from hptctl.sweep.plan import make
+    from hptctl.sweep.storage import shown
 
     workers, seconds = _workers(workers), _seconds(timeout)
     if resume is not None:
         given = everyday | dimensions | search_options | {"run": run, "name": name, "space": space}
         options.refuse_beside_resume(given | {"set": sets, "config": config})
-        sweep = search.get(resume)
-        if (other := search.plan_of(sweep).target) != target:
+        sweep = sweeps.get(resume)
+        if (other := sweeps.plan_of(sweep).target) != target:
             raise RunError(f"'{resume}' sweeps {other}", f"go on with `hptctl sweep {other} --resume {resume}`")
         if sweep.status().state == "finished" and not _left(sweep, storage):
             console.note(f"sweep '{sweep.name}' is finished already")
@@ -401,7 +410,7 @@ def _sweep(
         if storage is not None and name is None:
             raise ConfigError("--storage needs a name that all machines share", "give --name")
         base, varied = _base(target, run, everyday, dimensions, sets or [], space, config)
-        plan = search.make(
+        plan = make(
             target,
             base,
             varied,
@@ -409,8 +418,8 @@ def _sweep(
             storage=shown(storage) if storage is not None else None,
             workers=workers or 1,
         )
-        sweep = search.create(plan, name=name, experiment=experiment, url=storage)
-    plan = search.plan_of(sweep)
+        sweep = sweeps.create(plan, name=name, experiment=experiment, url=storage)
+    plan = sweeps.plan_of(sweep)
     console.note(f"sweep '{sweep.name}' in {sweep.path}: {_plan_in_words(plan)}")
     conductor.run_sweep(sweep, workers=workers, timeout=seconds, url=storage)
     _show(sweep, as_json)
@@ -427,22 +436,24 @@ def _base(
 ) -> tuple[EvaluateConfig | PretrainConfig, Any]:
     """The configuration whose fields are varied, and how."""
     from hpt.config import EvaluateConfig, PretrainConfig, resolve
-    from hptctl import launch, runs, search
+    from hptctl import runs
+    from hptctl.runs.weights import backbone_of, evaluated_defaults
+    from hptctl.sweep.space import parse
 
     def settings(model: Any, inherited: dict[str, Any] | None, flags: dict[str, Any]) -> tuple[Any, Any]:
         # The preset decides the space, and the space which of the sets are fixed.
         preset = resolve(model, inherited=inherited, file=config, flags=flags).preset
-        varied, fixed = search.parse(target, preset, file=space, sets=sets, flags=dimensions)
+        varied, fixed = parse(target, preset, file=space, sets=sets, flags=dimensions)
         return resolve(model, inherited=inherited, file=config, sets=fixed, flags=flags), varied
 
     if target == "pretrain":
         found, varied = settings(PretrainConfig, None, everyday)
         if found.weights is not None:  # the preset's backbone gives way to that of the weights
-            return settings(PretrainConfig, {"backbone": launch.backbone_of(found.weights)}, everyday)
+            return settings(PretrainConfig, {"backbone": backbone_of(found.weights)}, everyday)
         return found, varied
     weights = run or runs.newest().name
     flags = everyday | {"kind": target, "weights": weights}
-    return settings(EvaluateConfig, launch.evaluated_defaults(weights), flags)
+    return settings(EvaluateConfig, evaluated_defaults(weights), flags)
 
 
 def _plan_in_words(plan: Any) -> str:
@@ -454,20 +465,21 @@ def _plan_in_words(plan: Any) -> str:
 
 
 def _left(sweep: Run, storage: str | None) -> bool:
-    from hptctl import search
+    from hptctl.sweep import folder as sweeps
 
-    return any(trial.state in {"waiting", "running"} for trial in search.trials(sweep, storage))
+    return any(trial.state in {"waiting", "running"} for trial in sweeps.trials(sweep, storage))
 
 
 def _show(run: Run, as_json: bool) -> None:
-    from hptctl import console, search
-    from hptctl.search.space import short
+    from hptctl import console
+    from hptctl.sweep import folder as sweeps
+    from hptctl.sweep.space import short
 
-    rows = search.trials(run)
+    rows = sweeps.trials(run)
     if as_json:
         console.print_json([asdict(row) for row in rows])
         return
-    status, plan = run.status(), search.plan_of(run)
+    status, plan = run.status(), sweeps.plan_of(run)
     ordered = sorted(rows, key=lambda t: (t.value is None, -(t.value or 0)))
     names = list(plan.space.dimensions)
     right = {name for name in names if all(isinstance(t.params.get(name, 0), int | float) for t in rows)}

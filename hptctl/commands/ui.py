@@ -24,7 +24,7 @@ def ui(
 
     from hpt.errors import ConfigError, HptError
     from hptctl import console, tracking
-    from hptctl.signals import held_back
+    from hptctl.runs.signals import held_back
 
     store = tracking.uri()
     if store.startswith(("http://", "https://")):

@@ -26,7 +26,7 @@ def list_weights(as_json: options.Json = False) -> None:
 
         hptctl weights list
     """
-    from hpt.places import cache_folder
+    from hpt.user_folders import cache_folder
     from hpt.weights import KNOWN
     from hptctl import console
 
@@ -96,9 +96,10 @@ def inspect(weights: Source, allow_partial: options.AllowPartial = False, as_jso
         hptctl weights inspect my-base --json
     """
     from hpt.weights import read
-    from hptctl import console, launch
+    from hptctl import console
+    from hptctl.runs.weights import find_weights
 
-    loaded = read(launch.find_weights(weights)[0], allow_partial=allow_partial)
+    loaded = read(find_weights(weights)[0], allow_partial=allow_partial)
     odd = loaded.oddities()
     if as_json:
         keys = ("backbone", "dialect", "sha256", "matched", "expected", "missing", "unexpected", "ignored")
@@ -138,11 +139,12 @@ def convert(
     """
     from hpt import export as exporting
     from hpt.weights import read
-    from hptctl import console, launch
+    from hptctl import console
+    from hptctl.runs.weights import find_weights
 
     chosen = exporting.get(layout)
     exporting.check_path(chosen, out)
-    loaded = read(launch.find_weights(weights)[0], allow_partial=allow_partial)
+    loaded = read(find_weights(weights)[0], allow_partial=allow_partial)
     about = {"backbone": loaded.backbone, "from": loaded.sha256, "layout": layout}
     line = exporting.write(loaded.state, loaded.backbone, chosen, out, about)
     if as_json:
@@ -187,7 +189,9 @@ def export(
     from hpt.evaluate.finetune import read_head
     from hpt.files import write_text
     from hpt.weights import read
-    from hptctl import card, console, launch, tracking
+    from hptctl import console
+    from hptctl.runs import model_card
+    from hptctl.runs.weights import find_weights, step_of
 
     chosen = exporting.get(layout)
     path = out or Path(f"{run.replace('@', '-step-')}{chosen.suffixes[0]}")
@@ -195,7 +199,7 @@ def export(
     finetuned = _finetuned(run)
     if finetuned is not None and register is not None:
         raise ConfigError("--register takes a model that embeds images, not a classifier", "name the pretraining")
-    file, source = launch.find_weights(run) if finetuned is None else (finetuned.path / MODEL, finetuned)
+    file, source = find_weights(run) if finetuned is None else (finetuned.path / MODEL, finetuned)
     if source is None:
         raise RunError(f"'{run}' is no run", f"`hptctl weights convert {run} OUT` converts any file")
     loaded = read(file)
@@ -206,16 +210,18 @@ def export(
     about = {"backbone": loaded.backbone, "run": run, "from": loaded.sha256, "layout": layout}
     line = exporting.write(state, loaded.backbone, chosen, path, about)
     beside = path.with_suffix(".md")
-    if finetuned is None:
-        text = card.card(source, launch.step_of(file), line)
+    if finetuned is not None:
+        card = model_card.of_classifier(source, classes, line)
     else:
-        text = card.of_classifier(source, classes, line)
-    write_text(beside, text)
+        card = model_card.of_backbone(source, step_of(file), line)
+    write_text(beside, card)
     made: dict[str, Any] = {"file": str(path.resolve()), "layout": layout, "load": line, "card": str(beside.resolve())}
     if register is not None:
-        mean, std = card.normalisation(source)
+        from hptctl.tracking import registry
+
+        mean, std = model_card.normalisation(source)
         facts = {"backbone": loaded.backbone, "mean": mean, "std": std}
-        made["registered"] = tracking.register(register, source, state, facts, text)
+        made["registered"] = registry.register(register, source, state, facts, card)
     if as_json:
         console.print_json(made)
         return

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpt.strategies import STRATEGIES
-from hptctl.report import charts, words
-from hptctl.report.charts import percent
-from hptctl.report.drawing import draw
+from hptctl.charts import svg as charts
+from hptctl.charts.drawing import draw
+from hptctl.charts.svg import percent
+from hptctl.compare.intervals import Difference
+from hptctl.report import words
 from hptctl.report.findings import Findings, best
 from hptctl.report.frame import Cell
-from hptctl.report.intervals import Difference
 from hptctl.report.words import Chart, Link
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from hpt.statistics import SpeedUp, speed_up
+from hptctl.compare.intervals import Difference, Differences
 from hptctl.report.cost import OF_A_COST, Cost, cost
 from hptctl.report.frame import Cell, arm_order, at_best_length, cells, evaluation_order, published
-from hptctl.report.intervals import Difference, Differences
 
 FURTHER = ("target", "hpt", "hpt-bn")
 """Strategies that train on the target images, as against `base`."""

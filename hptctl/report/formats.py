@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hpt.errors import ConfigError, did_you_mean
+from hptctl.charts.svg import percent
 from hptctl.report import answer, tables, words
-from hptctl.report.charts import percent
 from hptctl.report.findings import Findings, against, best
 from hptctl.report.frame import Cell, deviations
 from hptctl.report.tables import Table

@@ -18,7 +18,8 @@ import hptctl
 from hpt.errors import ConfigError, DataError, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl import tracking
-from hptctl.report import drawing, formats, panels, words
+from hptctl.charts import drawing
+from hptctl.report import formats, panels, words
 from hptctl.report.answer import Answer, answer, lead, picture, winners
 from hptctl.report.findings import Findings, gather
 from hptctl.report.frame import Deviation, counted, deviations, named, tidy, with_what_they_rest_on

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from hpt.config import POLICIES
-from hptctl.report import charts, words
-from hptctl.report.charts import percent
-from hptctl.report.drawing import draw
+from hptctl.charts import svg as charts
+from hptctl.charts.drawing import draw
+from hptctl.charts.svg import percent
+from hptctl.report import words
 from hptctl.report.findings import Findings, against, best
 from hptctl.report.frame import Cell, arm_order
 from hptctl.report.words import Chart, Link

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hpt.errors import RunError
-from hptctl import tables as kept_tables
 from hptctl import tracking
-from hptctl.report import charts, words
+from hptctl.charts import svg as charts
+from hptctl.charts.drawing import draw
+from hptctl.charts.svg import percent
+from hptctl.report import words
 from hptctl.report.answer import bars_of
-from hptctl.report.charts import percent
-from hptctl.report.drawing import draw
 from hptctl.report.findings import Findings, best
 from hptctl.report.frame import Cell
 from hptctl.report.tables import Figure, figure
 from hptctl.report.words import Chart, Link
-from hptctl.runs import Run, tracked_id
+from hptctl.runs import Run, class_tables, tracked_id
 
 if TYPE_CHECKING:
     from hptctl.report.samples import Sample
@@ -332,8 +332,8 @@ def _confusion(findings: Findings, target: str) -> Confusion | None:
     if not row["folder"] or tracked_id(run) != id:
         return None
     try:
-        classes, counts = kept_tables.confusion(run, "test")
-        pairs = kept_tables.confused(run, "test")[:PAIRS]
+        classes, counts = class_tables.confusion(run, "test")
+        pairs = class_tables.confused(run, "test")[:PAIRS]
     except (RunError, ValueError):  # a table that somebody has edited
         return None
     if not classes:

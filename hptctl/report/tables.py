@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpt.strategies import STRATEGIES
+from hptctl.charts.svg import percent
 from hptctl.report import words
-from hptctl.report.charts import percent
 from hptctl.report.findings import Findings, best
 from hptctl.report.frame import Cell, arm_order
 from hptctl.report.words import Link

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hpt.statistics import SpeedUp
-from hptctl.report.charts import percent
-from hptctl.report.drawing import Drawing
-from hptctl.report.intervals import Difference
+from hptctl.charts.drawing import Drawing
+from hptctl.charts.svg import percent
+from hptctl.compare.intervals import Difference
 
 METRICS = {
     "top1": "top-1 accuracy",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpt.places import cache_folder, data_folder
+from hpt.user_folders import cache_folder, data_folder
 
 
 @pytest.mark.parametrize(("variable", "folder"), [("HPTCTL_CACHE", cache_folder), ("HPTCTL_DATA", data_folder)])

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hpt.data.catalog import CATALOG
 from hpt.errors import UserError
-from hptctl.commands import catalogue, check
+from hptctl.commands.datasets import catalog, check
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +83,11 @@ def test_a_dataset_that_a_person_must_fetch_is_said_step_by_step_then_checked(pl
 def test_what_is_known_of_a_dataset_that_is_not_here_is_shown_and_nothing_is_fetched(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    catalogue.info("flowers")
+    catalog.info("flowers")
     out = capsys.readouterr().out
     assert "published: train 1,020, val 1,020, test 6,149" in out
     assert "not here" in out and "hptctl datasets prepare flowers" in out
-    catalogue.info("flowers", as_json=True)
+    catalog.info("flowers", as_json=True)
     row = facts(capsys)
     assert (row["ready"], row["published_mean"]) == (False, [0.4355, 0.3777, 0.2880])
     assert not (place / "data").exists()
@@ -123,7 +123,7 @@ def test_a_leak_is_exit_code_1_until_it_is_in_quarantine(leaking: Path, capsys: 
     out = capsys.readouterr().out
     assert "its quarantine list leaves 2 images out" in out
     assert "nothing leaks" in out
-    catalogue.info("mine", as_json=True)
+    catalog.info("mine", as_json=True)
     read = facts(capsys)
     assert read["images"] == {"train": 12, "val": 6, "test": 6}
     assert [name for name, _ in read["quarantined"]] == ["train/a/copy.png", "val/b/again.jpg"]
@@ -132,14 +132,14 @@ def test_a_leak_is_exit_code_1_until_it_is_in_quarantine(leaking: Path, capsys: 
 def test_the_sheet_shows_the_two_images_of_a_pair(leaking: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import numpy as np
 
-    from hptctl.report import sheet
+    from hptctl.charts import contact_sheet
 
     with pytest.raises(typer.Exit):
         check.check("mine", out=Path("pairs.png"), as_json=True)
     found = facts(capsys)
     assert [leak["exact"] for leak in found["leaks"]] == [True, False]
     assert found["sheet"] == "pairs.png"
-    place = sheet.layout("mine: 2 leaks, 0 repeats in a split", 2, 2, check.TILE)
+    place = contact_sheet.layout("mine: 2 leaks, 0 repeats in a split", 2, 2, check.TILE)
     with Image.open("pairs.png") as picture:
         assert picture.size == place.size
         pixels = np.asarray(picture)
@@ -158,7 +158,7 @@ def test_the_sheet_shows_the_two_images_of_a_pair(leaking: Path, capsys: pytest.
 
 def test_statistics_are_those_of_the_pixels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chexpert(place / "data" / "chexpert")
-    catalogue.stats("chexpert", image_size=32, as_json=True)
+    catalog.stats("chexpert", image_size=32, as_json=True)
     found = facts(capsys)
     assert found["runs_use"]["mean"] == [0.5028] * 3  # the published ones
     assert [row["split"] for row in found["splits"]] == ["train", "val", "test", "train+val"]
@@ -167,18 +167,18 @@ def test_statistics_are_those_of_the_pixels(place: Path, capsys: pytest.CaptureF
     assert both["mean"] != found["runs_use"]["mean"] and all(0 < value < 1 for value in both["mean"])
     assert (both["height"], both["width"]) == ([16, 16, 16], [20, 20, 20])
     assert 0 < both["classes_per_image"] < 5
-    catalogue.stats("digits", image_size=32)
+    catalog.stats("digits", image_size=32)
     assert "runs normalise with mean" in capsys.readouterr().out
 
 
 def test_it_is_said_where_data_lies(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    catalogue.where(as_json=True)
+    catalog.where(as_json=True)
     assert facts(capsys) == {
         "data_root": str(place / "data"),
         "own_rows": str(place / "data" / "catalog.toml"),
         "cache": str(place / "cache"),
     }
-    catalogue.where("domainnet-real")
+    catalog.where("domainnet-real")
     assert f"images: {place / 'data' / 'domainnet'} (not there)" in capsys.readouterr().out
 
 

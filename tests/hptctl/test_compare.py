@@ -12,7 +12,8 @@ import pytest
 
 from hpt import predictions
 from hpt.predictions import Predictions
-from hptctl import comparison, runs
+from hptctl import runs
+from hptctl.compare import arms as comparison
 from hptctl.runs import Run
 
 Hptctl = Callable[..., CompletedProcess[str]]

@@ -21,8 +21,8 @@ from hpt.data.dataset import Dataset, load
 from hpt.data.embedded import OUTLINE_NAMES, draw_shape
 from hpt.errors import UserError
 from hpt.randomness import generator
+from hptctl.charts import contact_sheet
 from hptctl.commands import datasets
-from hptctl.report import sheet
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def shown(path: Path, place: sheet.Layout, row: int, column: int) -> np.ndarray:
+def shown(path: Path, place: contact_sheet.Layout, row: int, column: int) -> np.ndarray:
     """A tile of a sheet, at the size of its view."""
     left, top = place.at(row, column)
     with Image.open(path) as picture:
@@ -77,7 +77,7 @@ def test_the_sheet_shows_the_views_that_augmentation_draws_for_the_seed(folder: 
         "my forms, train, views of 32 px, seed 7. Policy no-color: crop of 20-100 % of the area; grayscale (p=0.2); "
         "blur of sigma 0.1-2 px (p=0.5); flip (p=0.5)"
     )
-    place = sheet.layout(title, 5, 5, 32)
+    place = contact_sheet.layout(title, 5, 5, 32)
     path = Path(facts["path"])
     with Image.open(path) as picture:
         assert picture.size == place.size == (2 * 16 + 5 * 128 + 4 * 8, place.head + 5 * (128 + 36 + 8) - 8 + 16)

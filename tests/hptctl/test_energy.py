@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hptctl import energy
-from hptctl.energy import Meter
+from hptctl.runs import energy
+from hptctl.runs.energy import Meter
 
 CPU = torch.device("cpu")
 
@@ -83,8 +83,7 @@ def test_a_pretraining_keeps_its_energy_and_one_that_goes_on_adds_to_it(
 ) -> None:
     from hpt.config import PretrainConfig, resolve
     from hpt.errors import Interrupted
-    from hptctl import launch, worker
-    from hptctl.runs import Run
+    from hptctl.runs import Run, launch, worker
 
     monkeypatch.chdir(tmp_path)
     package = zone(powercap, "0", "package-0", 0)

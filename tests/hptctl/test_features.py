@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hpt import encoder
-from hptctl.report import charts
+from hptctl.charts import svg as charts
 
 TINY = ("--preset", "tiny", "--device", "cpu")
 

@@ -19,11 +19,11 @@ import pytest
 
 from hpt.config import EvaluateConfig
 from hpt.errors import ConfigError, RunError
-from hptctl.search import queue as queues
-from hptctl.search.plan import Plan, make
-from hptctl.search.queue import Claim, Queue, Reaper
-from hptctl.search.space import Choice, Range, parse
-from hptctl.search.storage import open_sql, shown
+from hptctl.sweep import queue as queues
+from hptctl.sweep.plan import Plan, make
+from hptctl.sweep.queue import Claim, Queue, Reaper
+from hptctl.sweep.space import Choice, Range, parse
+from hptctl.sweep.storage import open_sql, shown
 
 TUNING = EvaluateConfig(kind="finetune", weights="base", dataset="digits", preset="tiny")
 CLAIMER = """

@@ -7,8 +7,9 @@ import os
 import psutil
 import pytest
 
-from hptctl.report import charts, drawing
-from hptctl.report.drawing import draw
+from hptctl.charts import drawing
+from hptctl.charts import svg as charts
+from hptctl.charts.drawing import draw
 
 CURVES = [{(f"hpt {n}", "hpt"): [(1, 7.0), (50, 6.0 + n / 10), (100, 5.5)]} for n in range(6)]
 

@@ -16,11 +16,12 @@ from tracked_store import IMAGES, LABELS, Store, predictions_of
 from hpt.errors import DataError, RunError
 from hpt.predictions import path_of
 from hpt.statistics import paired_bootstrap
-from hptctl import comparison, runs, tracking
+from hptctl import runs, tracking
+from hptctl.compare import arms as comparison
+from hptctl.compare.intervals import RESAMPLES
 from hptctl.report import page, panels, words
 from hptctl.report.findings import Findings, Score
 from hptctl.report.frame import Cell
-from hptctl.report.intervals import RESAMPLES
 from hptctl.report.page import Selection
 
 TEST = Selection(experiment="test")

@@ -9,8 +9,8 @@ import pytest
 
 from hpt.config import EvaluateConfig, PretrainConfig, resolve
 from hpt.errors import ConfigError, RunError
-from hptctl.search.plan import Plan, difference, make, refuse_other
-from hptctl.search.space import Choice, Range, Target, check_space, parse
+from hptctl.sweep.plan import Plan, difference, make, refuse_other
+from hptctl.sweep.space import Choice, Range, Target, check_space, parse
 
 TUNING = EvaluateConfig(kind="finetune", weights="base", dataset="digits", preset="tiny")
 PRETRAINING = PretrainConfig(strategy="hpt", dataset="digits", preset="tiny")

@@ -14,9 +14,12 @@ import pytest
 from conftest import command
 
 from hpt.errors import ConfigError
-from hptctl import grid, launch, runs
-from hptctl.grid import Cell
-from hptctl.study import Progress
+from hptctl import runs
+from hptctl.runs.weights import backbone_of, find_weights
+from hptctl.study import definition as grid
+from hptctl.study.definition import Cell
+from hptctl.study.progress import Progress
+from hptctl.sweep.plan import configs
 
 STUDY = """
 datasets = ["{dataset}"]
@@ -55,7 +58,7 @@ def study(workplace: Path, digits_folder: Path) -> Path:
 
 def states() -> dict[str, str]:
     """As `hptctl study status` has it, without starting a process."""
-    progress = Progress(grid.cells(grid.load("mine.toml"), launch.backbone_of))
+    progress = Progress(grid.cells(grid.load("mine.toml"), backbone_of))
     return {id: progress[id].state for id in progress.cells}
 
 
@@ -80,7 +83,7 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, s
     hptctl("evaluate", "knn", "own", "-d", "digits", "--name", "something-else")
     assert "1 dataset, 9 runs" in hptctl("report", "--study", "mine").stdout  # the eight cells and the study itself
     assert "something-else" not in (workplace / "report.html").read_text()
-    one = launch.find_weights("hpt-my-digits-s0@2")[1]
+    one = find_weights("hpt-my-digits-s0@2")[1]
     assert one == runs.get("hpt-my-digits-s0")
     assert not runs.is_trial(runs.get("knn-hpt-my-digits-s0-2"))
 
@@ -125,7 +128,7 @@ def test_a_sweep_made_by_hand_is_a_cell_when_its_space_is_the_studys(hptctl, wor
     own = ("--labels", "16", "--set", "finetune.batch_size=8", "--set", "finetune.eval_every=60", "--device", "cpu")
 
     def found() -> set[str]:
-        progress = Progress(grid.cells(grid.load("tuned.toml"), launch.backbone_of))
+        progress = Progress(grid.cells(grid.load("tuned.toml"), backbone_of))
         return {progress[id].run for id in progress.cells if progress[id].state == "done"}
 
     hptctl("sweep", "finetune", "based", *own, "--name", "other", "--schedule", "2-steps", "--lr", "0.01")
@@ -238,10 +241,9 @@ def test_the_published_grids_have_the_published_cells() -> None:
 
 
 def launch_configs(found: list[Cell]) -> list[object]:
-    from hptctl import search
 
     config = next(c.config for c in found if c.sweep)
-    return search.configs(config)  # type: ignore[arg-type, return-value]
+    return configs(config)  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(

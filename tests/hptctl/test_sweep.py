@@ -24,8 +24,8 @@ import psutil
 import pytest
 from conftest import command
 
-from hptctl import search
-from hptctl.report.sweep_charts import Point, write
+from hptctl.charts.sweep import Point, write
+from hptctl.sweep import folder as search
 
 CELLS = [(lr, schedule) for schedule in ("4-steps", "6-steps") for lr in (0.01, 0.001)]
 GRID = ("--schedule", "4-steps,6-steps")
@@ -101,7 +101,7 @@ def wait_for(there: Callable[[], object], process: subprocess.Popen[str]) -> Non
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(process.pid).children() if "hptctl.search.worker" in p.cmdline()]
+    return [p for p in psutil.Process(process.pid).children() if "hptctl.sweep.worker" in p.cmdline()]
 
 
 def test_a_sweep_does_every_cell_once_and_tests_its_winner_alone(

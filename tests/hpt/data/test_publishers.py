@@ -11,7 +11,7 @@ from miniatures import build
 from PIL import Image
 
 from hpt.config import DataConfig
-from hpt.data import kept
+from hpt.data import annotation_cache as kept
 from hpt.data.catalog import CATALOG
 from hpt.data.dataset import Dataset, load
 from hpt.data.listing import SPLITS

@@ -1,0 +1,199 @@
+"""`hptctl datasets check`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hptctl import options
+
+if TYPE_CHECKING:
+    from hpt.data.check import Report
+
+NAMED = 8
+"""Images or pairs named on the screen; --json has all."""
+SHOWN, TILE = 8, 192
+"""Pairs on the contact sheet, and the side of an image there."""
+
+
+def check(
+    dataset: options.DatasetArgument,
+    near: Annotated[
+        float, typer.Option("--near", help="Correlation of thumbnails that makes near duplicates; 1: only equal files.")
+    ] = 0.99,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where to draw the pairs that were found.", show_default=True)
+    ] = Path("check.png"),
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="List what leaks, so that runs leave it out of train and val.")
+    ] = False,
+    split_seed: Annotated[int, typer.Option("--split-seed", help="data.split_seed of the runs.")] = 0,
+    data_root: options.DataRoot = None,
+    as_json: options.Json = False,
+) -> None:
+    """The leak guard: unreadable, odd, repeated and leaking images, absent classes, counts that are not as published.
+
+    A leak is an image that is, or nearly is, in two splits; the exit code is then 1. Every image is read once.
+
+    Examples:
+
+        hptctl datasets check my-images/
+
+        hptctl datasets check flowers --quarantine --out flowers.png
+    """
+    from hpt.data import check as guard
+    from hpt.data import quarantine as lists
+    from hpt.data.dataset import find, name_of
+    from hpt.errors import ConfigError
+    from hptctl import console
+
+    if not 0.9 <= near <= 1:
+        raise ConfigError(f"--near {near:g} is not between 0.9 and 1", "0.99 is usual; lower finds look-alikes")
+    found = find(dataset)
+    place = lists.place(found)
+    before = lists.read(place)
+    with console.Display() as display:
+        report = guard.check(found, split_seed, left_out=before, near=near, progress=display.progress)
+    sheet = _draw(name_of(found), report, out)
+    written = quarantine and bool(report.leaks)
+    if written:
+        lists.write(place, before | report.to_leave_out())
+    if as_json:
+        console.print_json(_facts(name_of(found), report, len(before), sheet, place if written else None))
+    else:
+        _show(name_of(found), report, len(before), near)
+        if sheet:
+            console.say(f"{sheet} shows {min(SHOWN, len(report.leaks) + len(report.repeats))} of the pairs")
+        if written:
+            console.say(f"{place}: {_images(len(report.to_leave_out()))} that runs now leave out")
+        elif report.leaks:
+            console.say("--quarantine lists them, so that runs leave the copies in train and val out")
+    if report.leaks and not written:
+        raise typer.Exit(1)
+
+
+def _show(name: str, report: Report, left_out: int, near: float) -> None:
+    from hptctl import console
+
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in report.splits.items())
+    console.say(f"{name}: {len(report.names):,} images ({sizes}), {len(report.classes)} classes")
+    leaks = report.leaks
+    exact = sum(pair.exact for pair in leaks)
+    heights, widths = report.sizes.T
+    odd_modes = ", ".join(f"{count:,} {mode}" for mode, count in report.modes.items())
+    rows = [
+        ("unreadable", len(report.unreadable), _some(f"{image} ({why})" for image, why in report.unreadable)),
+        ("leaks, equal files", exact, _pairs(report, [pair for pair in leaks if pair.exact])),
+        (f"leaks, near ({near:g})", len(leaks) - exact, _pairs(report, [pair for pair in leaks if not pair.exact])),
+        ("repeats in a split", len(report.repeats), _some(f"{n} {s}" for s, n in _by_split(report.repeats, report))),
+        ("equal, other labels", len(report.contradictions), _pairs(report, report.contradictions)),
+        ("absent classes", sum(map(len, report.absent.values())), _some(_absent(report))),
+        ("not as published", len(report.miscounted), _some(_miscounted(report))),
+        ("odd", len(report.odd), _some(f"{image} ({why})" for image, why in report.odd)),
+    ]
+    console.table("", ("what", ">found", "which"), [(what, f"{count:,}", which) for what, count, which in rows])
+    console.say(f"sizes {widths.min()} x {heights.min()} to {widths.max()} x {heights.max()} px, modes {odd_modes}")
+    if left_out:
+        console.say(f"its quarantine list leaves {_images(left_out)} out, here as in runs")
+    verdict = f"{_images(len(leaks))} leak{'s' if len(leaks) == 1 else ''}" if leaks else "nothing leaks"
+    console.say(f"{verdict} between train, val and test")
+
+
+def _draw(name: str, report: Report, out: Path) -> str | None:
+    """The contact sheet of the pairs, leaks first; None where there are none."""
+    from hptctl.charts import contact_sheet
+
+    pairs = [*report.leaks, *report.repeats][:SHOWN]
+    if not pairs:
+        return None
+    title = f"{name}: {len(report.leaks)} leaks, {len(report.repeats)} repeats in a split"
+    place = contact_sheet.layout(title, len(pairs), 2, TILE)
+    rows = []
+    with report.source.open() as read:
+        for pair in pairs:
+            both = (pair.first, pair.second)
+            first, second = (_tile(read(report.names[row])) for row in both)
+            above, below = (f"{report.where[row]} {report.names[row].rpartition('/')[2]}" for row in both)
+            kind = "equal" if pair.exact else f"{pair.likeness:.4f}"
+            rows.append(contact_sheet.Row(image=first, tiles=[second], caption=(above, f"{kind} {below}")))
+    contact_sheet.write(contact_sheet.draw(title, ("one", "the other"), rows, place), out)
+    return str(out)
+
+
+def _tile(data: bytes) -> Any:
+    """[TILE, TILE, 3] an image in the middle of a grey square, enlarged by whole pixels."""
+    import numpy as np
+
+    from hpt.data import decode
+
+    pixels = decode.decode(data, TILE)[:, :TILE, :TILE].transpose(1, 2, 0)
+    pixels = np.kron(pixels, np.ones((TILE // max(pixels.shape[:2]),) * 2 + (1,), dtype=np.uint8))
+    tile = np.full((TILE, TILE, 3), 207, dtype=np.uint8)
+    top, left = ((TILE - length) // 2 for length in pixels.shape[:2])
+    tile[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return tile
+
+
+def _facts(name: str, report: Report, left_out: int, sheet: str | None, written: Path | None) -> dict[str, Any]:
+    def pairs(found: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "first": report.names[pair.first],
+                "first_split": report.where[pair.first],
+                "second": report.names[pair.second],
+                "second_split": report.where[pair.second],
+                "correlation": round(pair.likeness, 5),
+                "exact": pair.exact,
+            }
+            for pair in found
+        ]
+
+    return {
+        "name": name,
+        "images": {split: len(rows) for split, rows in report.splits.items()},
+        "unreadable": [list(each) for each in report.unreadable],
+        "left_out": left_out,
+        "leaks": pairs(report.leaks),
+        "repeats": pairs(report.repeats),
+        "contradictions": pairs(report.contradictions),
+        "absent_classes": {split: list(names) for split, names in report.absent.items()},
+        "not_as_published": {key: {"found": f, "published": p} for key, (f, p) in report.miscounted.items()},
+        "odd": [list(each) for each in report.odd],
+        "modes": dict(report.modes),
+        "sheet": sheet,
+        "quarantine": str(written) if written else None,
+    }
+
+
+def _pairs(report: Report, pairs: Any) -> str:
+    return _some(f"{_at(report, pair.first)} = {_at(report, pair.second)}" for pair in pairs)
+
+
+def _at(report: Report, row: int) -> str:
+    name, split = report.names[row], report.where[row]
+    return name if name.startswith(f"{split}/") else f"{name} ({split})"
+
+
+def _by_split(pairs: Any, report: Report) -> list[tuple[str, int]]:
+    from collections import Counter
+
+    return Counter(report.where[pair.first] for pair in pairs).most_common()
+
+
+def _absent(report: Report) -> list[str]:
+    return [f"{name} in {split}" for split, names in report.absent.items() for name in names]
+
+
+def _miscounted(report: Report) -> list[str]:
+    return [f"{found:,} {key} instead of {published:,}" for key, (found, published) in report.miscounted.items()]
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
+
+
+def _some(texts: Any) -> str:
+    texts = list(texts)
+    return "; ".join(texts[:NAMED]) + (f"; {len(texts) - NAMED} more" if len(texts) > NAMED else "")

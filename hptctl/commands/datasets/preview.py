@@ -1,0 +1,79 @@
+"""`hptctl datasets preview`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hptctl import options
+
+if TYPE_CHECKING:
+    pass
+
+
+def preview(
+    dataset: options.DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the picture.")] = Path("preview.png"),
+    images: Annotated[int, typer.Option("--images", help="Images: rows of the sheet.")] = 8,
+    views: Annotated[int, typer.Option("--views", help="Random views of each.")] = 4,
+    policy: options.Policy = None,
+    image_size: options.ImageSize = None,
+    seed: options.Seed = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "train",
+    sets: options.Sets = None,
+    data_root: options.DataRoot = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw a contact sheet (PNG): images as cached, their test view, and views as pretraining draws them.
+
+    Examples:
+
+        hptctl datasets preview digits
+
+        hptctl datasets preview my-images/ --policy crop-only --image-size 64 --out crops.png
+    """
+    from hpt import preview
+    from hpt.config import PretrainConfig, resolve
+    from hpt.data.dataset import load
+    from hpt.errors import ConfigError
+    from hptctl import console
+    from hptctl.charts import contact_sheet
+
+    for option, number in (("--images", images), ("--views", views)):
+        if number < 1:
+            raise ConfigError(f"{option} {number} leaves nothing to show", "give 1 or more")
+    augment = {"policy": policy} if policy is not None else None
+    flags = {"strategy": "target", "dataset": dataset, "image_size": image_size, "seed": seed, "augment": augment}
+    config = resolve(PretrainConfig, sets=sets or (), flags=flags)
+    size = config.image_size
+    with console.Display() as display:
+        data = load(dataset, config.data, side=config.data.side(size), progress=display.progress)
+    chosen = preview.choose(data, split, images, config.seed)
+    words = f"{config.augment.policy}: {config.augment.in_words()}"
+    title = f"{data.name}, {split}, views of {size} px, seed {config.seed}. Policy {words}"
+    place = contact_sheet.layout(title, len(chosen), views + 2, size)
+    shown = data.images.subset(chosen)
+    rows = [
+        contact_sheet.Row(
+            image=seen.cached,
+            tiles=[seen.centre, *seen.views],
+            caption=(preview.class_names(data, index), f"{seen.cached.shape[1]} × {seen.cached.shape[0]} px"),
+        )
+        for index, seen in zip(chosen.tolist(), preview.look(shown, config, views), strict=True)
+    ]
+    headings = ("in the cache", "test view", *(f"view {number}" for number in range(1, views + 1)))
+    contact_sheet.write(contact_sheet.draw(title, headings, rows, place), out)
+    if as_json:
+        console.print_json(
+            {
+                "path": str(out.resolve()),
+                "augment": config.augment.model_dump(mode="json"),
+                "images": list(shown.names),
+                "classes": [row.caption[0] for row in rows],
+            }
+        )
+        return
+    console.say(f"{out}: {len(rows)} {split} images of {data.name}, {views} views each of {size} px")
+    console.say(f"policy {words}")

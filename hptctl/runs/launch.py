@@ -1,0 +1,298 @@
+"""Start a run: here for one process, under `accelerate launch` for several."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.errors import HptError, Interrupted, RunError, UserError
+from hptctl import __version__, runs
+from hptctl.runs import Run
+from hptctl.runs.signals import held_back
+from hptctl.runs.weights import find_weights, step_of
+
+SHUTDOWN_SECONDS = "120"
+"""What workers get to save a checkpoint before they are killed: a step on a slow machine, and the write."""
+
+
+def create_pretraining(
+    config: PretrainConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    log_backbone: bool = False,
+    parent: str | None = None,
+    suggestion: str | None = None,
+    trial: int | None = None,
+) -> Run:
+    """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
+
+    `parent` is the study that asked for it, or the sweep whose trial it is.
+
+    Raises:
+        ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
+        RunError: a run of that name exists.
+    """
+    config, tags, source = describe_pretraining(config)
+    return runs.create(
+        "pretrain",
+        name,
+        suggestion or f"{config.strategy}-{tags['dataset']}",
+        experiment=experiment,
+        command=command_line(),
+        config=config.model_dump(mode="json"),
+        **as_source(source),
+        parent=parent,
+        tags=tags | _of_trial(trial),
+        log_backbone=log_backbone,
+    )
+
+
+def create_evaluation(
+    config: EvaluateConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    parent: str | None = None,
+    suggestion: str | None = None,
+    trial: int | None = None,
+) -> Run:
+    """A run folder for an evaluation; `parent` is the sweep it is a trial of, or the study that asked for it.
+
+    Raises:
+        WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
+    """
+    config, tags, source = describe_evaluation(config)
+    about = source.name if source else Path(config.weights).stem
+    if "of_steps" in tags:
+        about += f"-step-{tags['steps']}"
+    elsewhere = "" if tags.get("pretrain_dataset") == tags["dataset"] else f"-{tags['dataset']}"
+    return runs.create(
+        config.kind,
+        name,
+        suggestion or f"{config.kind}-{about}{elsewhere}",
+        experiment=experiment,
+        command=command_line(),
+        config=config.model_dump(mode="json"),
+        **as_source(source),
+        parent=parent,
+        tags=tags | _of_trial(trial),
+    )
+
+
+def find_evaluation(config: EvaluateConfig) -> Run | None:
+    """The newest evaluation of the same configuration that is finished or can go on, of the backbone as it is now."""
+    config, _, source = describe_evaluation(config)
+    for run in reversed(runs.all_runs()):
+        spec = run.spec()
+        if spec.kind == config.kind and spec.config == config.model_dump(mode="json") and not runs.is_trial(run):
+            newer = source is None or spec.created > source.spec().created
+            return run if newer and run.status().state != "running" else None
+    return None
+
+
+def describe_pretraining(config: PretrainConfig) -> tuple[PretrainConfig, dict[str, str], Run | None]:
+    """The configuration with its paths made absolute, what is known of its start, and the run that it starts from."""
+    config, name_of_data = _pin_dataset(config)
+    tags = _tags(config, name_of_data) | {
+        "strategy": config.strategy,
+        "steps": str(config.steps if config.strategy != "base" else 0),
+    }
+    source = None
+    if config.weights is not None:
+        file, source = _fitting_weights(config)
+        tags |= {"weights": config.weights, "weights_file": str(file)}
+    return config, tags, source
+
+
+def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], Run | None]:
+    """The configuration with its paths made absolute, what is known of the backbone under test, and its run."""
+    config, name_of_data = _pin_dataset(config)
+    file, source = _fitting_weights(config)
+    tags = _tags(config, name_of_data) | {
+        "weights": config.weights,
+        "weights_file": str(file),
+        "strategy": "weights",
+        "steps": "0",
+    }
+    if source is not None:
+        about = source.spec().tags
+        tags |= {key: about[key] for key in ("strategy", "steps")}
+        if (step := step_of(file)) is not None:
+            tags |= {"steps": str(step), "of_steps": about["steps"]}
+        tags |= {"pretrain_dataset": about["dataset"], "pretrain_seed": about["seed"]}
+    return config, tags, source
+
+
+def execute(run: Run) -> None:
+    """Do the run and return when it has finished.
+
+    Raises:
+        Interrupted: with the command that goes on. HptError: what went wrong.
+    """
+    processes = int(run.spec().config.get("processes", 1))
+    resume = f"`hptctl {shlex.join(resume_words(run))}`"
+    try:
+        if processes == 1:
+            from hptctl.runs.worker import work
+
+            work(run)
+        else:
+            _launch(run, processes)
+    except Interrupted as stop:
+        raise Interrupted(stop.signum, stop.what, f"go on with {resume}") from None
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
+        raise RunError(what, f"mend that, then {resume}") from error
+
+
+def resume_words(run: Run) -> list[str]:
+    """The command that goes on with a run, after `hptctl`."""
+    kind = run.spec().kind
+    verbs = {"pretrain": ["pretrain"], "sweep": ["sweep", run.spec().config.get("target", "finetune")]}
+    return [*verbs.get(kind, ["evaluate", kind]), "--resume", run.name]
+
+
+def _launch(run: Run, processes: int) -> None:
+    """`accelerate launch` with the run's folder; its workers write what happened into `status.json`.
+
+    The launcher gets a session of its own, so a Ctrl-C at the terminal reaches this process alone, which asks the
+    launcher to end its workers (SIGTERM), who save a checkpoint first.
+    """
+    cpus = os.cpu_count() or 1
+    environment = os.environ | {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // processes))),
+    }
+    device = run.spec().config["device"]
+    if device == "cpu" or (device == "auto" and not _has_gpu()):
+        # `--cpu --num_processes 2` would silently start one process
+        environment["ACCELERATE_USE_CPU"] = "true"
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--main_process_port", "0"),
+        *("-m", "hptctl.worker", str(run.path)),
+    ]
+    # The workers' own words come on their standard output, the launchers' many on standard error.
+    log = run.path / "launcher.log"
+    with run.working():
+        run.write_status(state="created", reason="", exit_code=0)
+    with held_back() as stop, log.open("ab") as noise:
+        launcher = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr, stderr=noise)
+        asked = False
+        try:
+            while launcher.poll() is None:
+                if stop() and not asked:
+                    asked = True
+                    launcher.send_signal(signal.SIGTERM)
+                time.sleep(0.1)
+        except BaseException:  # a second signal does not wait; each worker is in a session of its own
+            import psutil
+
+            for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+                process.kill()
+            raise
+    # A clean run may still abort while its interpreters exit: what counts is the status that the main process wrote.
+    status = run.status()
+    if status.state == "finished":
+        return
+    if stop():
+        raise Interrupted(stop(), status.reason or "stopped before the first step")
+    # "interrupted" without a signal of ours: the launcher ended the others because one process had died.
+    reason = status.reason if status.state == "failed" else f"its processes died (exit code {launcher.returncode})"
+    run.write_status(state="failed", reason=reason)
+    if status.exit_code == UserError.exit_code:
+        raise UserError(reason)
+    raise HptError(f"run '{run.name}' failed: {reason}", f"see {log}")
+
+
+def command_line() -> str:
+    """The command that was given, to be given again."""
+    return shlex.join(["hptctl", *sys.argv[1:]])
+
+
+C = TypeVar("C", PretrainConfig, EvaluateConfig)
+
+
+def pinned(config: PretrainConfig | EvaluateConfig) -> dict[str, Any]:
+    """The configuration as a run keeps it: with the dataset's path made absolute, since it may go on from elsewhere."""
+    from hpt.data.dataset import find
+
+    found = find(config.dataset)
+    return config.model_dump(mode="json") | ({"dataset": str(found)} if isinstance(found, Path) else {})
+
+
+def _pin_dataset(config: C) -> tuple[C, str]:
+    """The configuration with the dataset's path made absolute, since a run may go on from elsewhere; and its name."""
+    from hpt.data.dataset import find, name_of
+
+    found = find(config.dataset)
+    if isinstance(found, Path):
+        config = config.model_copy(update={"dataset": str(found)})
+    return config, name_of(found)
+
+
+def _of_trial(number: int | None) -> dict[str, str]:
+    """The link from a run to the trial of its parent that it is, or belongs to."""
+    return {} if number is None else {"trial": str(number)}
+
+
+def as_source(run: Run | None) -> dict[str, Any]:
+    """The fields of a Spec that say which run a new one starts from."""
+    return {"source": run.name, "source_folder": str(run.path.resolve())} if run else {}
+
+
+def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run | None]:
+    """As `find_weights`, of a file that is whole and holds the configuration's backbone."""
+    from hpt import weights
+
+    assert config.weights is not None
+    file, source = find_weights(config.weights)
+    weights.read(file, backbone=config.backbone, allow_partial=config.allow_partial)
+    return file, source
+
+
+def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> dict[str, str]:
+    from hpt.processes import choose_device
+
+    choose_device(config.device)
+    return {
+        "dataset": dataset,
+        "seed": str(config.seed),
+        "preset": config.preset,
+        "backbone": config.backbone,
+        "image_size": str(config.image_size),
+        "version": __version__,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, where it runs from a checkout; `+` for changes that are not committed."""
+    folder = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(folder)]
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=5)
+        if tracked.returncode:
+            return ""
+        asked = subprocess.run(
+            [*git, "describe", "--always", "--dirty=+"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return asked.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,96 @@
+"""What `--weights` may name, found: a run, one of its backbones, a known base, a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpt.config import PretrainConfig
+from hpt.errors import RunError, WeightsError, did_you_mean
+from hptctl import runs
+from hptctl.runs import Run
+
+BACKBONES = "backbones"
+"""Folder of a run that has those kept on its way (`hpt.milestones`, which loads PyTorch)."""
+
+
+def find_weights(text: str) -> tuple[Path, Run | None]:
+    """The file of a run, of a run after some of its steps (`RUN@500`), of a known base (fetched when it is not in the
+    cache), or a file itself; and the run, if any.
+
+    Raises:
+        WeightsError: none of these. RunError: the run has no backbone yet, or kept none after so many steps.
+    """
+    run = runs.find(text)
+    name, _, step = text.rpartition("@")
+    if run is None and step.isdecimal() and (on_its_way := runs.find(name)) is not None:
+        return _backbone_after(on_its_way, int(step)), on_its_way
+    if run is not None:
+        spec, status = run.spec(), run.status()
+        if spec.kind != "pretrain":
+            raise RunError(f"run '{run.name}' is a {spec.kind} run and has no backbone", "name a pretraining")
+        if not run.backbone.exists():
+            raise RunError(
+                f"run '{run.name}' is not finished ({status.state})",
+                f"go on with `hptctl pretrain --resume {run.name}`",
+            )
+        return run.backbone.resolve(), run
+    if (file := Path(text)).is_file():
+        return file.resolve(), _run_of(file.resolve())
+    from hpt import weights
+    from hptctl.console import Display
+
+    with Display() as display:
+        known = weights.locate(text, progress=display.progress)
+    if known is not None:
+        return known, None
+    names = [*weights.KNOWN, *(run.name for run in runs.all_runs())]
+    raise WeightsError(
+        f"there are no weights '{text}'{did_you_mean(text, names)}",
+        f"give a file, a run, or one of {', '.join(weights.KNOWN)}",
+    )
+
+
+def step_of(file: Path) -> int | None:
+    """The step of a backbone that a pretraining kept on its way; None for other files."""
+    step = file.stem.removeprefix("step-")
+    return int(step) if file.parent.name == BACKBONES and step.isdecimal() and _run_of(file) is not None else None
+
+
+def kept_backbone(run: Run, step: int) -> Path:
+    """Where the backbone that a pretraining kept after some steps lies."""
+    return run.path / BACKBONES / f"step-{step}.safetensors"
+
+
+def _backbone_after(run: Run, step: int) -> Path:
+    file = kept_backbone(run, step)
+    if not file.exists():
+        kept = sorted(int(path.stem.removeprefix("step-")) for path in file.parent.glob("step-*.safetensors"))
+        have = f"it has those after {', '.join(map(str, kept))}" if kept else "pretrain with --save-at to keep some"
+        raise RunError(f"run '{run.name}' kept no backbone after {step} steps", have)
+    return file.resolve()
+
+
+def evaluated_defaults(weights: str) -> dict[str, object]:
+    """What an evaluation takes over from the pretraining it evaluates, or from the weights file."""
+    _, source = find_weights(weights)
+    if source is None:
+        return {"backbone": backbone_of(weights)}
+    config = PretrainConfig.model_validate(source.spec().config)
+    return config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
+
+
+def backbone_of(weights: str) -> str:
+    """The architecture of a run, of a known base (which is not fetched for it), or of a file."""
+    from hpt.weights import KNOWN, read
+
+    if runs.find(weights) is None and weights in KNOWN:
+        return KNOWN[weights].backbone
+    file, source = find_weights(weights)
+    return str(source.spec().config["backbone"]) if source else read(file).backbone
+
+
+def _run_of(file: Path) -> Run | None:
+    """The pretraining whose backbone a file is, its last or one that it kept on its way."""
+    run = runs.find(str(file.parent.parent if file.parent.name == BACKBONES else file.parent))
+    own = run is not None and (file.parent.name == BACKBONES or run.backbone.resolve() == file)
+    return run if own and run is not None and run.spec().kind == "pretrain" else None

@@ -1,0 +1,335 @@
+"""What each process of a run executes: read `run.json`, load the data, call the library, record how it ended.
+
+One process runs in the command itself; several are started as `accelerate launch -m hptctl.worker RUN-FOLDER`, which
+also suits people with a launcher of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from hpt import weights
+from hpt.callbacks import Log, Stop
+from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
+from hpt.data.cache import Images
+from hpt.data.dataset import Dataset, load
+from hpt.errors import HptError, RunError
+from hpt.evaluate import evaluate, score_on_test
+from hpt.evaluate.finetune import Common
+from hpt.evaluate.online import OnlineProbe
+from hpt.files import replacing, write_text
+from hpt.pretrain import notes, pretrain
+from hpt.processes import Processes
+from hptctl import console
+from hptctl.console import Display
+from hptctl.runs import Run, ancestry
+from hptctl.runs.energy import Meter
+from hptctl.runs.signals import held_back, raise_on_signals
+from hptctl.tracking import tracked
+
+PRETRAINED_ON = "pretrained-on.npy"
+"""In a run's folder: digests of the files that it saw, 16 bytes each, whatever their names and places."""
+
+
+class Watcher(Protocol):
+    """Follows a run that is one of many: the trial of a sweep."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """As the run logs them; may raise Pruned, which ends the run."""
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """As the run makes it."""
+
+    def stop(self) -> int:
+        """The number of a signal that asks the run to stop, or 0."""
+
+
+class Materials:
+    """Datasets and weights, read once by a process that does many runs on them."""
+
+    def __init__(self, common: Callable[[EvaluateConfig], Common | None] = lambda _: None) -> None:
+        self.common = common
+        """What a finetuning has in common with other runs."""
+        self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
+        self._read = lru_cache(maxsize=2)(weights.read)
+
+    def dataset(self, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
+        """The dataset of a run, decoded for its image size."""
+        key = config.dataset, config.data, config.data.side(config.image_size)
+        if key not in self._datasets:
+            self._datasets[key] = load(key[0], key[1], side=key[2], progress=display.progress)
+        return self._datasets[key]
+
+    def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
+        """What the run starts from or evaluates."""
+        file = Path(run.spec().tags["weights_file"])
+        return self._read(file, backbone=config.backbone, allow_partial=config.allow_partial)
+
+
+def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | None = None) -> None:
+    """Do the run in this process, as one of its processes, and record its end in `status.json` whatever it is.
+
+    With a watcher the run is silent, and leaves signals to it.
+
+    Raises:
+        Interrupted: after the state was saved. HptError: what went wrong.
+    """
+    materials = materials or Materials()
+    spec = run.spec()
+    config = PretrainConfig.model_validate(spec.config) if spec.kind == "pretrain" else None
+    processes = Processes(config.processes if config else 1, config.device if config else "cpu")
+    display = Display(
+        silent=not processes.main or watcher is not None, follow=watcher.progress if watcher is not None else None
+    )
+    with ExitStack() as open_things:
+        open_things.callback(processes.leave)
+        if processes.main:
+            open_things.enter_context(run.working())
+            run.start()
+        tracker = open_things.enter_context(tracked(run)) if processes.main else None
+
+        def log(metrics: dict[str, float], step: int) -> None:
+            if tracker is not None:
+                tracker.log(metrics, step)
+                display.metrics(metrics)
+            if watcher is not None:
+                watcher.log(metrics, step)
+
+        stop = watcher.stop if watcher is not None else None
+        try:
+            with display:
+                if config is not None:
+                    results, facts = _pretrain(run, config, processes, log, display, materials, stop)
+                else:
+                    results, facts = _evaluate(
+                        run, EvaluateConfig.model_validate(spec.config), log, display, materials, stop
+                    )
+        except BaseException as error:
+            run.write_failure(error)
+            raise
+        if processes.main:
+            run.write_status(state="finished", ended=time.time(), results=results, facts=run.status().facts | facts)
+
+
+def _pretrain(
+    run: Run,
+    config: PretrainConfig,
+    processes: Processes,
+    log: Log,
+    display: Display,
+    materials: Materials,
+    stop: Stop | None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    dataset = materials.dataset(config, display)
+    images = dataset.pretraining_images(config.share, config.seed)
+    facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
+    refuse_other_images(run, dataset, facts)
+    start = None
+    if config.weights is not None:
+        loaded = materials.weights_of(run, config)
+        facts["weights_sha256"] = loaded.sha256
+        start = loaded.state
+        if processes.main and not display.silent:
+            console.note(loaded.summary())
+            for line in loaded.oddities():
+                console.warn(line)
+    facts["fingerprint"] = fingerprint_of(config, facts)
+    metered = _with_energy(run, log, processes, facts) if processes.main else log
+    if processes.main:
+        write_split(run, dataset)
+        with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
+            np.save(file, images.digests.view(np.uint8).reshape(-1, 16))
+        run.write_status(facts=facts)
+        for line in notes(config, len(images)) if not display.silent else ():
+            console.note(f"note: {line}")
+    watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
+    # `base` has nothing to save, and is simply ended by a signal.
+    with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
+        outcome = pretrain(
+            config,
+            images,
+            start,
+            run.path,
+            processes=processes,
+            log=metered,
+            progress=display.progress,
+            stop=asked,
+            watch=watch,
+        )
+    return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
+
+
+def _with_energy(run: Run, log: Log, processes: Processes, facts: dict[str, str]) -> Log:
+    """`log`, with the energy that the run took so far where the hardware counts it, steps that were lost included."""
+    meter = Meter(processes.device, processes.count)
+    if not meter.of:
+        return log
+    facts["energy_of"] = meter.of
+    spent = max((line["energy_wh"] for line in run.metrics() if "energy_wh" in line), default=0.0)
+
+    def metered(metrics: dict[str, float], step: int) -> None:
+        energy = meter.watt_hours() if "images_per_second" in metrics else None
+        log(metrics if energy is None else metrics | {"energy_wh": spent + energy}, step)
+
+    return metered
+
+
+def _evaluate(
+    run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, stop: Stop | None
+) -> tuple[dict[str, float], dict[str, str]]:
+    dataset = materials.dataset(config, display)
+    loaded = materials.weights_of(run, config)
+    facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
+    facts["hardware"] = hardware(Processes(1, config.device))
+    facts["fingerprint"] = fingerprint_of(config, facts)
+    refuse_other_images(run, dataset, facts)
+    write_split(run, dataset)
+    run.write_status(facts=facts)
+    refuse_leak(run, dataset, facts)
+    with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
+        found = evaluate(
+            config, dataset, loaded.state, run.path,
+            log=log, progress=display.progress, stop=asked, common=materials.common(config),
+        )  # fmt: skip
+    log(found.metrics, final_step(run))
+    return found.metrics, found.facts
+
+
+def _asked_to_stop(stop: Stop | None, *, saves: bool) -> AbstractContextManager[Stop]:
+    """Who says that the run must stop: its watcher, or the signals; a run that has nothing to save simply ends."""
+    if stop is not None:
+        return nullcontext(stop)
+    return held_back() if saves else nullcontext(lambda: 0)
+
+
+def test(run: Run) -> None:
+    """Compute the test figures of an evaluation that left the test images alone, and add them to the run."""
+    config = EvaluateConfig.model_validate(run.spec().config)
+    with Display() as display:
+        materials = Materials()
+        dataset, loaded = materials.dataset(config, display), materials.weights_of(run, config)
+        found = score_on_test(config, dataset, loaded.state, run.path, progress=display.progress)
+    status = run.status()
+    run.append_metrics(found.metrics, final_step(run))
+    run.write_status(results=status.results | found.metrics, facts=status.facts | found.facts)
+
+
+def refuse_other_images(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
+    """A RunError when a run that goes on would see other images, or another split, than it began with."""
+    before = run.status().facts
+    for key in ("data_fingerprint", "split_fingerprint"):
+        if before.get(key, facts[key]) != facts[key]:
+            raise RunError(
+                f"the images of '{dataset.name}' are not those that run '{run.name}' began with",
+                "bring them back, or start a new run",
+            )
+
+
+def refuse_leak(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
+    """A RunError when test images were pretrained on: the split was cut by another seed there, or the same files were
+    in the images of another dataset."""
+    testing = dataset.images.subset(dataset.splits["test"])
+    for source in ancestry(run):
+        if source.status().facts.get("data_fingerprint") == facts["data_fingerprint"]:
+            leaked = _same_names(testing, source)
+            fix = f"use its split: --set data.split_seed={source.spec().config['data']['split_seed']}"
+        else:
+            leaked = _same_files(testing, source)
+            fix = f"evaluate on others, or pretrain without them (its images: {source.spec().config['dataset']})"
+        if leaked:
+            raise RunError(f"run '{source.name}' was pretrained on {leaked} of the {len(testing)} test images", fix)
+
+
+def _same_names(testing: Images, source: Run) -> int:
+    split = source.path / "split.json"
+    if not split.exists():
+        return 0
+    before = json.loads(split.read_text(encoding="utf-8"))
+    return len(set(testing.names) & {*before["train"], *before["val"]})
+
+
+def _same_files(testing: Images, source: Run) -> int:
+    try:
+        seen = np.load(source.path / PRETRAINED_ON, allow_pickle=False)
+    except FileNotFoundError:  # an evaluation, or a run from before this was kept
+        return 0
+    return int(np.isin(testing.digests, seen.view("V16").ravel()).sum())
+
+
+def final_step(run: Run) -> int:
+    """The step of a run's final figures: its last one."""
+    return int(max((line["step"] for line in run.metrics()), default=0))
+
+
+def write_split(run: Run, dataset: Dataset) -> None:
+    """`split.json`: which image is in which split, and which could not be read and why."""
+    names = dataset.images.names
+    split: dict[str, object] = {key: [names[i] for i in rows] for key, rows in dataset.splits.items()}
+    split["quarantined"] = dict(dataset.quarantined)
+    write_text(run.path / "split.json", json.dumps(split, indent=0, ensure_ascii=False))
+
+
+def data_facts(dataset: Dataset) -> dict[str, str]:
+    """Hashes and counts of a dataset, as tags."""
+    return {
+        "data_fingerprint": dataset.fingerprint,
+        "split_fingerprint": dataset.split_fingerprint,
+        "split_counts": " ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
+        "quarantined": str(len(dataset.quarantined)),
+        "mean": " ".join(f"{value:.4f}" for value in dataset.images.mean),
+        "std": " ".join(f"{value:.4f}" for value in dataset.images.std),
+    }
+
+
+def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: dict[str, str]) -> str:
+    """What the run's result rests on (`hpt.config.fingerprint`)."""
+    return fingerprint(
+        config,
+        data=facts["data_fingerprint"],
+        split=facts["split_fingerprint"],
+        weights=facts.get("weights_sha256", ""),
+    )
+
+
+def hardware(processes: Processes) -> str:
+    """What the run computes on."""
+    kind = processes.device.type
+    name = (
+        torch.cuda.get_device_name(processes.device)
+        if kind == "cuda"
+        else f"{os.cpu_count()}-core {platform.machine()}"
+    )
+    return f"{processes.count} x {name} ({kind}), torch {torch.__version__}"
+
+
+def main() -> None:
+    """`python -m hptctl.worker RUN-FOLDER`, once per process."""
+    raise_on_signals()
+    console.err.file = sys.stdout  # standard error is the launchers', who say much there
+    if os.environ.get("RANK", "0") == "0":
+        console.show_library_notes()
+    run = Run(Path(sys.argv[1]))
+    try:
+        work(run)
+    except HptError as error:
+        run.write_failure(error)  # also what failed before there was a lock to work under
+        sys.exit(error.exit_code)
+    except BaseException as error:
+        run.write_failure(error)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What is left to do of a study, in images and in hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpt.config import PROTOCOL_LABELS, EvaluateConfig, PretrainConfig
+from hpt.data.dataset import Dataset
+from hpt.data.listing import SPLITS
+from hpt.errors import DataError
+from hpt.schedule import parse_schedule
+from hptctl import runs
+from hptctl.study.definition import Cell
+from hptctl.study.progress import Found, Progress
+from hptctl.sweep.plan import configs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a cell takes."""
+
+    images: int
+    """Images through the model, forward and backward."""
+    forward: int
+    """Images through the model, forward only."""
+    seconds: float
+    """By this machine's measured speed of the bare model; NaN where it was not measured."""
+
+
+def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[str, Cost]:
+    """What is left to do of each cell; seconds only where `measured`, which takes some itself."""
+    from hpt.pretrain import image_seconds
+
+    speeds: dict[tuple[str, int, str, str], tuple[float, float]] = {}
+    out = {}
+    for cell in cells:
+        config, found = cell.config, progress[cell.id]
+        images, forward = (0, 0) if found.state == "done" else _images(cell, progress)
+        seconds = float("nan")
+        if measured:
+            key = (config.backbone, config.image_size, config.device, config.precision)
+            if key not in speeds and images + forward:
+                speeds[key] = image_seconds(config)
+            training, looking = speeds.get(key, (0.0, 0.0))
+            seconds = (images * training + forward * looking) / int(getattr(config, "processes", 1))
+        out[cell.id] = Cost(images, forward, seconds)
+    return out
+
+
+def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
+    """Images through the model with and without a backward pass, for what is left of a cell."""
+    config = cell.config
+    try:
+        dataset: Dataset | None = progress.dataset(config)
+    except DataError:
+        dataset = None
+    sizes = {name: len(rows) for name, rows in dataset.splits.items()} if dataset else dict.fromkeys(SPLITS, 0)
+    if isinstance(config, PretrainConfig):
+        if config.strategy == "base":
+            return 0, round((sizes["train"] + sizes["val"]) * config.share)
+        left = config.steps - _steps_done(progress[cell.id])
+        return left * config.batch_size, left * config.batch_size
+    evaluated = sizes["val"] + sizes["test"]
+    if config.kind == "knn":
+        return 0, sizes["train"] + evaluated
+    labels = _labels(config, dataset)
+    if config.kind == "linear":
+        drawn = config.linear.views * labels or config.linear.steps * min(config.linear.batch_size, labels or 10**9)
+        return 0, drawn + evaluated
+    tunes = configs(config) if cell.sweep else [config]
+    images = forward = 0
+    for each in tunes:
+        batch = min(each.finetune.batch_size, labels or each.finetune.batch_size)
+        steps = parse_schedule(each.finetune.schedule).steps(labels or PROTOCOL_LABELS, batch)
+        images += steps * batch
+        forward += -(-steps // each.finetune.eval_every) * sizes["val"]
+    return images, forward + sizes["test"]
+
+
+def _labels(config: EvaluateConfig, dataset: Dataset | None) -> int:
+    """Training labels that an evaluation will use; 0 where that is not known."""
+    from hpt.evaluate.labels import choose
+
+    if dataset is None or not dataset.classes:
+        return 0
+    try:
+        return len(choose(dataset.split("train")[1], len(dataset.classes), config, dataset.classes))
+    except DataError:
+        return 0
+
+
+def _steps_done(found: Found) -> int:
+    if found.state != "stopped":
+        return 0
+    return int(max((line["step"] for line in runs.get(found.run).metrics()), default=0))

@@ -1,0 +1,83 @@
+"""The convergence curve of one pretraining: the backbones that it kept on its way, evaluated alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpt.config import EvaluateConfig
+from hpt.errors import RunError
+from hpt.files import write_text
+from hptctl import console, tracking
+from hptctl.runs import Run, launch
+
+
+@dataclass(frozen=True)
+class Point:
+    """One backbone's evaluation."""
+
+    step: int
+    """Pretraining steps behind the backbone."""
+    run: Run
+
+    def figure(self, split: str) -> float:
+        """The headline metric on a split."""
+        status = self.run.status()
+        return status.results[f"{split}/{status.facts['metric']}"]
+
+    def spread(self, split: str) -> float | None:
+        """Its standard deviation over reruns; None where there was one."""
+        status = self.run.status()
+        return status.results.get(f"{split}/{status.facts['metric']}_std")
+
+
+def backbones(run: Run) -> dict[int, str]:
+    """The backbones of a pretraining by steps, each as `--weights` takes it.
+
+    Raises:
+        RunError: no pretraining, or one that kept no backbone on its way, or is not finished.
+    """
+    spec, status = run.spec(), run.status()
+    if spec.kind != "pretrain":
+        raise RunError(f"run '{run.name}' is a {spec.kind} run", "name a pretraining")
+    if status.state != "finished":
+        raise RunError(
+            f"run '{run.name}' is not finished ({status.state})", f"go on with `hptctl pretrain --resume {run.name}`"
+        )
+    final = int(status.facts.get("kept_step", spec.tags["steps"]))
+    kept = [step for step in spec.config.get("save_at", ()) if step != final]
+    if not kept:
+        raise RunError(f"run '{run.name}' kept no backbones on its way", "pretrain with --save-at 50,500")
+    return {step: f"{run.name}@{step}" for step in kept} | {final: run.name}
+
+
+def evaluate(config: EvaluateConfig, experiment: str) -> Run:
+    """The finished evaluation of this configuration: the one that is there, gone on with, or made."""
+    run = launch.find_evaluation(config)
+    if run is None:
+        run = launch.create_evaluation(config, name=None, experiment=experiment)
+    elif run.status().state == "finished":
+        console.note(f"run '{run.name}' is finished already")
+        return run
+    console.note(f"run '{run.name}' in {run.path}")
+    launch.execute(run)
+    return run
+
+
+def draw(run: Run, kind: str, points: Sequence[Point]) -> Path:
+    """`artifacts/curve-<kind>.svg` in the pretraining's folder: the test figure against steps."""
+    from hptctl.charts import svg as charts
+    from hptctl.report import words
+
+    metric = words.metric(points[0].run.status().facts["metric"])
+    drawn = tuple((float(p.step), p.figure("test"), p.spread("test") or 0.0) for p in points)
+    strategy = run.spec().tags["strategy"]
+    figures = ", ".join(f"{charts.percent(y)} at {x:,.0f} steps" for x, y, _ in drawn)
+    alt = f"Test {metric} of {run.name} against pretraining steps, {kind}: {figures}"
+    svg = charts.against_steps([charts.Line(strategy, strategy, drawn)], metric, alt, f"{run.name}-{kind}")
+    path = run.path / "artifacts" / f"curve-{kind}.svg"
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, charts.standalone(svg))
+    tracking.carry(run)
+    return path

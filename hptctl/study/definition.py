@@ -1,0 +1,359 @@
+"""A study as data: a grid of pretrainings and of evaluations, and the cells that it comes to.
+
+A cell is one run: a pretraining, or the evaluation of a backbone. Where prefixes are shared, one pretraining feeds the
+cells of several lengths with the backbones that it keeps on its way.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hpt.config import (
+    DEFAULT_WEIGHTS,
+    Config,
+    EvaluateConfig,
+    Policy,
+    Preset,
+    PretrainConfig,
+    Seed,
+    check,
+    fields,
+    merge,
+    resolve,
+)
+from hpt.errors import ConfigError, did_you_mean
+from hpt.strategies import STRATEGIES, StrategyName
+
+Length = Annotated[int, Field(ge=1)]
+INHERITED = {"backbone", "image_size", "preset", "device", "precision", "data"}
+"""What an evaluation takes over from the pretraining before it."""
+OF_THE_GRID = {
+    "strategy": "strategies",
+    "dataset": "datasets",
+    "weights": "weights",
+    "steps": "steps",
+    "seed": "seeds",
+    "share": "shares",
+    "preset": "preset",
+    "kind": "evaluations",
+    "labels": "evaluations",
+    "save_at": "prefixes",
+    "keep_best": "prefixes",
+    "augment.policy": "policies",
+    "test": "evaluations",
+}
+"""Fields of configurations that the grid decides, and by which of its own."""
+
+
+class Base(Config):
+    """A base of the study's own, which `weights` may name: a source on the way from the base to the target."""
+
+    name: str
+    dataset: str
+    """What it is pretrained on."""
+    strategy: StrategyName = "hpt"
+    """How."""
+    weights: str | None = None
+    """What it starts from; None: MoCo-v2's weights after 800 epochs, or nothing for `target`."""
+    steps: Length | None = None
+    """None: the preset's."""
+
+
+class Evaluation(Config):
+    """One way to evaluate every backbone of the grid."""
+
+    kind: Literal["linear", "knn", "finetune", "sweep"]
+    """`sweep`: finetuning at the protocol's learning rates and schedules, val chooses."""
+    labels: str | None = None
+    """Training labels used: `all`, a number, `10%`, `5-per-class`. None: as the evaluation has it."""
+    dataset: str | None = None
+    """Another dataset than that of the pretraining."""
+
+
+def _by_name(given: Any) -> Any:
+    return [{"kind": each} if isinstance(each, str) else each for each in given] if isinstance(given, list) else given
+
+
+def _by_strategy(given: Any) -> Any:
+    return dict.fromkeys(STRATEGIES, given) if isinstance(given, list | tuple) else given
+
+
+class Study(Config):
+    """The grid. Every combination of the fields that list several values is a cell."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
+    about: str = ""
+    """One line: what the study asks."""
+    datasets: tuple[str, ...] = ()
+    """The target datasets: names of the catalogue, folders, zip files, lists."""
+    strategies: tuple[StrategyName, ...] = ("base", "target", "hpt", "hpt-bn")
+    weights: Annotated[tuple[str, ...], Field(min_length=1)] = (DEFAULT_WEIGHTS,)
+    """Bases: known weights, files, runs, or names of `bases`."""
+    bases: tuple[Base, ...] = ()
+    """Bases that the study pretrains itself; one that nothing names is left out."""
+    steps: Annotated[dict[StrategyName, tuple[Length, ...]], BeforeValidator(_by_strategy)] = Field(default={})
+    """Lengths of pretraining, for all strategies or by strategy; the preset's where none is given."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Of pretrainings and evaluations."""
+    policies: Annotated[tuple[Policy, ...], Field(min_length=1)] = ("baseline",)
+    """Augmentation policies of the study of robustness."""
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
+    """Shares of the pretraining images."""
+    evaluations: Annotated[tuple[Evaluation, ...], BeforeValidator(_by_name)] = (Evaluation(kind="linear"),)
+    preset: Preset = "paper"
+    prefixes: Literal["shared", "separate"] = "shared"
+    """`shared`: of several lengths the longest is run, and the others are backbones that it kept on its way, whose
+    learning rate had not decayed yet. `separate`: a run for each, as the publication has it."""
+    set: dict[str, Any] = Field(default={})
+    """Fields of the pretrainings' and evaluations' configurations."""
+    grids: tuple[dict[str, Any], ...] = ()
+    """Several grids in one study: each the fields in which it differs from the rest."""
+
+    def parts(self) -> tuple[Study, ...]:
+        """The study's grids, each a study without any; itself where it has none."""
+        if not self.grids:
+            return (self,)
+        common = self.model_dump(exclude={"grids"})
+        return tuple(check(Study, common | grid) for grid in self.grids)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [base.name for base in self.bases]
+        if len({*names}) < len(names):
+            raise ValueError("two of the study's bases have one name")
+        return self
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a cell starts from or evaluates: the outcome of a pretraining of the study."""
+
+    cell: str
+    step: int | None = None
+    """After so many steps; None: the run's own."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the study."""
+
+    id: str
+    config: PretrainConfig | EvaluateConfig
+    """Complete but for `weights`, where they come from another cell."""
+    backbone: Backbone | None = None
+    """The cell that `config.weights` stands for."""
+    sweep: bool = False
+    """A sweep of finetunings instead of one."""
+    feeds: int = 1
+    """Lengths of the grid that a pretraining serves."""
+
+    @property
+    def kind(self) -> str:
+        return "sweep" if self.sweep else getattr(self.config, "kind", "pretrain")
+
+
+def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str] = ()) -> Study:
+    """A study by its file (TOML) or by the name of a built-in one; `changes` and `sets` go over what it says.
+
+    Raises:
+        ConfigError: no such study, or one with unknown fields or values: all problems at once.
+    """
+    builtin = builtins()
+    path = Path(text)
+    if text in builtin:
+        source = builtin[text]
+    elif path.suffix == ".toml" or path.is_file():
+        try:
+            source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the study {text} cannot be read: {error}", "check the path") from None
+    else:
+        raise ConfigError(
+            f"there is no study '{text}'{did_you_mean(text, builtin)}",
+            f"name a TOML file, or one of {', '.join(builtin)}",
+        )
+    try:
+        values = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the study {text} is no TOML: {error}") from None
+    values = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "study"} | values
+    given = {key: value for key, value in (changes or {}).items() if value is not None}
+    values |= given
+    if "grids" in values:
+        values["grids"] = [{k: v for k, v in grid.items() if k not in given} for grid in values["grids"]]
+    own = dict(values.get("set", {}))
+    for each in sets:
+        key, equals, value = each.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {each!r} is not of the form field=value", "for example --set linear.steps=1000")
+        own[key.strip()] = value.strip()
+    study = check(Study, values | {"set": own})
+    study.parts()
+    known = ({*fields(PretrainConfig)} | {*fields(EvaluateConfig)}) - OF_THE_GRID.keys()
+    if taken := [key for key in study.set if key in OF_THE_GRID]:
+        raise ConfigError(
+            "; ".join(f"--set {key} is not for a study, whose cells differ in it" for key in taken),
+            f"use {', '.join(OF_THE_GRID[key] for key in taken)}",
+        )
+    if odd := [key for key in study.set if key not in known]:
+        raise ConfigError("; ".join(f"unknown field '{key}'{did_you_mean(key, known)}" for key in odd))
+    return study
+
+
+def builtins() -> dict[str, str]:
+    """The studies that come with the program: name and TOML."""
+    folder = resources.files("hptctl.study") / "builtin"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {f.name.removesuffix(".toml"): f.read_text(encoding="utf-8") for f in files if f.name.endswith(".toml")}
+
+
+def cells(study: Study, backbone_of: Callable[[str], str]) -> list[Cell]:
+    """Every run of the study, each after those that it needs; `backbone_of` tells the architecture of weights.
+
+    Raises:
+        ConfigError: the grid is empty, or a cell that no run would accept.
+    """
+    made: dict[str, Cell] = {}
+    for part in study.parts():
+        _add(part, made, backbone_of)
+    return list(made.values())
+
+
+def _add(study: Study, made: dict[str, Cell], backbone_of: Callable[[str], str]) -> None:
+    """The cells of one grid that are not made yet."""
+    if not study.datasets:
+        raise ConfigError(f"the study '{study.name}' has no dataset", "give --dataset, or datasets in its file")
+    for base in study.bases:
+        if any(base.name in weights for weights in (study.weights, [b.weights for b in study.bases])):
+            made[base.name] = _base(study, base, made, backbone_of)
+    points: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
+    for dataset, weights, policy, share, seed in product(
+        study.datasets, study.weights, study.policies, study.shares, study.seeds
+    ):
+        for strategy in study.strategies:
+            for cell, lengths in _pretrainings(
+                study, strategy, dataset, weights, policy, share, seed, made, backbone_of
+            ):
+                if cell.id in made:  # `target` starts from no weights, `base` knows no policy
+                    continue
+                made[cell.id] = cell
+                points[cell.id, dataset] = lengths
+    for (owner, dataset), found in points.items():
+        config = made[owner].config
+        assert isinstance(config, PretrainConfig)
+        for name, backbone in found:
+            for evaluation in study.evaluations:
+                cell = _evaluating(study, evaluation, name, backbone, dataset, config)
+                made[cell.id] = cell
+
+
+def _base(study: Study, base: Base, made: Mapping[str, Cell], backbone_of: Callable[[str], str]) -> Cell:
+    flags = {"strategy": base.strategy, "dataset": base.dataset, "steps": base.steps}
+    weights = base.weights or (DEFAULT_WEIGHTS if STRATEGIES[base.strategy].starts_from_weights else None)
+    return _pretraining(study, base.name, flags, weights, made, backbone_of)
+
+
+def _pretrainings(
+    study: Study,
+    strategy: StrategyName,
+    dataset: str,
+    weights: str,
+    policy: Policy,
+    share: float,
+    seed: int,
+    made: Mapping[str, Cell],
+    backbone_of: Callable[[str], str],
+) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
+    """The runs of one strategy, each with the points of the grid that it serves."""
+    row = STRATEGIES[strategy]
+    name = f"{strategy}-{_slug(dataset)}"
+    if row.starts_from_weights and len(study.weights) > 1:
+        name += f"-from-{_slug(weights)}"
+    flags: dict[str, Any] = {"strategy": strategy, "dataset": dataset, "seed": seed}
+    trains = row.trains != "running-statistics"
+    if trains and policy != "baseline":
+        name, flags["augment"] = f"{name}-{policy}", {"policy": policy}
+    if share < 1:
+        name, flags["share"] = f"{name}-{100 * share:g}pct", share
+    name += f"-s{seed}"
+    start = weights if row.starts_from_weights else None
+    lengths = sorted({*study.steps.get(strategy, ())}) if trains else []
+    if study.prefixes == "shared" and len(lengths) > 1:
+        longest, earlier = lengths[-1], lengths[:-1]
+        shared = flags | {"steps": longest, "save_at": earlier}
+        cell = _pretraining(study, name, shared, start, made, backbone_of, feeds=len(lengths))
+        points = [(f"{name}@{step}", Backbone(cell.id, step if step != longest else None)) for step in lengths]
+        yield cell, points
+        return
+    wanted: list[int | None] = [*lengths] or [None]
+    for length in wanted:
+        id = name if length is None else f"{name}@{length}"
+        cell = _pretraining(study, id, flags | {"steps": length}, start, made, backbone_of)
+        yield cell, [(id, Backbone(cell.id))]
+
+
+def _pretraining(
+    study: Study,
+    id: str,
+    flags: Mapping[str, Any],
+    weights: str | None,
+    made: Mapping[str, Cell],
+    backbone_of: Callable[[str], str],
+    feeds: int = 1,
+) -> Cell:
+    base = made.get(weights) if weights else None
+    inherited: dict[str, Any] = {}
+    if base is not None:
+        assert isinstance(base.config, PretrainConfig)
+        inherited = {"backbone": base.config.backbone}
+    elif weights is not None:
+        inherited = {"backbone": backbone_of(weights)}
+    given = {key: value for key, value in flags.items() if value is not None}
+    layers = merge(_nested(study, PretrainConfig), given, {"weights": weights, "preset": study.preset})
+    config = resolve(PretrainConfig, inherited=inherited, flags=layers)
+    return Cell(id, config, Backbone(base.id) if base else None, feeds=feeds)
+
+
+def _evaluating(
+    study: Study, evaluation: Evaluation, name: str, backbone: Backbone, dataset: str, trained: PretrainConfig
+) -> Cell:
+    elsewhere = f"-on-{_slug(evaluation.dataset)}" if evaluation.dataset else ""
+    labels = f"-{evaluation.labels}" if evaluation.labels else ""
+    config = resolve(
+        EvaluateConfig,
+        inherited=trained.model_dump(include=INHERITED),
+        flags=_nested(study, EvaluateConfig)
+        | {"kind": "finetune" if evaluation.kind == "sweep" else evaluation.kind, "weights": f"the backbone of {name}"}
+        | {"dataset": evaluation.dataset or dataset, "labels": evaluation.labels}
+        | {"seed": trained.seed},
+    )
+    return Cell(f"{evaluation.kind}{labels}-{name}{elsewhere}", config, backbone, sweep=evaluation.kind == "sweep")
+
+
+def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) -> dict[str, Any]:
+    """What the study sets of a configuration, nested."""
+    known = fields(model)
+    out: dict[str, Any] = {}
+    for key, value in study.set.items():
+        if key in known:
+            *parents, leaf = key.split(".")
+            inner = out
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[leaf] = value
+    return out
+
+
+def _slug(text: str) -> str:
+    """A dataset's or weights' name as a part of a cell's."""
+    path = Path(text)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.suffix in {".zip", ".csv", ".txt", ".tsv"} else path.name)

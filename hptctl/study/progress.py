@@ -1,0 +1,241 @@
+"""What there is of a study: which of its cells are done.
+
+A cell is done when a finished run has its fingerprint (`hpt.config.fingerprint`: method, images, split, weights,
+version), in this folder or in the tracking store, whoever made it. So a study has no state of its own that could be
+lost: what is done is found anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
+from hpt.data.dataset import Dataset, load
+from hpt.errors import DataError, RunError, WeightsError
+from hptctl import console, runs, tracking
+from hptctl.runs import Run, launch
+from hptctl.runs.weights import backbone_of, find_weights, kept_backbone
+from hptctl.study.definition import Backbone, Cell, Study, cells
+from hptctl.sweep.plan import protocol
+
+State = Literal["done", "left", "stopped", "running", "failed", "no data", "waits"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is of a cell."""
+
+    state: State
+    run: str = ""
+    """Name of its run, where there is one."""
+    why: str = ""
+    """Of `failed`, `no data` and `waits`."""
+    backbones: tuple[tuple[int | None, str], ...] = ()
+    """Of a finished pretraining: steps (None: its own) and sha256 of its backbones."""
+    here: bool = True
+    """Whether the run's folder is within reach; a run of another machine counts, but its backbone cannot be used."""
+    mlflow_id: str | None = None
+    """In the tracking store, of a run of another machine."""
+
+    def sha256(self, step: int | None) -> str | None:
+        return dict(self.backbones).get(step)
+
+
+class Progress:
+    """What is there of a study's cells, looked up once when it is made."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = {cell.id: cell for cell in cells}
+        self._datasets: dict[tuple[str, int], Dataset | DataError] = {}
+        self._known: dict[str, str | None] = {}
+        self.refresh()
+
+    def refresh(self, *, store: bool = True) -> None:
+        """Look at the runs again; at those of the tracking store too, which takes longer."""
+        self._runs = [(run, run.spec(), run.status()) for run in runs.all_runs()]
+        self._finished: dict[str, list[Run]] = {}
+        for run, _, status in self._runs:
+            if status.state == "finished" and "fingerprint" in status.facts:
+                self._finished.setdefault(status.facts["fingerprint"], []).insert(0, run)  # the newest first
+        if store:
+            finished = [r for r in _records() if r.state == "FINISHED" and "fingerprint" in r.tags]
+            self._elsewhere = {record.tags["fingerprint"]: record for record in finished}
+        self._found: dict[str, Found] = {}
+
+    def __getitem__(self, id: str) -> Found:
+        """What there is of a cell."""
+        if id not in self._found:
+            self._found[id] = self._look(self.cells[id])
+        return self._found[id]
+
+    def dataset(self, config: PretrainConfig | EvaluateConfig) -> Dataset:
+        """The dataset of a cell, decoded where it is not yet.
+
+        Raises:
+            DataError: it is not there, or not fit.
+        """
+        key = (config.dataset, config.data.side(config.image_size))
+        if key not in self._datasets:
+            try:
+                with console.Display() as display:
+                    self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
+            except DataError as error:
+                self._datasets[key] = error
+        found = self._datasets[key]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def weights_of(self, backbone: Backbone) -> str:
+        """How `--weights` names a cell's backbone."""
+        run = self[backbone.cell].run
+        return run if backbone.step is None else f"{run}@{backbone.step}"
+
+    def config(self, cell: Cell) -> PretrainConfig | EvaluateConfig:
+        """The cell's configuration as its run has it; only where the cell that it needs is done and here."""
+        if cell.backbone is None:
+            return cell.config
+        return cell.config.model_copy(update={"weights": self.weights_of(cell.backbone)})
+
+    def _look(self, cell: Cell) -> Found:
+        try:
+            self.dataset(cell.config)
+        except DataError as error:
+            return Found("no data", why=str(error))
+        if (found := self._finished_run(cell)) is not None and (found.here or not self._needed(cell)):
+            return found
+        if cell.backbone is not None:
+            needed = self[cell.backbone.cell]
+            if needed.state in {"failed", "waits", "no data"}:
+                return Found("waits", why=f"for {cell.backbone.cell}")
+            if needed.state != "done" or not needed.here:
+                return Found("left")
+        return self._begun(cell)
+
+    def _finished_run(self, cell: Cell) -> Found | None:
+        """The finished run of a cell's fingerprint: one of this folder, or else one that the store knows."""
+        start = self._sha256(cell)
+        if start is None:
+            return None
+        dataset = self.dataset(cell.config)
+        of: Callable[..., str] = partial(fingerprint, cell.config)
+        if cell.sweep and isinstance(cell.config, EvaluateConfig):
+            of = protocol(cell.config).fingerprint
+        of_cell = of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start)
+        for run in self._finished.get(of_cell, ()):
+            if found := _done(cell, run):
+                return found
+        record = self._elsewhere.get(of_cell)
+        if record is None:
+            return None
+        kept = _backbones(cell.config, record.tags) if isinstance(cell.config, PretrainConfig) else ()
+        if isinstance(cell.config, PretrainConfig) and not kept:
+            return None
+        return Found("done", record.name, backbones=kept, here=False, mlflow_id=record.run_id)
+
+    def _needed(self, cell: Cell) -> bool:
+        """Whether a cell that is not done needs the backbone of this one."""
+        for other in self.cells.values():
+            if other.backbone is not None and other.backbone.cell == cell.id:
+                found = self._finished_run(other)
+                if found is None or (not found.here and self._needed(other)):
+                    return True
+        return False
+
+    def _sha256(self, cell: Cell) -> str | None:
+        """Of the weights that the cell starts from or evaluates; None where it is not known, "" for random weights."""
+        if cell.backbone is not None:
+            found = self._finished_run(self.cells[cell.backbone.cell])
+            return found.sha256(cell.backbone.step) if found else None
+        name = cell.config.weights
+        if name is None:
+            return ""
+        if name not in self._known:
+            self._known[name] = _sha256_of(name)
+        return self._known[name]
+
+    def _begun(self, cell: Cell) -> Found:
+        """Runs of this configuration that are not finished."""
+        config = self._config_of_run(cell)
+        source = self[cell.backbone.cell].run if cell.backbone is not None else None
+        started = runs.get(source).spec().created if source else 0.0
+        for run, spec, status in reversed(self._runs):
+            if spec.kind != cell.kind or spec.config != config or runs.is_trial(run) or spec.created < started:
+                continue
+            if status.state == "finished":
+                return Found("left")  # of images that have changed since
+            if status.state in {"failed", "running"}:
+                return Found("failed" if status.state == "failed" else "running", run.name, status.reason)
+            return Found("stopped", run.name)
+        return Found("left")
+
+    def _config_of_run(self, cell: Cell) -> dict[str, Any]:
+        """As `run.json` of the cell's run has it."""
+        config = self.config(cell)
+        pinned = launch.pinned(config)
+        if cell.sweep and isinstance(config, EvaluateConfig):
+            return protocol(config).model_dump(mode="json") | {"evaluate": pinned}
+        return pinned
+
+
+def _done(cell: Cell, run: Run) -> Found | None:
+    facts = run.status().facts
+    if isinstance(cell.config, EvaluateConfig):
+        return Found("done", run.name)
+    kept = _backbones(cell.config, facts)
+    there = run.backbone.exists() and all(kept_backbone(run, step).exists() for step, _ in kept if step)
+    return Found("done", run.name, backbones=kept) if kept and there else None
+
+
+def _backbones(config: PretrainConfig, facts: dict[str, str]) -> tuple[tuple[int | None, str], ...]:
+    """Steps and hashes of what a pretraining has to have kept; nothing where one of them is missing."""
+    named: list[tuple[int | None, str]] = [(None, "backbone_sha256")]
+    named += [(step, f"backbone_sha256_at_{step}") for step in config.save_at if step != config.steps]
+    if any(name not in facts for _, name in named):
+        return ()
+    return tuple((step, facts[name]) for step, name in named)
+
+
+def _records() -> list[tracking.Record]:
+    """What the tracking store has, where there is one."""
+    try:
+        return tracking.read_runs()
+    except RunError:
+        return []
+
+
+def _sha256_of(weights: str) -> str | None:
+    """Of known weights that are in the cache, a file, or a run."""
+    from hpt.user_folders import cache_folder
+    from hpt.weights import KNOWN, read
+
+    if runs.find(weights) is None and weights in KNOWN:
+        file = cache_folder() / "weights" / KNOWN[weights].file_name
+        return read(file).sha256 if file.exists() else None
+    try:
+        return read(find_weights(weights)[0]).sha256
+    except (WeightsError, RunError):
+        return None
+
+
+def run_ids(name: str) -> set[str]:
+    """The tracking store's ids of the finished runs of a study that was begun in this folder.
+
+    Raises:
+        RunError: no such study, or nothing of it is finished.
+    """
+    run = runs.get(name)
+    if run.spec().kind != "study":
+        raise RunError(
+            f"run '{run.name}' is a {run.spec().kind} run, not a study", "see `hptctl runs list --kind study`"
+        )
+    study = Study.model_validate(run.spec().config)
+    progress = Progress(cells(study, backbone_of))
+    found = [progress[id] for id in progress.cells]
+    ids = [each.mlflow_id or runs.tracked_id(runs.get(each.run)) for each in found if each.state == "done"]
+    if not (known := {id for id in ids if id is not None}):
+        raise RunError(f"nothing of the study '{run.name}' is finished", f"`{run.spec().command}`")
+    return known

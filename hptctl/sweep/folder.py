@@ -1,0 +1,127 @@
+"""A sweep's run folder: made, found, and what its storage holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.errors import RunError
+from hptctl import runs
+from hptctl.runs import Run, launch
+from hptctl.sweep.plan import Plan, protocol, refuse_other
+from hptctl.sweep.queue import Queue, Trial, machine
+from hptctl.sweep.storage import HIDDEN, STORAGE_VARIABLE, shown
+
+
+def create_protocol(
+    config: EvaluateConfig,
+    *,
+    name: str | None,
+    experiment: str,
+    parent: str | None = None,
+    suggestion: str | None = None,
+) -> Run:
+    """A run folder for the protocol's sweep; `parent` is the study that asked for it."""
+    return create(protocol(config), name=name, experiment=experiment, parent=parent, suggestion=suggestion)
+
+
+def create(
+    plan: Plan,
+    *,
+    name: str | None,
+    experiment: str,
+    parent: str | None = None,
+    suggestion: str | None = None,
+    url: str | None = None,
+) -> Run:
+    """A sweep's run folder and its trials in the storage, none begun; of a sweep that the storage at `url` has already,
+    this machine's folder: it joins.
+
+    Raises:
+        RunError: a sweep of that name exists here, or was made by another configuration; the storage cannot be used.
+    """
+    base = plan.base
+    if isinstance(base, PretrainConfig):
+        base, tags, source = launch.describe_pretraining(base)
+        about = f"{base.strategy}-{tags['dataset']}"
+        plan = plan.model_copy(update={"pretrain": base.model_dump(mode="json")})
+    else:
+        base, tags, source = launch.describe_evaluation(base)
+        about = source.name if source else Path(base.weights).stem
+        plan = plan.model_copy(update={"evaluate": base.model_dump(mode="json")})
+    here = runs.find(name) if name else None
+    if here is not None and here.spec().kind == "sweep":
+        refuse_other(plan_of(here), plan, here.name, "here")
+        if url is not None and plan_of(here).storage == plan.storage:
+            return here
+    command = launch.command_line()
+    if url is not None:
+        command = command.replace(url, shown(url))
+        Queue("", Path(), plan, url).close()  # a storage that is not there leaves no folder
+    sweep = runs.create(
+        "sweep",
+        name,
+        suggestion or f"sweep-{about}",
+        experiment=experiment,
+        command=command,
+        config=plan.model_dump(mode="json"),
+        **launch.as_source(source),
+        parent=parent,
+        tags=tags,
+    )
+    try:
+        with closing(Queue(sweep.name, sweep.path, plan, url)) as queue:
+            if queue.create():
+                queue.share("home", home(sweep))
+    except BaseException:
+        shutil.rmtree(sweep.path)
+        raise
+    return sweep
+
+
+def home(sweep: Run) -> str:
+    """Where a sweep's folder lies: the machine that began it has the parent in MLflow, and tests what it can reach."""
+    return f"{machine()}:{sweep.path.resolve()}"
+
+
+def get(name: str) -> Run:
+    """The sweep of that name; a RunError when there is none."""
+    sweep = runs.get(name)
+    if sweep.spec().kind != "sweep":
+        raise RunError(f"run '{sweep.name}' is a {sweep.spec().kind} run, not a sweep", "see `hptctl sweep list`")
+    return sweep
+
+
+def all_sweeps() -> list[Run]:
+    """Every sweep of the working folder, the oldest first."""
+    return [run for run in runs.all_runs() if run.spec().kind == "sweep"]
+
+
+def plan_of(sweep: Run) -> Plan:
+    """What a sweep is; a RunError when this version cannot read it."""
+    try:
+        return Plan.model_validate(sweep.spec().config)
+    except ValueError:
+        raise RunError(f"sweep '{sweep.name}' was made by another version of hptctl", "start a new one") from None
+
+
+def address(plan: Plan, url: str | None = None) -> str | None:
+    """Of a sweep's database; None for a journal file."""
+    if plan.storage is None:
+        return None
+    known = plan.storage if HIDDEN not in plan.storage else None
+    return url or known or os.environ.get(STORAGE_VARIABLE) or plan.storage
+
+
+def trials(sweep: Run, url: str | None = None) -> list[Trial]:
+    """Every trial of a sweep, by number; `url` is that of its database, where its password is not kept.
+
+    Raises:
+        RunError: the storage cannot be used, or has no such sweep.
+    """
+    plan = plan_of(sweep)
+    with closing(Queue(sweep.name, sweep.path, plan, address(plan, url))) as queue:
+        return queue.trials()

@@ -1,0 +1,24 @@
+"""MLflow, and only here.
+
+store       where the tracking store is, and what is in it
+push        carries a run's metrics from its folder to the store
+registry    a backbone as a model of the store's registry
+embedder    that model's code, which MLflow keeps with it
+"""
+
+from hptctl.tracking.push import Tracker, carry, sync, tracked
+from hptctl.tracking.store import Record, Watch, check_store, client, histories, read_runs, uri
+
+__all__ = [
+    "Record",
+    "Tracker",
+    "Watch",
+    "carry",
+    "check_store",
+    "client",
+    "histories",
+    "read_runs",
+    "sync",
+    "tracked",
+    "uri",
+]

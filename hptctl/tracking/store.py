@@ -1,0 +1,211 @@
+"""The tracking store: where it is, and what is in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpt.errors import RunError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
+
+MARKER = "hptctl"
+"""The tag, of the version of this schema, by which our runs are known in a shared store."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A tracked run as the store has it."""
+
+    run_id: str
+    name: str
+    kind: str
+    """pretrain, linear, knn, finetune or sweep."""
+    state: str
+    """MLflow's: RUNNING, FINISHED, FAILED, KILLED."""
+    start: float
+    """Seconds since 1970."""
+    end: float | None
+    experiment: str
+    experiment_id: str
+    params: dict[str, str] = field(default_factory=dict)
+    """The whole configuration, dotted."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of each metric."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """strategy, dataset, source, parent, seed, steps, ...; MLflow's own left out."""
+    parent_id: str | None = None
+
+
+def uri() -> str:
+    """The store: MLFLOW_TRACKING_URI, else SQLite in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def client() -> MlflowClient:
+    """A client of the store, with a newly made SQLite store initialised under a lock (first users race otherwise)."""
+    # A dead server must cost seconds, not MLflow's default of seven retries of two minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow.tracking import MlflowClient
+
+    store = uri()
+    if not store.startswith("sqlite:///"):
+        return MlflowClient(tracking_uri=store)
+    from filelock import FileLock
+
+    with FileLock(store.removeprefix("sqlite:///") + ".lock"):
+        mlflow_client = MlflowClient(tracking_uri=store)
+        mlflow_client.search_experiments(max_results=1)
+    return mlflow_client
+
+
+def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = mlflow_client.get_experiment_by_name(name)
+    if experiment is None:
+        # Beside a local store; a server decides for itself.
+        local = Path(uri().removeprefix("sqlite:///")).parent if uri().startswith("sqlite:///") else None
+        place = (local / "mlartifacts").resolve().as_uri() if local else None
+        try:
+            return str(mlflow_client.create_experiment(name, artifact_location=place))
+        except MlflowException:  # another process was quicker
+            experiment = mlflow_client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    return str(experiment.experiment_id)
+
+
+def check_store() -> str:
+    """What the store holds, in words; a SQLite store that does not exist yet is made.
+
+    Raises:
+        RunError: it cannot be used.
+    """
+    with readable():
+        experiments = client().search_experiments()
+    return f"{len(experiments)} experiments"
+
+
+def read_runs(experiment: str | None = None) -> list[Record]:
+    """Every run of the store (of one experiment), the oldest first; 1,000 runs take about two seconds.
+
+    Raises:
+        RunError: no such store, or no such experiment.
+    """
+    with readable():
+        mlflow_client = _existing()
+        known = {e.experiment_id: e.name for e in mlflow_client.search_experiments()}
+        if experiment is not None:
+            known = {key: name for key, name in known.items() if name == experiment}
+            if not known:
+                raise RunError(f"{uri()} has no experiment '{experiment}'", "see `hptctl runs list`")
+        records: list[Record] = []
+        token: str | None = None
+        while True:
+            page = mlflow_client.search_runs(
+                list(known), max_results=1000, page_token=token, order_by=["attributes.start_time ASC"]
+            )
+            records += [_record(run, known[run.info.experiment_id]) for run in page if MARKER in run.data.tags]
+            token = page.token
+            if not token:
+                return records
+
+
+def histories(wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """(step, value) by step, of each (run id, metric)."""
+    with readable():
+        mlflow_client = _existing()
+        found = {(id, metric): mlflow_client.get_metric_history(id, metric) for id, metric in wanted}
+    return {key: sorted((point.step, point.value) for point in points) for key, points in found.items()}
+
+
+class Watch:
+    """Tells when runs of the store began, ended, got new figures or were deleted: what a report shows.
+
+    What a run under way logs is no change. A SQLite store is read only when its files have changed.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, int]] | None = None
+        self._runs: list[tuple[object, ...]] | None = None
+
+    def changed(self) -> bool:
+        """Whether anything has since the last call; the first call says yes.
+
+        Raises:
+            RunError: the store cannot be used.
+        """
+        files = self._stamps()
+        if files is not None and files == self._files:
+            return False
+        self._files = files
+        ended = {"FINISHED", "FAILED", "KILLED"}
+        found: list[tuple[object, ...]] = [
+            (r.run_id, r.state, r.end, tuple(r.metrics.items()) * (r.state in ended)) for r in read_runs()
+        ]
+        before, self._runs = self._runs, found
+        return found != before
+
+    def _stamps(self) -> list[tuple[int, int]] | None:
+        if not uri().startswith("sqlite:///"):
+            return None
+        database = Path(uri().removeprefix("sqlite:///"))
+        stats = [path.stat() for path in (database, Path(f"{database}-wal")) if path.exists()]
+        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+
+def _existing() -> MlflowClient:
+    store = uri()
+    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists():
+        raise RunError(
+            f"there is no tracking store at {store}",
+            "run this where your runs/ folder is, or set MLFLOW_TRACKING_URI",
+        )
+    return client()
+
+
+def _record(run: MlflowRun, experiment: str) -> Record:
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+    return Record(
+        run_id=run.info.run_id,
+        name=tags.get("name", run.info.run_name or run.info.run_id),
+        kind=tags.get("kind", ""),
+        state=run.info.status,
+        start=run.info.start_time / 1000,
+        end=run.info.end_time / 1000 if run.info.end_time else None,
+        experiment=experiment,
+        experiment_id=run.info.experiment_id,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=tags,
+        parent_id=run.data.tags.get("mlflow.parentRunId"),
+    )
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"tracking store {uri()} cannot be used: {first_line(error)}",
+            "check MLFLOW_TRACKING_URI and the store",
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
