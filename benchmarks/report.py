@@ -95,7 +95,7 @@ class Store:
         self, kind: Any, source: str, dataset: str, quality: float, *, reruns: int, labels: str = "all",
         parent: str | None = None, sets: tuple[str, ...] = (), test: bool = True,
     ) -> str:  # fmt: skip
-        trained = runs.get(source).spec().tags
+        trained = runs.get(source).spec().tags.text()
         flags = {"kind": kind, "weights": source, "dataset": dataset, "labels": labels}
         config = resolve(EvaluateConfig, sets=["preset=small", *sets], flags=flags).model_dump(mode="json")
         tags = {"dataset": dataset, "pretrain_dataset": trained["dataset"], "pretrain_seed": trained["seed"], "seed": 0}
@@ -124,7 +124,7 @@ class Store:
         return run.name
 
     def sweep(self, source: str, dataset: str, quality: float, labels: str) -> None:
-        trained = runs.get(source).spec().tags
+        trained = runs.get(source).spec().tags.text()
         tags = {key: trained[key] for key in ("strategy", "steps")} | {"dataset": dataset, "metric": "top1"}
         tags |= {"pretrain_seed": trained["seed"], "labels": labels}
         config = {"space": {"lr": [0.01, 0.001], "schedule": ["2500-steps", "90-epochs"]}}

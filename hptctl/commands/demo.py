@@ -80,6 +80,6 @@ def demo(
     console.table(f"Linear probe on {TARGET}", ("strategy", ">val", ">test"), rows)
     best = sweep.status()
     test = console.percent(best.results["test/top1"])
-    console.say(f"finetuned on {best.facts['labels_used']} labels ({best.facts['chosen']}): test {test}")
+    console.say(f"finetuned on {best.facts.labels_used} labels ({best.facts.chosen}): test {test}")
     console.say(f"report: {made.path.resolve()}   (in {console.ago(time.monotonic() - start)})")
     console.say(f"MLflow: cd {folder} && hptctl ui")

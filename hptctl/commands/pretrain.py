@@ -160,7 +160,7 @@ def _show(run: Run, as_json: bool) -> None:
     if as_json:
         console.print_json(
             {"name": run.name, "folder": str(run.path.resolve()), "backbone": str(run.backbone.resolve())}
-            | {"seconds": round(seconds, 1), "results": status.results, "facts": status.facts}
+            | {"seconds": round(seconds, 1), "results": status.results, "facts": status.facts.text()}
         )
         return
     figures = "".join(
@@ -168,7 +168,7 @@ def _show(run: Run, as_json: bool) -> None:
         for key, label in (("loss", "loss"), ("contrastive_top1", "contrastive accuracy"))
         if key in status.results
     )
-    console.say(f"{run.name}: {status.facts.get('images', '?')} images, {console.ago(seconds)}{figures}")
+    console.say(f"{run.name}: {status.facts.text().get('images', '?')} images, {console.ago(seconds)}{figures}")
     for line in _seen_on_the_way(run):
         console.say(line)
     console.say(f"backbone: {run.backbone}")
@@ -182,16 +182,16 @@ def _seen_on_the_way(run: Run) -> Iterator[str]:
     from hptctl import console
 
     facts, last = run.status().facts, run.status().results
-    if "best_step" not in facts:
+    if facts.best_step is None or facts.best_by is None or facts.best_figure is None:
         return
-    key, step = facts["best_by"], int(facts["best_step"])
+    key, step = facts.best_by, facts.best_step
     labelled = key.startswith("probe/knn_")
     what = f"kNN {key.removeprefix('probe/knn_')} on val" if labelled else key.removeprefix("probe/").replace("_", " ")
-    best, end = (console.percent(v) if labelled else f"{v:.1f}" for v in (float(facts["best_figure"]), last[key]))
-    if step == int(run.spec().tags["steps"]):
+    best, end = (console.percent(v) if labelled else f"{v:.1f}" for v in (facts.best_figure, last[key]))
+    if step == run.spec().tags.steps:
         yield f"{what} was best at the end: {best}"
         return
-    kept = "the backbone is that one" if "kept_step" in facts else "--keep-best would keep that one"
+    kept = "the backbone is that one" if facts.kept_step is not None else "--keep-best would keep that one"
     where = f"after {step:,} steps" if step else "before the first step"
     yield f"{what} was best {where}: {best} (at the end {end}); {kept}"
 

@@ -50,8 +50,8 @@ def list_runs(
             (
                 spec.name,
                 spec.kind,
-                spec.tags.get("dataset", ""),
-                spec.tags.get("steps", ""),
+                spec.tags.dataset or "",
+                "" if spec.tags.steps is None else str(spec.tags.steps),
                 status.state,
                 _headline(status),
                 console.ago(time.time() - spec.created),
@@ -95,7 +95,9 @@ def show(
         "parent": spec.parent or "",
         "mlflow_run_id": runs.tracked_id(found) or "",
     }
-    about |= spec.tags | status.facts
+    about |= spec.tags.text() | status.facts.text()
+    unknown = [*spec.unknown, *spec.tags.unknown, *status.unknown, *status.facts.unknown]
+    about |= {"of another version of hptctl": ", ".join(unknown)}
     console.table(f"{spec.name} ({spec.kind})", ("", ""), [(key, value) for key, value in about.items() if value])
     console.table("\nResults", ("", ">"), [(key, f"{value:.4g}") for key, value in status.results.items()])
     console.table("\nConfiguration", ("", ""), [(key, str(value)) for key, value in flatten(spec.config).items()])
@@ -123,7 +125,7 @@ def sync(
 def _headline(status: Status) -> str:
     from hptctl import console
 
-    results, metric = status.results, status.facts.get("metric", "top1")
+    results, metric = status.results, status.facts.metric or "top1"
     for split in ("test", "val"):
         if f"{split}/{metric}" in results:
             figure = console.percent(results[f"{split}/{metric}"])

@@ -295,12 +295,13 @@ def _conduct(
 
 def _result(cell: Cell, progress: Progress) -> tuple[str, ...]:
     from hptctl import console, runs
+    from hptctl.runs.record import recorded
 
     run: Run | None = runs.find(progress[cell.id].run)
     if run is None:  # another machine's
         return cell.id, "", "", ""
     status = run.status()
-    metric = status.facts["metric"]
+    metric = recorded(status.facts.metric, "its metric")
 
     def figure(split: str) -> str:
         spread = status.results.get(f"{split}/{metric}_std")

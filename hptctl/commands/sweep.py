@@ -286,7 +286,7 @@ def list_sweeps(as_json: options.Json = False) -> None:
                 str(plan.trials),
                 plan.sampler,
                 status.state,
-                status.facts.get("chosen", ""),
+                status.facts.chosen or "",
             )
             for sweep, _, status, plan in found
         ],
@@ -326,7 +326,7 @@ def best(sweep: Sweep, as_json: options.Json = False) -> None:
         raise RunError(f"no trial of '{found.name}' is complete", f"see `hptctl sweep show {found.name}`")
     fields = {plan.space.dimensions[name].field: value for name, value in winner.params.items()}
     if as_json:
-        console.print_json(asdict(winner) | {"fields": fields, "results": status.results, "facts": status.facts})
+        console.print_json(asdict(winner) | {"fields": fields, "results": status.results, "facts": status.facts.text()})
         return
     console.say(f"trial {winner.number}: val {winner.metric} {console.percent(winner.value or 0.0)}")
     console.say("  " + " ".join(f"--set {field}={_text(value)}" for field, value in fields.items()))
@@ -488,7 +488,7 @@ def _show(run: Run, as_json: bool) -> None:
         (">trial", *(f">{_last(name)}" if name in right else _last(name) for name in names), ">val", "state", "run"),
         [
             (
-                f"* {t.number}" if t.run and t.run == status.facts.get("winner") else str(t.number),
+                f"* {t.number}" if t.run and t.run == status.facts.winner else str(t.number),
                 *(short(t.params.get(name, "")) for name in names),
                 console.percent(t.value) if t.value is not None else "",
                 _state(t, rows),
@@ -520,14 +520,13 @@ def _say_test(run: Run) -> None:
     from hptctl import console
 
     status = run.status()
-    if status.state != "finished" or "metric" not in status.facts:
+    if status.state != "finished" or status.facts.metric is None:
         return
-    metric = status.facts["metric"]
+    metric = status.facts.metric
     spread = status.results.get(f"test/{metric}_std")
     test = console.percent(status.results[f"test/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
     console.say(
-        f"* val chose {status.facts['chosen']}: test {metric} {test} on {status.facts['test_images']} images,"
-        " computed once"
+        f"* val chose {status.facts.chosen}: test {metric} {test} on {status.facts.test_images} images, computed once"
     )
 
 

@@ -244,7 +244,7 @@ def _finetuned(name: str) -> Run | None:
         status = run.status()
         if status.state != "finished":
             raise RunError(f"sweep '{run.name}' is not finished ({status.state})", "its winner is not known yet")
-        run = runs.find(status.facts["winner"])
+        run = runs.find(status.facts.winner or "")
     if run is None or run.spec().kind != "finetune":
         return None
     if (state := run.status().state) != "finished":

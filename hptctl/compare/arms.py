@@ -15,6 +15,7 @@ from hpt.predictions import Predictions
 from hpt.statistics import Interval, McNemar, Verdict, difference, mcnemar, resample, verdict
 from hptctl import runs
 from hptctl.runs import Kind, Run
+from hptctl.runs.record import Facts, recorded
 
 KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn")
 """Evaluations in the order of their weight: the first that all models have is compared."""
@@ -32,7 +33,7 @@ class Arm:
     seeds: tuple[Scores, ...]
     """Those of each run."""
 
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> Facts:
         """Of its first run."""
         return self.runs[0].status().facts
 
@@ -90,7 +91,7 @@ def headline(found: Sequence[Arm]) -> str:
     Raises:
         RunError: there is more than one.
     """
-    chose = {arm.facts()["metric"] for arm in found}
+    chose = {recorded(arm.facts().metric, "the metric that chose") for arm in found}
     if len(chose) > 1:
         raise RunError(
             f"the runs were chosen by different metrics ({', '.join(sorted(chose))})",
@@ -139,7 +140,7 @@ def unfair(found: Sequence[Arm]) -> list[str]:
     """In what else the runs differ than the backbone, a line each."""
     out = []
     for key, what in (("labels_used", "numbers of training labels"), ("labels_fingerprint", "training labels")):
-        values = {run.status().facts.get(key, "") for arm in found for run in arm.runs}
+        values = {str(getattr(run.status().facts, key) or "") for arm in found for run in arm.runs}
         if len(values) > 1:
             shown = f" ({', '.join(sorted(values))})" if key == "labels_used" else ""
             out.append(f"the runs were given different {what}{shown}")
@@ -166,7 +167,7 @@ def _evaluation(run: Run, kind: Kind) -> Run:
         return having[-1]
     if status.state != "finished":
         raise RunError(f"run '{run.name}' is not finished ({status.state})", "let it finish first")
-    return runs.get(status.facts["winner"]) if spec.kind == "sweep" else run
+    return runs.get(recorded(status.facts.winner, "its winner")) if spec.kind == "sweep" else run
 
 
 def _evaluations(run: Run, kind: Kind) -> list[Run]:
@@ -185,9 +186,9 @@ def _evaluations(run: Run, kind: Kind) -> list[Run]:
 def _refuse_other_images(first: Run, run: Run) -> None:
     mine, other = first.status().facts, run.status().facts
     for key, what in (("data_fingerprint", "images or labels"), ("split_fingerprint", "splits")):
-        if mine.get(key) != other.get(key):
+        if getattr(mine, key) != getattr(other, key):
             seeds = [each.spec().config["data"]["split_seed"] for each in (first, run)]
-            datasets = [each.spec().tags["dataset"] for each in (first, run)]
+            datasets = [each.spec().tags.dataset for each in (first, run)]
             why = f"split seeds {seeds[0]} and {seeds[1]}"
             if datasets[0] != datasets[1]:
                 why = f"{datasets[0]} and {datasets[1]}"

@@ -141,8 +141,7 @@ def named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
     while more := {
         r.run_id
         for r in records
-        if r.run_id not in found
-        and (r.parent_id in found or (r.kind != "pretrain" and r.tags.get("source_id") in found))
+        if r.run_id not in found and (r.parent_id in found or (r.kind != "pretrain" and r.source_id in found))
     }:
         found |= more
     return found
@@ -155,7 +154,7 @@ def with_what_they_rest_on(records: Sequence[Record], ids: set[str]) -> list[Rec
     while left:
         id = left.pop()
         found.add(id)
-        links = (by_id[id].tags.get("source_id"), by_id[id].parent_id)
+        links = (by_id[id].source_id, by_id[id].parent_id)
         left += [link for link in links if link in by_id and link not in found]
     return [record for record in records if record.run_id in found]
 
@@ -268,13 +267,11 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
 
 
 def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
-    tags, params = record.tags, record.params
-    metric = tags.get("metric", "")
-    strategy = tags.get("strategy", "")
-    dataset = tags.get("dataset", "")
-    source = by_id.get(tags.get("source_id", ""))
+    tags, facts, params = record.tags, record.facts, record.params
+    metric, strategy, dataset = facts.metric or "", tags.strategy or "", tags.dataset or ""
+    source = by_id.get(record.source_id)
     origin = _origin(source) if source else ""
-    pretrain_dataset = tags.get("pretrain_dataset", "")
+    pretrain_dataset = tags.pretrain_dataset or ""
     own = pretrain_dataset in {"", dataset}
     if strategy == "weights":
         arm = f"weights {Path(params.get('weights', '')).name}".strip()
@@ -287,9 +284,9 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         arm += f" {policy}"  # a row of the robustness study is an arm of its own
     if share < 1:
         arm += f" {100 * share:g} % of images"
-    if tags.get("source_id") and pretraining is None:
+    if record.source_id and pretraining is None:
         arm += " (its pretraining is deleted)"
-    if source and source.params.get("keep_best") == "True" and "of_steps" not in tags:
+    if source and source.params.get("keep_best") == "True" and tags.of_steps is None:
         arm += " kept best"
     backbone, size = params.get("backbone", ""), params.get("image_size", "")
     config = {f"config.{key}": value for key, value in params.items()}
@@ -301,25 +298,25 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "start": record.start,
         "end": record.end if record.end is not None else math.nan,
         "experiment": record.experiment,
-        "command": tags.get("command", ""),
+        "command": record.command,
         "strategy": strategy,
         "dataset": dataset,
         "pretrain_dataset": pretrain_dataset,
-        "steps": _int(tags.get("steps")),
-        "length": f"{_int(tags.get('of_steps', tags.get('steps'))):,}",
-        "labels": tags.get("labels", ""),
-        "pretrain_seed": tags.get("pretrain_seed", ""),
-        "seed": tags.get("seed", ""),
-        "preset": tags.get("preset", ""),
+        "steps": tags.steps or 0,
+        "length": f"{tags.of_steps or tags.steps or 0:,}",
+        "labels": facts.labels or "",
+        "pretrain_seed": _text(tags.pretrain_seed),
+        "seed": _text(tags.seed),
+        "preset": tags.preset or "",
         "setting": f"{backbone}, {size} px" if backbone and size else "",
         "metric": metric,
         "val": record.metrics.get(f"val/{metric}", math.nan),
         "test": record.metrics.get(f"test/{metric}", math.nan),
         "test_std": record.metrics.get(f"test/{metric}_std", math.nan),
-        "test_images": _int(tags.get("test_images")),
+        "test_images": facts.test_images or 0,
         "probes": tuple(sorted(key for key in record.metrics if key.startswith("probe/"))),
         "origin": origin,
-        "evaluation": _evaluation(record.kind, tags.get("labels", "")),
+        "evaluation": _evaluation(record.kind, facts.labels or ""),
         "arm": arm,
         "own": own,
         "policy": policy,
@@ -327,19 +324,19 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "chain": tuple(_chain(pretraining, by_id)) if pretraining else (),
         "images_per_second": record.metrics.get("images_per_second", math.nan),
         "energy_wh": record.metrics.get("energy_wh", math.nan),
-        "pretraining_images": _int(tags.get("images")),
+        "pretraining_images": facts.images or 0,
         "seconds": record.end - record.start if record.end is not None else math.nan,
-        "folder": tags.get("folder", ""),
+        "folder": record.folder,
         "settings": _settings(record),
         "digest": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
-        "weights_sha256": tags.get("weights_sha256", ""),
-        "data_fingerprint": tags.get("data_fingerprint", ""),
-        "images": tags.get("data_fingerprint", "")[:3] + tags.get("split_fingerprint", "")[:3],
-        "split_fingerprint": tags.get("split_fingerprint", ""),
-        "hardware": tags.get("hardware", ""),
-        "version": tags.get("version", ""),
-        "commit": tags.get("commit", ""),
-        "source_id": tags.get("source_id", ""),
+        "weights_sha256": facts.weights_sha256 or "",
+        "data_fingerprint": facts.data_fingerprint or "",
+        "images": (facts.data_fingerprint or "")[:3] + (facts.split_fingerprint or "")[:3],
+        "split_fingerprint": facts.split_fingerprint or "",
+        "hardware": facts.hardware or "",
+        "version": tags.version or "",
+        "commit": tags.commit or "",
+        "source_id": record.source_id,
         "parent_id": record.parent_id or "",
         **config,
     }
@@ -347,10 +344,9 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
 
 def _chain(pretraining: Record, by_id: dict[str, Record]) -> list[str]:
     """Datasets that a backbone was pretrained on, back to the run that made the base: it starts from random weights."""
-    tags = pretraining.tags
-    source = by_id.get(tags.get("source_id", ""))
-    before = _chain(source, by_id) if source and source.tags.get("strategy") in {"hpt", "hpt-bn"} else []
-    return [*before, tags.get("dataset", "")]
+    source = by_id.get(pretraining.source_id)
+    before = _chain(source, by_id) if source and source.tags.strategy in {"hpt", "hpt-bn"} else []
+    return [*before, pretraining.tags.dataset or ""]
 
 
 def _settings(record: Record) -> tuple[str, ...]:
@@ -376,9 +372,9 @@ def _protocol(kind: str) -> dict[str, str]:
 
 def _origin(pretraining: Record) -> str:
     """What a pretraining started from: the run, or the weights by their name."""
-    if pretraining.tags.get("strategy") == "target":
+    if pretraining.tags.strategy == "target":
         return ""
-    source, weights = pretraining.tags.get("source"), pretraining.tags.get("weights", "")
+    source, weights = pretraining.source, pretraining.tags.weights or ""
     if source and weights.startswith(f"{source}@"):  # its backbone after some of its steps
         return weights
     return source or Path(weights).name
@@ -475,5 +471,5 @@ def _numerically(text: str) -> tuple[float, str]:
         return math.inf, text
 
 
-def _int(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)

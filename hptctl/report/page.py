@@ -130,11 +130,11 @@ def read(selection: Selection) -> Findings:
     if selection.only is not None:
         wanted &= set(selection.only)
     if selection.datasets:
-        known = {record.tags.get("dataset", "") for record in records} - {""}
+        known = {record.tags.dataset for record in records if record.tags.dataset}
         for name in selection.datasets:
             if name not in known:
                 raise DataError(f"no run in the store is of a dataset '{name}'{did_you_mean(name, known)}")
-        wanted &= {record.run_id for record in records if record.tags.get("dataset") in selection.datasets}
+        wanted &= {record.run_id for record in records if record.tags.dataset in selection.datasets}
     frame = tidy(with_what_they_rest_on(records, wanted))
     evaluated = frame if frame.empty else counted(frame)
     if evaluated.empty or (selection.datasets and not set(evaluated["dataset"]) & set(selection.datasets)):

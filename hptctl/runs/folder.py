@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hpt.errors import ConfigError, Interrupted, Pruned, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl.runs.record import Kind, Spec, State, Status
@@ -63,8 +65,8 @@ class Run:
             return Spec.model_validate_json((self.path / "run.json").read_bytes())
         except FileNotFoundError:
             raise RunError(f"{self.path} holds no run (no run.json)", "see `hptctl runs list`") from None
-        except ValueError as error:
-            raise RunError(f"{self.path / 'run.json'} is damaged: {str(error).splitlines()[0]}") from None
+        except ValidationError as error:
+            raise _unread(self.path / "run.json", error) from None
 
     def status(self) -> Status:
         """`status.json`; a running process that has died without a word reads as `killed`."""
@@ -72,15 +74,16 @@ class Run:
             status = Status.model_validate_json((self.path / "status.json").read_bytes())
         except FileNotFoundError:
             return Status()
-        except ValueError:
-            return Status(state="killed", reason="status.json is damaged")
+        except ValidationError as error:
+            return Status(state="killed", reason=_unread(Path("status.json"), error).what)
         if status.state == "running" and status.host == socket.gethostname() and not _alive(status.pid):
             return status.model_copy(update={"state": "killed", "reason": "its process died without a word"})
         return status
 
     def write_status(self, **changes: Any) -> Status:
         """The status with `changes`, replaced atomically."""
-        status = self.status().model_copy(update=changes)
+        assert changes.keys() <= Status.model_fields.keys(), changes.keys()
+        status = Status.model_validate({**dict(self.status()), **changes})
         write_text(self.path / "status.json", status.model_dump_json(indent=1))
         return status
 
@@ -265,6 +268,18 @@ def _came_to_nothing(run: Run) -> bool:
         return False
     left = [run.metrics_file, run.path / "checkpoints", run.backbone]
     return status.state in {"failed", "killed"} and not status.results and not any(path.exists() for path in left)
+
+
+def _unread(file: Path, error: ValidationError) -> RunError:
+    """Why a record could not be read: it is cut short, or another version of the program wrote it."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return RunError(f"{file} is damaged: {first['msg']}")
+    field = ".".join(map(str, first["loc"]))
+    return RunError(
+        f"{file} was written by another version of hptctl: {field} is {first['input']!r}",
+        "use that version for this run",
+    )
 
 
 def _verb(kind: Kind) -> str:

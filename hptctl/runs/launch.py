@@ -15,6 +15,7 @@ from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, RunError, UserError
 from hptctl import __version__, runs
 from hptctl.runs import Run
+from hptctl.runs.record import Tags
 from hptctl.runs.signals import held_back
 from hptctl.runs.weights import find_weights, step_of
 
@@ -44,13 +45,13 @@ def create_pretraining(
     return runs.create(
         "pretrain",
         name,
-        suggestion or f"{config.strategy}-{tags['dataset']}",
+        suggestion or f"{config.strategy}-{tags.dataset}",
         experiment=experiment,
         command=command_line(),
         config=config.model_dump(mode="json"),
         **as_source(source),
         parent=parent,
-        tags=tags | _of_trial(trial),
+        tags=tags.model_copy(update={"trial": trial}),
         log_backbone=log_backbone,
     )
 
@@ -71,9 +72,9 @@ def create_evaluation(
     """
     config, tags, source = describe_evaluation(config)
     about = source.name if source else Path(config.weights).stem
-    if "of_steps" in tags:
-        about += f"-step-{tags['steps']}"
-    elsewhere = "" if tags.get("pretrain_dataset") == tags["dataset"] else f"-{tags['dataset']}"
+    if tags.of_steps is not None:
+        about += f"-step-{tags.steps}"
+    elsewhere = "" if tags.pretrain_dataset == tags.dataset else f"-{tags.dataset}"
     return runs.create(
         config.kind,
         name,
@@ -83,7 +84,7 @@ def create_evaluation(
         config=config.model_dump(mode="json"),
         **as_source(source),
         parent=parent,
-        tags=tags | _of_trial(trial),
+        tags=tags.model_copy(update={"trial": trial}),
     )
 
 
@@ -98,36 +99,32 @@ def find_evaluation(config: EvaluateConfig) -> Run | None:
     return None
 
 
-def describe_pretraining(config: PretrainConfig) -> tuple[PretrainConfig, dict[str, str], Run | None]:
+def describe_pretraining(config: PretrainConfig) -> tuple[PretrainConfig, Tags, Run | None]:
     """The configuration with its paths made absolute, what is known of its start, and the run that it starts from."""
     config, name_of_data = _pin_dataset(config)
-    tags = _tags(config, name_of_data) | {
-        "strategy": config.strategy,
-        "steps": str(config.steps if config.strategy != "base" else 0),
-    }
+    tags = _tags(config, name_of_data)
+    tags.strategy = config.strategy
+    tags.steps = config.steps if config.strategy != "base" else 0
     source = None
     if config.weights is not None:
         file, source = _fitting_weights(config)
-        tags |= {"weights": config.weights, "weights_file": str(file)}
+        tags.weights, tags.weights_file = config.weights, str(file)
     return config, tags, source
 
 
-def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, dict[str, str], Run | None]:
+def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, Tags, Run | None]:
     """The configuration with its paths made absolute, what is known of the backbone under test, and its run."""
     config, name_of_data = _pin_dataset(config)
     file, source = _fitting_weights(config)
-    tags = _tags(config, name_of_data) | {
-        "weights": config.weights,
-        "weights_file": str(file),
-        "strategy": "weights",
-        "steps": "0",
-    }
+    tags = _tags(config, name_of_data)
+    tags.weights, tags.weights_file = config.weights, str(file)
+    tags.strategy, tags.steps = "weights", 0
     if source is not None:
         about = source.spec().tags
-        tags |= {key: about[key] for key in ("strategy", "steps")}
+        tags.strategy, tags.steps = about.strategy, about.steps
         if (step := step_of(file)) is not None:
-            tags |= {"steps": str(step), "of_steps": about["steps"]}
-        tags |= {"pretrain_dataset": about["dataset"], "pretrain_seed": about["seed"]}
+            tags.steps, tags.of_steps = step, about.steps
+        tags.pretrain_dataset, tags.pretrain_seed = about.dataset, about.seed
     return config, tags, source
 
 
@@ -241,11 +238,6 @@ def _pin_dataset(config: C) -> tuple[C, str]:
     return config, name_of(found)
 
 
-def _of_trial(number: int | None) -> dict[str, str]:
-    """The link from a run to the trial of its parent that it is, or belongs to."""
-    return {} if number is None else {"trial": str(number)}
-
-
 def as_source(run: Run | None) -> dict[str, Any]:
     """The fields of a Spec that say which run a new one starts from."""
     return {"source": run.name, "source_folder": str(run.path.resolve())} if run else {}
@@ -261,19 +253,19 @@ def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run
     return file, source
 
 
-def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> dict[str, str]:
+def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> Tags:
     from hpt.processes import choose_device
 
     choose_device(config.device)
-    return {
-        "dataset": dataset,
-        "seed": str(config.seed),
-        "preset": config.preset,
-        "backbone": config.backbone,
-        "image_size": str(config.image_size),
-        "version": __version__,
-        "commit": _commit(),
-    }
+    return Tags(
+        dataset=dataset,
+        seed=config.seed,
+        preset=config.preset,
+        backbone=config.backbone,
+        image_size=config.image_size,
+        version=__version__,
+        commit=_commit(),
+    )
 
 
 def _commit() -> str:

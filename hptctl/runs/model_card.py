@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from hpt.errors import RunError
 from hptctl import __version__, runs
 from hptctl.runs import Run
+from hptctl.runs.record import recorded
 
 _HEAD = ["| evaluation | dataset | labels | metric | test | test images |", "|---|---|---|---|---|---|"]
 
@@ -15,14 +16,14 @@ _HEAD = ["| evaluation | dataset | labels | metric | test | test images |", "|--
 def of_backbone(run: Run, step: int | None, line: str) -> str:
     """The card of a pretraining's backbone, or of the one that it kept after some steps; `line` loads it in Python."""
     spec, facts = run.spec(), run.status().facts
-    config, tags = spec.config, spec.tags
-    steps = step if step is not None else int(facts.get("kept_step", tags["steps"]))
+    config, tags, stored = spec.config, spec.tags, facts.text()
+    steps = step if step is not None else _steps(run)
     rows = {
         "architecture": config["backbone"],
         "strategy": config["strategy"],
-        "pretrained on": f"{tags['dataset']}, {facts.get('images', '?')} images of train and val, without labels",
-        "steps": f"{steps:,} of {int(tags['steps']):,}, batch {config['batch_size']}, {config['image_size']} px",
-        "weights (sha256)": facts.get(f"backbone_sha256_at_{step}" if step is not None else "backbone_sha256", ""),
+        "pretrained on": f"{tags.dataset}, {stored.get('images', '?')} images of train and val, without labels",
+        "steps": f"{steps:,} of {tags.steps:,}, batch {config['batch_size']}, {config['image_size']} px",
+        "weights (sha256)": (facts.backbone_sha256_at.get(step) if step is not None else facts.backbone_sha256) or "",
     }
     return _page(
         run,
@@ -43,9 +44,9 @@ def of_classifier(run: Run, classes: Sequence[str], line: str) -> str:
     rows = {
         "architecture": config["backbone"],
         "classes": f"{len(classes)}, in the order of the logits: {', '.join(classes)}",
-        "finetuned on": f"{tags['dataset']}, {facts['labels_used']} labelled images",
+        "finetuned on": f"{tags.dataset}, {facts.labels_used} labelled images",
         "schedule": f"lr {tune['lr']:g}, {tune['schedule']}, {config['image_size']} px",
-        "chosen": f"{facts['chosen']}, by {facts['metric']} on val",
+        "chosen": f"{facts.chosen}, by {facts.metric} on val",
     }
     row = _row(run)
     return _page(
@@ -66,25 +67,24 @@ def normalisation(run: Run) -> tuple[list[float], list[float]]:
         RunError: a run that did not record them.
     """
     facts = run.status().facts
-    if "mean" not in facts:
+    if facts.mean is None or facts.std is None:
         raise RunError(f"run '{run.name}' has no record of its images' normalisation", "pretrain it again")
-    mean, std = ([float(value) for value in facts[key].split()] for key in ("mean", "std"))
-    return mean, std
+    return list(facts.mean), list(facts.std)
 
 
 def _page(
     run: Run, title: str, what: str, about: Mapping[str, object], line: str, output: str, figures: Sequence[str]
 ) -> str:
     spec, facts = run.spec(), run.status().facts
-    config, tags = spec.config, spec.tags
+    config, tags, stored = spec.config, spec.tags, facts.text()
     chain = [run, *runs.ancestry(run)]
     rows = dict(about) | {
-        "started from": " <- ".join([each.spec().tags.get("weights", "random weights") for each in chain]),
+        "started from": " <- ".join([each.spec().tags.weights or "random weights" for each in chain]),
         "preset, seed": f"{config['preset']}, {config['seed']}",
-        "normalisation": f"mean {facts.get('mean', '?')}, std {facts.get('std', '?')}, by channel",
-        "hardware": facts.get("hardware", ""),
-        "images (fingerprint)": facts.get("data_fingerprint", ""),
-        "made by": f"hptctl {tags.get('version', __version__)} {tags.get('commit', '')}".strip(),
+        "normalisation": f"mean {stored.get('mean', '?')}, std {stored.get('std', '?')}, by channel",
+        "hardware": facts.hardware or "",
+        "images (fingerprint)": facts.data_fingerprint or "",
+        "made by": f"hptctl {tags.version or __version__} {tags.commit or ''}".strip(),
         "made again by": f"`{spec.command}`",
     }
     out = [f"# {title}", "", what, ""]
@@ -94,11 +94,17 @@ def _page(
     out += [
         "## Licence",
         "",
-        f"The weights derive from the images of {tags['dataset']} and from the weights that they started from. Whether",
+        f"The weights derive from the images of {tags.dataset} and from the weights that they started from. Whether",
         "you may pass them on depends on the licences of both.",
         "",
     ]
     return "\n".join(out)
+
+
+def _steps(run: Run) -> int:
+    """Behind the backbone that a pretraining ended with."""
+    kept = run.status().facts.kept_step
+    return recorded(run.spec().tags.steps, "its steps") if kept is None else kept
 
 
 def _figures(run: Run, steps: int) -> list[str]:
@@ -106,7 +112,7 @@ def _figures(run: Run, steps: int) -> list[str]:
     rows = []
     for each in runs.all_runs():
         spec = each.spec()
-        mine = spec.source_folder == str(run.path.resolve()) and spec.tags.get("steps") == str(steps)
+        mine = spec.source_folder == str(run.path.resolve()) and spec.tags.steps == steps
         if mine and not runs.is_trial(each) and (row := _row(each)):
             rows.append(row)
     return [*_HEAD, *rows] if rows else []
@@ -115,13 +121,13 @@ def _figures(run: Run, steps: int) -> list[str]:
 def _row(run: Run) -> str:
     """The test figure of an evaluation; empty where there is none."""
     spec, status = run.spec(), run.status()
-    metric, results = status.facts.get("metric"), status.results
+    metric, results = status.facts.metric, status.results
     if status.state != "finished" or f"test/{metric}" not in results:
         return ""
     spread = results.get(f"test/{metric}_std")
     test = f"{100 * results[f'test/{metric}']:.1f} %" + (f" ± {100 * spread:.1f}" if spread is not None else "")
-    labels, images = status.facts["labels_used"], status.facts["test_images"]
-    return f"| {spec.kind} | {_cell(spec.tags['dataset'])} | {labels} | {metric} | {test} | {images} |"
+    labels, images = status.facts.labels_used, status.facts.test_images
+    return f"| {spec.kind} | {_cell(spec.tags.dataset or '')} | {labels} | {metric} | {test} | {images} |"
 
 
 def _cell(text: str) -> str:

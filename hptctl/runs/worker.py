@@ -36,6 +36,7 @@ from hptctl import console
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
 from hptctl.runs.energy import Meter
+from hptctl.runs.record import Facts, merged, recorded
 from hptctl.runs.signals import held_back, raise_on_signals
 from hptctl.tracking import tracked
 
@@ -74,7 +75,7 @@ class Materials:
 
     def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
         """What the run starts from or evaluates."""
-        file = Path(run.spec().tags["weights_file"])
+        file = Path(recorded(run.spec().tags.weights_file, "which file its weights are"))
         return self._read(file, backbone=config.backbone, allow_partial=config.allow_partial)
 
 
@@ -120,7 +121,8 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
             run.write_failure(error)
             raise
         if processes.main:
-            run.write_status(state="finished", ended=time.time(), results=results, facts=run.status().facts | facts)
+            found = merged(run.status().facts, facts)
+            run.write_status(state="finished", ended=time.time(), results=results, facts=found)
 
 
 def _pretrain(
@@ -131,21 +133,22 @@ def _pretrain(
     display: Display,
     materials: Materials,
     stop: Stop | None,
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], Facts]:
     dataset = materials.dataset(config, display)
     images = dataset.pretraining_images(config.share, config.seed)
-    facts = data_facts(dataset) | {"images": str(len(images)), "hardware": hardware(processes)}
+    facts = data_facts(dataset)
+    facts.images, facts.hardware = len(images), hardware(processes)
     refuse_other_images(run, dataset, facts)
     start = None
     if config.weights is not None:
         loaded = materials.weights_of(run, config)
-        facts["weights_sha256"] = loaded.sha256
+        facts.weights_sha256 = loaded.sha256
         start = loaded.state
         if processes.main and not display.silent:
             console.note(loaded.summary())
             for line in loaded.oddities():
                 console.warn(line)
-    facts["fingerprint"] = fingerprint_of(config, facts)
+    facts.fingerprint = fingerprint_of(config, facts)
     metered = _with_energy(run, log, processes, facts) if processes.main else log
     if processes.main:
         write_split(run, dataset)
@@ -168,15 +171,15 @@ def _pretrain(
             stop=asked,
             watch=watch,
         )
-    return outcome.results, outcome.facts | {"backbone_sha256": outcome.sha256}
+    return outcome.results, merged(Facts.of(outcome.facts), Facts(backbone_sha256=outcome.sha256))
 
 
-def _with_energy(run: Run, log: Log, processes: Processes, facts: dict[str, str]) -> Log:
+def _with_energy(run: Run, log: Log, processes: Processes, facts: Facts) -> Log:
     """`log`, with the energy that the run took so far where the hardware counts it, steps that were lost included."""
     meter = Meter(processes.device, processes.count)
     if not meter.of:
         return log
-    facts["energy_of"] = meter.of
+    facts.energy_of = meter.of
     spent = max((line["energy_wh"] for line in run.metrics() if "energy_wh" in line), default=0.0)
 
     def metered(metrics: dict[str, float], step: int) -> None:
@@ -188,12 +191,12 @@ def _with_energy(run: Run, log: Log, processes: Processes, facts: dict[str, str]
 
 def _evaluate(
     run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, stop: Stop | None
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], Facts]:
     dataset = materials.dataset(config, display)
     loaded = materials.weights_of(run, config)
-    facts = data_facts(dataset) | {"weights_sha256": loaded.sha256}
-    facts["hardware"] = hardware(Processes(1, config.device))
-    facts["fingerprint"] = fingerprint_of(config, facts)
+    facts = data_facts(dataset)
+    facts.weights_sha256, facts.hardware = loaded.sha256, hardware(Processes(1, config.device))
+    facts.fingerprint = fingerprint_of(config, facts)
     refuse_other_images(run, dataset, facts)
     write_split(run, dataset)
     run.write_status(facts=facts)
@@ -204,7 +207,7 @@ def _evaluate(
             log=log, progress=display.progress, stop=asked, common=materials.common(config),
         )  # fmt: skip
     log(found.metrics, final_step(run))
-    return found.metrics, found.facts
+    return found.metrics, Facts.of(found.facts)
 
 
 def _asked_to_stop(stop: Stop | None, *, saves: bool) -> AbstractContextManager[Stop]:
@@ -223,26 +226,26 @@ def test(run: Run) -> None:
         found = score_on_test(config, dataset, loaded.state, run.path, progress=display.progress)
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
-    run.write_status(results=status.results | found.metrics, facts=status.facts | found.facts)
+    run.write_status(results=status.results | found.metrics, facts=merged(status.facts, Facts.of(found.facts)))
 
 
-def refuse_other_images(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
+def refuse_other_images(run: Run, dataset: Dataset, facts: Facts) -> None:
     """A RunError when a run that goes on would see other images, or another split, than it began with."""
     before = run.status().facts
-    for key in ("data_fingerprint", "split_fingerprint"):
-        if before.get(key, facts[key]) != facts[key]:
-            raise RunError(
-                f"the images of '{dataset.name}' are not those that run '{run.name}' began with",
-                "bring them back, or start a new run",
-            )
+    began = before.data_fingerprint, before.split_fingerprint
+    if began not in {(None, None), (facts.data_fingerprint, facts.split_fingerprint)}:
+        raise RunError(
+            f"the images of '{dataset.name}' are not those that run '{run.name}' began with",
+            "bring them back, or start a new run",
+        )
 
 
-def refuse_leak(run: Run, dataset: Dataset, facts: dict[str, str]) -> None:
+def refuse_leak(run: Run, dataset: Dataset, facts: Facts) -> None:
     """A RunError when test images were pretrained on: the split was cut by another seed there, or the same files were
     in the images of another dataset."""
     testing = dataset.images.subset(dataset.splits["test"])
     for source in ancestry(run):
-        if source.status().facts.get("data_fingerprint") == facts["data_fingerprint"]:
+        if source.status().facts.data_fingerprint == facts.data_fingerprint:
             leaked = _same_names(testing, source)
             fix = f"use its split: --set data.split_seed={source.spec().config['data']['split_seed']}"
         else:
@@ -281,26 +284,22 @@ def write_split(run: Run, dataset: Dataset) -> None:
     write_text(run.path / "split.json", json.dumps(split, indent=0, ensure_ascii=False))
 
 
-def data_facts(dataset: Dataset) -> dict[str, str]:
-    """Hashes and counts of a dataset, as tags."""
-    return {
-        "data_fingerprint": dataset.fingerprint,
-        "split_fingerprint": dataset.split_fingerprint,
-        "split_counts": " ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
-        "quarantined": str(len(dataset.quarantined)),
-        "mean": " ".join(f"{value:.4f}" for value in dataset.images.mean),
-        "std": " ".join(f"{value:.4f}" for value in dataset.images.std),
-    }
-
-
-def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: dict[str, str]) -> str:
-    """What the run's result rests on (`hpt.config.fingerprint`)."""
-    return fingerprint(
-        config,
-        data=facts["data_fingerprint"],
-        split=facts["split_fingerprint"],
-        weights=facts.get("weights_sha256", ""),
+def data_facts(dataset: Dataset) -> Facts:
+    """Hashes and counts of a dataset."""
+    return Facts(
+        data_fingerprint=dataset.fingerprint,
+        split_fingerprint=dataset.split_fingerprint,
+        split_counts=" ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
+        quarantined=len(dataset.quarantined),
+        mean=tuple(dataset.images.mean),
+        std=tuple(dataset.images.std),
     )
+
+
+def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: Facts) -> str:
+    """What the run's result rests on (`hpt.config.fingerprint`)."""
+    data, split = facts.data_fingerprint, facts.split_fingerprint
+    return fingerprint(config, data=data or "", split=split or "", weights=facts.weights_sha256 or "")
 
 
 def hardware(processes: Processes) -> str:

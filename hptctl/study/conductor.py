@@ -15,6 +15,7 @@ from hpt.data.dataset import find, name_of
 from hpt.errors import HptError, Interrupted
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
+from hptctl.runs.record import Tags
 from hptctl.runs.signals import held_back
 from hptctl.study.definition import Cell, Study
 from hptctl.study.progress import Progress
@@ -33,7 +34,7 @@ def parent(study: Study, experiment: str) -> Run:
     for run in reversed(runs.all_runs()):
         if run.spec().kind == "study" and run.spec().config == config:
             return run
-    tags = {"dataset": " ".join(name_of(find(each)) for each in study.datasets), "preset": study.preset}
+    tags = Tags(dataset=" ".join(name_of(find(each)) for each in study.datasets), preset=study.preset)
     return runs.create(
         "study", None, study.name, experiment=experiment, command=launch.command_line(), config=config, tags=tags
     )

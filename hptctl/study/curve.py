@@ -11,6 +11,7 @@ from hpt.errors import RunError
 from hpt.files import write_text
 from hptctl import console, tracking
 from hptctl.runs import Run, launch
+from hptctl.runs.record import recorded
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Point:
     def figure(self, split: str) -> float:
         """The headline metric on a split."""
         status = self.run.status()
-        return status.results[f"{split}/{status.facts['metric']}"]
+        return status.results[f"{split}/{status.facts.metric}"]
 
     def spread(self, split: str) -> float | None:
         """Its standard deviation over reruns; None where there was one."""
         status = self.run.status()
-        return status.results.get(f"{split}/{status.facts['metric']}_std")
+        return status.results.get(f"{split}/{status.facts.metric}_std")
 
 
 def backbones(run: Run) -> dict[int, str]:
@@ -45,7 +46,8 @@ def backbones(run: Run) -> dict[int, str]:
         raise RunError(
             f"run '{run.name}' is not finished ({status.state})", f"go on with `hptctl pretrain --resume {run.name}`"
         )
-    final = int(status.facts.get("kept_step", spec.tags["steps"]))
+    kept_best = status.facts.kept_step
+    final = recorded(spec.tags.steps, "its steps") if kept_best is None else kept_best
     kept = [step for step in spec.config.get("save_at", ()) if step != final]
     if not kept:
         raise RunError(f"run '{run.name}' kept no backbones on its way", "pretrain with --save-at 50,500")
@@ -70,9 +72,9 @@ def draw(run: Run, kind: str, points: Sequence[Point]) -> Path:
     from hptctl.charts import svg as charts
     from hptctl.report import words
 
-    metric = words.metric(points[0].run.status().facts["metric"])
+    metric = words.metric(recorded(points[0].run.status().facts.metric, "its metric"))
     drawn = tuple((float(p.step), p.figure("test"), p.spread("test") or 0.0) for p in points)
-    strategy = run.spec().tags["strategy"]
+    strategy = recorded(run.spec().tags.strategy, "its strategy")
     figures = ", ".join(f"{charts.percent(y)} at {x:,.0f} steps" for x, y, _ in drawn)
     alt = f"Test {metric} of {run.name} against pretraining steps, {kind}: {figures}"
     svg = charts.against_steps([charts.Line(strategy, strategy, drawn)], metric, alt, f"{run.name}-{kind}")

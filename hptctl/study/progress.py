@@ -17,6 +17,7 @@ from hpt.data.dataset import Dataset, load
 from hpt.errors import DataError, RunError, WeightsError
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
+from hptctl.runs.record import Facts
 from hptctl.runs.weights import backbone_of, find_weights, kept_backbone
 from hptctl.study.definition import Backbone, Cell, Study, cells
 from hptctl.sweep.plan import protocol
@@ -58,11 +59,11 @@ class Progress:
         self._runs = [(run, run.spec(), run.status()) for run in runs.all_runs()]
         self._finished: dict[str, list[Run]] = {}
         for run, _, status in self._runs:
-            if status.state == "finished" and "fingerprint" in status.facts:
-                self._finished.setdefault(status.facts["fingerprint"], []).insert(0, run)  # the newest first
+            if status.state == "finished" and (fingerprint_ := status.facts.fingerprint):
+                self._finished.setdefault(fingerprint_, []).insert(0, run)  # the newest first
         if store:
-            finished = [r for r in _records() if r.state == "FINISHED" and "fingerprint" in r.tags]
-            self._elsewhere = {record.tags["fingerprint"]: record for record in finished}
+            finished = [r for r in _records() if r.state == "FINISHED"]
+            self._elsewhere = {r.facts.fingerprint: r for r in finished if r.facts.fingerprint}
         self._found: dict[str, Found] = {}
 
     def __getitem__(self, id: str) -> Found:
@@ -131,7 +132,7 @@ class Progress:
         record = self._elsewhere.get(of_cell)
         if record is None:
             return None
-        kept = _backbones(cell.config, record.tags) if isinstance(cell.config, PretrainConfig) else ()
+        kept = _backbones(cell.config, record.facts) if isinstance(cell.config, PretrainConfig) else ()
         if isinstance(cell.config, PretrainConfig) and not kept:
             return None
         return Found("done", record.name, backbones=kept, here=False, mlflow_id=record.run_id)
@@ -190,13 +191,12 @@ def _done(cell: Cell, run: Run) -> Found | None:
     return Found("done", run.name, backbones=kept) if kept and there else None
 
 
-def _backbones(config: PretrainConfig, facts: dict[str, str]) -> tuple[tuple[int | None, str], ...]:
+def _backbones(config: PretrainConfig, facts: Facts) -> tuple[tuple[int | None, str], ...]:
     """Steps and hashes of what a pretraining has to have kept; nothing where one of them is missing."""
-    named: list[tuple[int | None, str]] = [(None, "backbone_sha256")]
-    named += [(step, f"backbone_sha256_at_{step}") for step in config.save_at if step != config.steps]
-    if any(name not in facts for _, name in named):
-        return ()
-    return tuple((step, facts[name]) for step, name in named)
+    kept: list[tuple[int | None, str | None]] = [(None, facts.backbone_sha256)]
+    kept += [(step, facts.backbone_sha256_at.get(step)) for step in config.save_at if step != config.steps]
+    found = tuple((step, sha256) for step, sha256 in kept if sha256 is not None)
+    return found if len(found) == len(kept) else ()
 
 
 def _records() -> list[tracking.Record]:

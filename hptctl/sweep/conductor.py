@@ -23,6 +23,7 @@ from hpt import cores
 from hpt.errors import HptError, Interrupted, RunError
 from hptctl import console, runs, tracking
 from hptctl.runs import Busy, Run, launch
+from hptctl.runs.record import Facts, recorded
 from hptctl.runs.signals import Pending, held_back
 from hptctl.sweep.folder import address, home, plan_of
 from hptctl.sweep.plan import COMMON, LOOKS, Plan, chosen
@@ -111,7 +112,7 @@ class _Conductor:
                 time.sleep(POLL_SECONDS)
             return
         results: dict[str, float] = {}
-        facts: dict[str, str] = {}
+        facts = Facts()
         if (best := best_of(self.queue.trials())) is not None:
             if self._is_here(best) and not _in_reach(best, self.queue.shared("home")):
                 self._test(best)
@@ -263,7 +264,7 @@ class _Conductor:
         tracker.log(results, len(self.queue.trials()) + 1)
         self._end(results, facts)
 
-    def _end(self, results: dict[str, float], facts: dict[str, str]) -> None:
+    def _end(self, results: dict[str, float], facts: Facts) -> None:
         shutil.rmtree(self.sweep.path / COMMON, ignore_errors=True)
         self.sweep.write_status(state="finished", ended=time.time(), results=results, facts=facts)
 
@@ -277,7 +278,7 @@ class _Conductor:
                 worker.test(run)
                 tracking.carry(run)
         figures, facts = self._outcome(best)
-        self.queue.share("outcome", {"trial": best.number, "results": figures, "facts": facts})
+        self.queue.share("outcome", {"trial": best.number, "results": figures, "facts": facts.text()})
 
     def _tested(self, best: Trial) -> bool:
         """Whether another machine, which has the winner's runs, tests it before long."""
@@ -296,28 +297,29 @@ class _Conductor:
         """Whether a trial's runs can be read from this machine."""
         return all((self._folder(trial) / name / "run.json").is_file() for name in trial.runs)
 
-    def _outcome(self, best: Trial) -> tuple[dict[str, float], dict[str, str]]:
+    def _outcome(self, best: Trial) -> tuple[dict[str, float], Facts]:
         """The winner's figures, means over its seeds; and what was chosen."""
         if not self._is_here(best):
             there = self.queue.shared("outcome")
-            return dict(there["results"]), dict(there["facts"])
+            return dict(there["results"]), Facts.model_validate(there["facts"])
         winners = [Run(self._folder(best) / name) for name in best.runs]
-        facts = winners[0].status().facts | {"winner": winners[0].name, "chosen": chosen(best.params)}
-        facts["fingerprint"] = self.plan.fingerprint(
-            data=facts["data_fingerprint"],
-            split=facts["split_fingerprint"],
-            weights=facts["weights_sha256"] if self.plan.pretrain is None else _started_from(winners[0]),
+        facts = winners[0].status().facts
+        facts.winner, facts.chosen = winners[0].name, chosen(best.params)
+        started_from = facts.weights_sha256 if self.plan.pretrain is None else _started_from(winners[0])
+        facts.fingerprint = self.plan.fingerprint(
+            data=recorded(facts.data_fingerprint, "its images"),
+            split=recorded(facts.split_fingerprint, "its split"),
+            weights=started_from or "",
         )
         results = [run.status().results for run in winners]
         if len(results) > 1:
-            facts["seeds"] = str(len(results))
+            facts.seeds = len(results)
         return _mean(results), facts
 
 
-def _started_from(evaluation: Run) -> str:
-    """The sha256 of what a trial's pretraining began with; empty for random weights."""
-    facts: dict[str, str] = next(runs.ancestry(evaluation)).status().facts
-    return facts.get("weights_sha256", "")
+def _started_from(evaluation: Run) -> str | None:
+    """The sha256 of what a trial's pretraining began with; None for random weights."""
+    return next(runs.ancestry(evaluation)).status().facts.weights_sha256
 
 
 def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -46,7 +46,7 @@ def create(
     base = plan.base
     if isinstance(base, PretrainConfig):
         base, tags, source = launch.describe_pretraining(base)
-        about = f"{base.strategy}-{tags['dataset']}"
+        about = f"{base.strategy}-{tags.dataset}"
         plan = plan.model_copy(update={"pretrain": base.model_dump(mode="json")})
     else:
         base, tags, source = launch.describe_evaluation(base)

@@ -150,8 +150,8 @@ class Worker:
         status = run.status()
         if repeat == 0:
             claim.note("mlflow_run_id", runs.tracked_id(run))
-            claim.note("metric", status.facts["metric"])
-        return status.results[f"val/{status.facts['metric']}"]
+            claim.note("metric", status.facts.metric)
+        return status.results[f"val/{status.facts.metric}"]
 
     def _run(self, claim: Claim, config: PretrainConfig | EvaluateConfig, name: str) -> Run:
         """The run of that name where it is this very trial's, or else a new one."""

@@ -134,7 +134,7 @@ class _Push:
     def _create(self, mlflow_client: MlflowClient) -> None:
         spec = self.run.spec()
         # Plain names: a reader filters by `tags.strategy = "hpt"`. The marker tells our runs from others in the store.
-        tags = spec.tags | {
+        tags = spec.tags.text() | {
             MARKER: "1",
             "kind": spec.kind,
             "name": spec.name,
@@ -187,7 +187,7 @@ class _Push:
     def _facts(self, mlflow_client: MlflowClient) -> None:
         from mlflow.entities import RunTag
 
-        facts = self.run.status().facts
+        facts = self.run.status().facts.text()
         if facts != self.state["facts"]:
             tags = [RunTag(key, value[:5000]) for key, value in facts.items()]
             mlflow_client.log_batch(self.state["run_id"], tags=tags)

@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from hpt.errors import RunError
+from hptctl.runs.record import Facts, Tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
+
+log = logging.getLogger("hptctl.tracking")
 
 MARKER = "hptctl"
 """The tag, of the version of this schema, by which our runs are known in a shared store."""
@@ -39,8 +44,14 @@ class Record:
     """The whole configuration, dotted."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
-    tags: dict[str, str] = field(default_factory=dict)
-    """strategy, dataset, source, parent, seed, steps, ...; MLflow's own left out."""
+    tags: Tags = field(default_factory=Tags)
+    facts: Facts = field(default_factory=Facts)
+    command: str = ""
+    folder: str = ""
+    """Of the run, on the machine that made it."""
+    source: str = ""
+    """Name of the pretraining that it starts from or evaluates."""
+    source_id: str = ""
     parent_id: str | None = None
 
 
@@ -117,7 +128,8 @@ def read_runs(experiment: str | None = None) -> list[Record]:
             page = mlflow_client.search_runs(
                 list(known), max_results=1000, page_token=token, order_by=["attributes.start_time ASC"]
             )
-            records += [_record(run, known[run.info.experiment_id]) for run in page if MARKER in run.data.tags]
+            ours = [run for run in page if MARKER in run.data.tags]
+            records += [record for run in ours if (record := _record(run, known[run.info.experiment_id])) is not None]
             token = page.token
             if not token:
                 return records
@@ -176,8 +188,17 @@ def _existing() -> MlflowClient:
     return client()
 
 
-def _record(run: MlflowRun, experiment: str) -> Record:
-    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+def _record(run: MlflowRun, experiment: str) -> Record | None:
+    """A run as the store has it; None, with a warning, where its tags are not of the types that they have here."""
+    tags = run.data.tags
+    try:
+        what, found = Tags.among(tags), Facts.among(tags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        log.warning(
+            "run %s of the store is left out: its tag %s is %r", run.info.run_name, first["loc"][0], first["input"]
+        )
+        return None
     return Record(
         run_id=run.info.run_id,
         name=tags.get("name", run.info.run_name or run.info.run_id),
@@ -189,8 +210,13 @@ def _record(run: MlflowRun, experiment: str) -> Record:
         experiment_id=run.info.experiment_id,
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        tags=tags,
-        parent_id=run.data.tags.get("mlflow.parentRunId"),
+        tags=what,
+        facts=found,
+        command=tags.get("command", ""),
+        folder=tags.get("folder", ""),
+        source=tags.get("source", ""),
+        source_id=tags.get("source_id", ""),
+        parent_id=tags.get("mlflow.parentRunId"),
     )
 
 

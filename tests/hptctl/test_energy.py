@@ -113,4 +113,4 @@ def test_a_pretraining_keeps_its_energy_and_one_that_goes_on_adds_to_it(
     worker.work(Run(run.path), watcher=Watcher())
     spent = {line["step"]: line["energy_wh"] for line in run.metrics() if "energy_wh" in line}
     assert spent == {1: 0, 2: pytest.approx(1), 3: pytest.approx(1), 4: pytest.approx(2)}
-    assert run.status().facts["energy_of"] == "1 processor"
+    assert run.status().facts.energy_of == "1 processor"

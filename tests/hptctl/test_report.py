@@ -20,6 +20,7 @@ from hptctl.report import page
 from hptctl.report.findings import gather
 from hptctl.report.frame import at_best_length, cells, deviations, tidy
 from hptctl.report.words import when
+from hptctl.runs.record import Facts, Tags
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,10 +71,10 @@ def answer(html: str, dataset: str) -> str:
 
 def test_the_linear_table_shows_mean_and_deviation_over_the_newest_run_of_each_seed(html: str) -> None:
     newest = {
-        r.tags["pretrain_seed"]: r.metrics["test/top1"]
+        r.tags.pretrain_seed: r.metrics["test/top1"]
         for r in tracking.read_runs("test")
-        if r.kind == "linear" and r.tags["dataset"] == "flowers" and r.tags["strategy"] == "hpt"
-        and r.tags["steps"] == "5000"
+        if r.kind == "linear" and r.tags.dataset == "flowers" and r.tags.strategy == "hpt"
+        and r.tags.steps == 5000
     }  # fmt: skip
     assert len(newest) == 3
     mean, std = statistics.mean(newest.values()), statistics.stdev(newest.values())
@@ -138,7 +139,7 @@ def test_a_backbone_of_another_dataset_never_counts_as_the_strategy_target(folde
 
 
 def test_a_strategy_without_rivals_is_not_called_the_best(folder: Path) -> None:
-    alone = [r for r in tracking.read_runs("test") if r.tags["dataset"] == "chest" and r.tags["strategy"] == "hpt"]
+    alone = [r for r in tracking.read_runs("test") if r.tags.dataset == "chest" and r.tags.strategy == "hpt"]
     made = page.build(gather(tidy(alone)))
     assert made.lead == "Not answered on chest, which lacks base or a further pretraining."
     figures = [figure for table in made.tables for row in table.rows for figure in row.figures if figure]
@@ -147,10 +148,10 @@ def test_a_strategy_without_rivals_is_not_called_the_best(folder: Path) -> None:
 
 def test_two_folders_of_one_name_are_two_datasets() -> None:
     def record(id: str, strategy: str, test: float, images: str) -> tracking.Record:
-        tags = {"strategy": strategy, "dataset": "images", "metric": "top1", "data_fingerprint": images}
         return tracking.Record(
-            id, id, "linear", "FINISHED", T0, T0 + 1, "e", "0", metrics={"test/top1": test, "val/top1": test}, tags=tags
-        )
+            id, id, "linear", "FINISHED", T0, T0 + 1, "e", "0", metrics={"test/top1": test, "val/top1": test},
+            tags=Tags(strategy=strategy, dataset="images"), facts=Facts(metric="top1", data_fingerprint=images),
+        )  # fmt: skip
 
     clinics = [record("a", "hpt", 0.9, "aaaaaa"), record("b", "hpt", 0.5, "bbbbbb"), record("c", "base", 0.4, "bbbbbb")]
     found = {(c.target, c.arm): c.mean for c in cells(tidy(clinics))}
@@ -158,12 +159,12 @@ def test_two_folders_of_one_name_are_two_datasets() -> None:
 
 
 def test_runs_of_other_image_sizes_or_other_base_weights_do_not_share_a_figure() -> None:
-    def record(id: str, kind: str, size: int = 64, **tags: str) -> tracking.Record:
+    def record(id: str, kind: str, size: int = 64, source_id: str = "", weights: str | None = None) -> tracking.Record:
         return tracking.Record(
             id, id, kind, "FINISHED", T0, T0 + 1, "e", "0",
             params={"backbone": "resnet18", "image_size": str(size)},
-            metrics={"test/top1": 0.5, "val/top1": 0.5},
-            tags={"strategy": "hpt", "dataset": "d", "pretrain_dataset": "d", "metric": "top1"} | tags,
+            metrics={"test/top1": 0.5, "val/top1": 0.5}, source_id=source_id, facts=Facts(metric="top1"),
+            tags=Tags(strategy="hpt", dataset="d", pretrain_dataset="d", weights=weights),
         )  # fmt: skip
 
     # No file of the store is involved: records are what tracking hands over.
@@ -187,12 +188,12 @@ def test_runs_of_other_image_sizes_or_other_base_weights_do_not_share_a_figure()
 
 
 def test_a_policy_of_the_robustness_study_is_an_arm_of_its_own() -> None:
-    def record(id: str, kind: str, top1: float, params: dict[str, str], **tags: str) -> tracking.Record:
+    def record(id: str, kind: str, top1: float, params: dict[str, str], source_id: str = "") -> tracking.Record:
         return tracking.Record(
             id, id, kind, "FINISHED", T0, T0 + 1, "e", "0",
             params={"backbone": "resnet18", "image_size": "64"} | params,
-            metrics={"test/top1": top1, "val/top1": top1},
-            tags={"strategy": "hpt", "dataset": "d", "pretrain_dataset": "d", "metric": "top1"} | tags,
+            metrics={"test/top1": top1, "val/top1": top1}, source_id=source_id, facts=Facts(metric="top1"),
+            tags=Tags(strategy="hpt", dataset="d", pretrain_dataset="d"),
         )  # fmt: skip
 
     policies = {"baseline": 0.7, "crop-only": 0.4}

@@ -167,7 +167,7 @@ def test_a_chain_is_compared_with_the_direct_way(findings: Findings) -> None:
 def test_a_deleted_evaluation_leaves_a_gap_and_a_deleted_pretraining_is_said(copied: Path) -> None:
     records = {r.name: r for r in tracking.read_runs("test")}
     client = MlflowClient(f"sqlite:///{copied / 'mlflow.db'}")
-    gone = next(r for r in records.values() if r.kind == "linear" and r.tags.get("source") == "hpt-bn-aerial-5000-0")
+    gone = next(r for r in records.values() if r.kind == "linear" and r.source == "hpt-bn-aerial-5000-0")
     client.delete_run(gone.run_id)
     client.delete_run(records["target-aerial-100000-0"].run_id)
     out = copied / "report.html"

@@ -77,7 +77,7 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, s
     assert sorted(spec.kind for spec in made.values()) == ["knn"] * 4 + ["pretrain"] * 4 + ["study"]
     assert {spec.parent for spec in made.values() if spec.kind != "study"} == {"mine"}
     assert made["hpt-my-digits-s0"].config["save_at"] == [2]
-    assert made["knn-hpt-my-digits-s0-2"].tags["steps"] == "2"
+    assert made["knn-hpt-my-digits-s0-2"].tags.steps == 2
     hptctl("study", "run", "mine.toml")
     assert {run.name for run in runs.all_runs()} == set(made)
     hptctl("evaluate", "knn", "own", "-d", "digits", "--name", "something-else")

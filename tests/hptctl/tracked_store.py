@@ -141,7 +141,7 @@ class Store:
         right: Sequence[int] = (),
     ) -> str:
         """`right`: how many of the first of 400 images each rerun has right, which gives the figures."""
-        trained = runs.get(source).spec().tags
+        trained = runs.get(source).spec().tags.text()
         config = resolve(
             EvaluateConfig,
             sets=["preset=small", *sets],
@@ -171,7 +171,7 @@ class Store:
         return self.run(kind, name, config, tags, metrics, state, facts, kept, parent=parent, **self.link(source))
 
     def sweep(self, source: str, dataset: str, vals: dict[tuple[str, str], float], test: float) -> None:
-        trained = runs.get(source).spec().tags
+        trained = runs.get(source).spec().tags.text()
         name = f"sweep-{source}"
         best = max(vals, key=lambda cell: vals[cell])
         trial = {cell: f"{name}-{i}" for i, cell in enumerate(vals)}

@@ -199,10 +199,15 @@ def _evaluate_all(given: Given) -> None:
     settings = {step: given.settings(weights) for step, weights in curve.backbones(source).items()}
     points = [curve.Point(step, curve.evaluate(each, given.experiment)) for step, each in settings.items()]
     drawn = curve.draw(source, given.kind, points)
-    metric = points[0].run.status().facts["metric"]
+    metric = points[0].run.status().facts.metric
     if given.as_json:
         rows = [
-            {"step": p.step, "name": p.run.name, "results": p.run.status().results, "facts": p.run.status().facts}
+            {
+                "step": p.step,
+                "name": p.run.name,
+                "results": p.run.status().results,
+                "facts": p.run.status().facts.text(),
+            }
             for p in points
         ]
         console.print_json({"source": source.name, "metric": metric, "points": rows, "figure": str(drawn.resolve())})
@@ -213,7 +218,7 @@ def _evaluate_all(given: Given) -> None:
         return console.percent(point.figure(split)) + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
     console.table(
-        f"{given.kind} of {source.name} on {points[0].run.spec().tags['dataset']}, {metric}",
+        f"{given.kind} of {source.name} on {points[0].run.spec().tags.dataset}, {metric}",
         (">steps", ">val", ">test", "run"),
         [(f"{p.step:,}", cell(p, "val"), cell(p, "test"), p.run.name) for p in points],
     )
