@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from program import command
 
 from hptctl import tracking
 
@@ -31,25 +32,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own: the folder of its images."""
     monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "images"
-
-
-def grey_images(root: Path, *names: str) -> Path:
-    """Small images, each of its own grey."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (6, 5), number % 256).save(path)
-    return root
-
-
-def noise_images(root: Path, count: int, seed: int = 0) -> Path:
-    """Two classes of noise, 20 x 16 pixels."""
-    random = np.random.default_rng(seed)
-    for number in range(count):
-        path = root / "ab"[number % 2] / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(path)
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -100,11 +82,6 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of a real `hptctl` process."""
-    return [sys.executable, "-m", "hptctl", *arguments]
-
-
 @pytest.fixture
 def hptctl(workplace: Path):
     """Run `hptctl` as a process of its own in the working folder; its output, and its exit code to be checked."""
@@ -124,3 +101,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real image sets are not beside this checkout")
     return folder.resolve()
+
+
+@pytest.fixture
+def start(workplace: Path):
+    """Start `hptctl` and leave it running; killed at the end if it still runs."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command(*arguments), cwd=workplace, stderr=subprocess.PIPE, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -14,6 +14,8 @@ from hpt.config import EvaluateConfig, PretrainConfig, resolve
 from hpt.evaluate import write_per_class
 from hpt.predictions import Predictions
 from hptctl import runs, tracking
+from hptctl.report.findings import Findings
+from hptctl.report.frame import Cell
 
 ODD = "<script>alert(1)</script> $x^ & 图"
 T0 = 1_760_000_000.0
@@ -256,3 +258,10 @@ def fill(store: Store) -> None:
         source = store.pretrain("hpt", "aerial", 5000, sets=(name,))
         store.evaluate("linear", source, "aerial", None, right=right)
     store.evaluate("linear", store.pretrain("hpt", "aerial", 5000, source=hpt[0]), "aerial", None, right=(330, 330))
+
+
+def cell(findings: Findings, arm: str, steps: int, target: str = "aerial") -> Cell:
+    return next(
+        c for c in findings.every
+        if (c.target, c.evaluation, c.arm, c.steps) == (target, "linear probe", arm, steps)
+    )  # fmt: skip

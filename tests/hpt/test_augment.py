@@ -7,8 +7,9 @@ import torchvision.transforms.v2.functional as tv
 from torchvision.transforms import v2
 
 from hpt import augment
-from hpt.config import AugmentConfig
+from hpt.config import POLICIES, AugmentConfig, Policy
 from hpt.data.cache import RawBatch
+from hpt.data.embedded import draw_shape
 from hpt.randomness import generator
 
 NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
@@ -169,3 +170,49 @@ def test_an_image_of_one_pixel_and_a_panorama_can_be_cropped() -> None:
         raw = raw_images(3, height, width)
         view = augment.parameters(augment.draw(3, generator(1, "test")), raw.sizes, AugmentConfig())
         assert augment.train_view(raw, view, 16, **NORM).isfinite().all()
+
+
+NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+
+
+#                jitter, grayscale, blur, flip
+PROBABILITIES = {
+    "baseline": (0.8, 0.2, 0.5, 0.5),
+    "no-grayscale": (0.8, 0.0, 0.5, 0.5),
+    "no-color": (0.0, 0.2, 0.5, 0.5),
+    "crop-blur": (0.0, 0.0, 0.5, 0.0),
+    "crop-only": (0.0, 0.0, 0.0, 0.0),
+}
+
+
+def shapes(n: int) -> RawBatch:
+    return RawBatch(
+        torch.stack([torch.from_numpy(draw_shape(i)).permute(2, 0, 1) for i in range(n)]), torch.tensor([[64, 64]] * n)
+    )
+
+
+def views(policy: Policy, raw: RawBatch) -> tuple[augment.View, torch.Tensor]:
+    view = augment.parameters(
+        augment.draw(len(raw.sizes), generator(5, "test")), raw.sizes, AugmentConfig(policy=policy)
+    )
+    return view, augment.train_view(raw, view, 24, **NORM)
+
+
+def test_crop_only_crops_and_does_nothing_else_with_the_boxes_of_the_baseline() -> None:
+    raw = shapes(32)
+    view, shown = views("crop-only", raw)
+    assert torch.equal(view.box, views("baseline", raw)[0].box)
+    mean, std = (torch.tensor(NORM[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(shown, (augment.crop(raw, view.box, None, 24) - mean) / std)
+
+
+def test_the_other_policies_differ_from_it_in_exactly_what_they_keep() -> None:
+    raw = shapes(200)
+    kept = {
+        policy: [bool(rows.any()) for rows in (view.jitter, view.grayscale, view.sigma > 0, view.flip)]
+        for policy, view in ((policy, views(policy, raw)[0]) for policy in POLICIES)
+    }
+    assert kept == {policy: [p > 0 for p in row] for policy, row in PROBABILITIES.items()}
+    blurred, shown = views("crop-blur", raw)
+    sharp = blurred.sigma == 0
+    torch.testing.assert_close(shown[sharp], views("crop-only", raw)[1][sharp])

@@ -1,4 +1,4 @@
-"""The rows of the robustness study."""
+"""Configurations: policies resolved to their numbers, and two runs of one fingerprint are one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from small_pretraining import config
 
-from hpt import augment
-from hpt.config import POLICIES, AugmentConfig, Policy, PretrainConfig, resolve
-from hpt.data.cache import RawBatch
-from hpt.data.embedded import draw_shape
+from hpt.config import POLICIES, AugmentConfig, EvaluateConfig, Policy, PretrainConfig, fields, fingerprint, resolve
 from hpt.errors import ConfigError
-from hpt.randomness import generator
 from hptctl.commands.pretrain import pretrain
 
-NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 #                jitter, grayscale, blur, flip
 PROBABILITIES = {
     "baseline": (0.8, 0.2, 0.5, 0.5),
@@ -58,34 +53,81 @@ def test_an_unknown_policy_gets_a_suggestion_and_a_resumed_run_takes_none() -> N
         pretrain(resume="my-base", policy="crop-only")
 
 
-def shapes(n: int) -> RawBatch:
-    return RawBatch(
-        torch.stack([torch.from_numpy(draw_shape(i)).permute(2, 0, 1) for i in range(n)]), torch.tensor([[64, 64]] * n)
+PLACES = {"data": "images", "split": "split", "weights": "sha"}
+
+
+def of(config: PretrainConfig | EvaluateConfig, **changes: str) -> str:
+    return fingerprint(config, **(PLACES | changes))
+
+
+def pretraining(**changes: object) -> PretrainConfig:
+    return PretrainConfig.model_validate({"strategy": "hpt", "dataset": "d"} | changes)
+
+
+def evaluation(kind: str = "linear", **changes: object) -> EvaluateConfig:
+    return EvaluateConfig.model_validate({"kind": kind, "weights": "w", "dataset": "d"} | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "elsewhere/d"},
+        {"weights": "the same by another name"},
+        {"processes": 2},
+        {"device": "cpu"},
+        {"checkpoint_every": 7},
+        {"log_every": 7},
+        {"save_at": (1, 2)},
+        {"probe_every": 3},
+        {"preset": "small"},  # it is what the preset sets that counts
+    ],
+)
+def test_names_places_and_bookkeeping_play_no_part(changes: dict[str, object]) -> None:
+    assert of(pretraining(**changes)) == of(pretraining())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 5},
+        {"seed": 1},
+        {"strategy": "hpt-bn"},
+        {"share": 0.5},
+        {"keep_best": True},
+        {"moco": {"queue_size": 4096}},
+        {"augment": {"policy": "crop-only"}},
+        {"data": {"split_seed": 1}},
+        {"allow_partial": True},
+    ],
+)
+def test_what_a_result_rests_on_does(changes: dict[str, object]) -> None:
+    assert of(pretraining(**changes)) != of(pretraining())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_images_split_and_weights_do_too(place: str) -> None:
+    assert of(pretraining(), **{place: "other"}) != of(pretraining())
+
+
+def test_an_evaluation_rests_on_its_own_kind_alone() -> None:
+    assert of(evaluation(knn={"k": 5})) == of(evaluation())
+    assert of(evaluation(linear={"steps": 5})) != of(evaluation())
+    assert of(evaluation("knn", knn={"k": 5})) != of(evaluation("knn"))
+    assert of(evaluation("knn")) != of(evaluation())
+    assert of(evaluation(labels="10")) != of(evaluation())
+    assert of(evaluation(test=False)) == of(evaluation())
+
+
+def test_every_field_that_is_left_out_exists() -> None:
+    from hpt import config
+
+    assert {*fields(PretrainConfig)} | {*fields(EvaluateConfig)} >= config._BOOKKEEPING
+
+
+def test_steps_to_keep_are_sorted_and_lie_within_the_run() -> None:
+    assert PretrainConfig.model_validate({"strategy": "hpt", "dataset": "d", "save_at": "500, 50,500"}).save_at == (
+        50,
+        500,
     )
-
-
-def views(policy: Policy, raw: RawBatch) -> tuple[augment.View, torch.Tensor]:
-    view = augment.parameters(
-        augment.draw(len(raw.sizes), generator(5, "test")), raw.sizes, AugmentConfig(policy=policy)
-    )
-    return view, augment.train_view(raw, view, 24, **NORM)
-
-
-def test_crop_only_crops_and_does_nothing_else_with_the_boxes_of_the_baseline() -> None:
-    raw = shapes(32)
-    view, shown = views("crop-only", raw)
-    assert torch.equal(view.box, views("baseline", raw)[0].box)
-    mean, std = (torch.tensor(NORM[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    torch.testing.assert_close(shown, (augment.crop(raw, view.box, None, 24) - mean) / std)
-
-
-def test_the_other_policies_differ_from_it_in_exactly_what_they_keep() -> None:
-    raw = shapes(200)
-    kept = {
-        policy: [bool(rows.any()) for rows in (view.jitter, view.grayscale, view.sigma > 0, view.flip)]
-        for policy, view in ((policy, views(policy, raw)[0]) for policy in POLICIES)
-    }
-    assert kept == {policy: [p > 0 for p in row] for policy, row in PROBABILITIES.items()}
-    blurred, shown = views("crop-blur", raw)
-    sharp = blurred.sigma == 0
-    torch.testing.assert_close(shown[sharp], views("crop-only", raw)[1][sharp])
+    with pytest.raises(ValueError, match="save_at 9 lies beyond the run's 8 steps"):
+        config(steps=8, save_at=(9,))

@@ -6,7 +6,9 @@ import sys
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
+from torch import nn
 
 from hpt import encoder
 from hpt.errors import WeightsError
@@ -125,3 +127,21 @@ def test_batch_norms_lists_all_of_them_in_order() -> None:
     layers = encoder.batch_norms(model)
     assert len(layers) == 20
     assert layers[0] is model.bn1
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_groups_are_normalised_apart_and_running_statistics_are_their_mean(together: int) -> None:
+    """As four processes would have it, each with BatchNorm of its own, which then average."""
+    bn, alone = encoder.BatchNorm(3), [nn.BatchNorm2d(3) for _ in range(4)]
+    bn.group, bn.groups = 6, 4
+    batches = torch.randn(3, 24, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for step in batches:
+        ours = torch.cat([bn(some) for some in step.split(6 * together)])
+        theirs = torch.cat([each(some) for each, some in zip(alone, step.split(6), strict=True)])
+        torch.testing.assert_close(ours, theirs)
+        for name in ("running_mean", "running_var"):
+            mean = torch.stack([getattr(each, name) for each in alone]).mean(dim=0)
+            torch.testing.assert_close(getattr(bn, name), mean)
+    assert bn.num_batches_tracked == 12
+    images = torch.randn(5, 3, 4, 4)
+    assert torch.equal(bn.eval()(images), F.batch_norm(images, bn.running_mean, bn.running_var, bn.weight, bn.bias))

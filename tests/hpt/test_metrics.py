@@ -205,3 +205,12 @@ def test_scores_that_are_not_numbers_are_refused() -> None:
         multi_label(scores, np.full((10, 3), -1))
     with pytest.raises(ConfigError, match=r"'aurok' is no single-label metric \(did you mean 'auroc'\?\)"):
         weighted("aurok", scores, labels)
+
+
+def test_metrics_equal_scikit_learns() -> None:
+    random = np.random.default_rng(1)
+    scores, labels = random.normal(size=(300, 7)), random.integers(0, 7, 300)
+    ours = single_label(scores, labels)
+    assert ours["top1"] == pytest.approx((scores.argmax(1) == labels).mean())
+    assert ours["top5"] == pytest.approx(top_k_accuracy_score(labels, scores, k=5))
+    assert ours["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, scores.argmax(1)))

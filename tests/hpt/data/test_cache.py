@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import noise_images
 from PIL import Image
+from small_images import noise_images
 
 from hpt.config import DataConfig
 from hpt.data import cache

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import noise_images
+from small_images import noise_images
 
 from hpt.config import DataConfig
 from hpt.data.cache_store import entries, prune

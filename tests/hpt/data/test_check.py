@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import grey_images
 from miniatures import image
 from PIL import Image, ImageEnhance
+from small_images import grey_images
 
 from hpt.config import DataConfig
 from hpt.data import check as guard

@@ -13,7 +13,7 @@ from PIL import Image
 from hpt.config import DataConfig
 from hpt.data.cache import Images
 from hpt.data.dataset import load
-from hpt.data.loader import AHEAD, Feed
+from hpt.data.loader import AHEAD, Feed, Order
 
 CPU = torch.device("cpu")
 
@@ -72,3 +72,18 @@ def test_a_gpu_gets_the_batches_of_the_map(images: Images, share: float, monkeyp
             raw = feed(indices)
             assert raw.pixels.is_cuda
             assert torch.equal(raw.pixels.cpu(), images.batch(indices.numpy()).pixels)
+
+
+def test_every_image_is_seen_once_a_pass_and_no_process_needs_another_ones_state() -> None:
+    order = Order(50, 16, seed=3)
+    seen = torch.cat([order.batch(step) for step in range(3)])
+    assert len(set(seen.tolist())) == 48
+    assert not torch.equal(order.batch(0), order.batch(3))
+    assert torch.equal(Order(50, 16, seed=3).batch(7), order.batch(7))
+
+
+def test_fewer_images_than_a_batch_are_refused_with_a_batch_size_that_works() -> None:
+    from hpt.errors import DataError
+
+    with pytest.raises(DataError, match="50 images do not fill one batch of 256; use --batch-size 32"):
+        Order(50, 256, seed=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import grey_images
+from small_images import grey_images
 
 from hpt.config import DataConfig
 from hpt.data.dataset import Dataset, load

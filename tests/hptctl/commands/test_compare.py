@@ -9,41 +9,11 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from known_evaluations import IMAGES, evaluation, scores
 
-from hpt import predictions
-from hpt.predictions import Predictions
 from hptctl import runs
-from hptctl.compare import arms as comparison
-from hptctl.runs import Run
 
 Hptctl = Callable[..., CompletedProcess[str]]
-IMAGES = 400
-LABELS = np.arange(IMAGES) % 4
-
-
-def scores(wrong: int, seed: int = 0) -> np.ndarray:
-    """[1, n, 4] logits, confident, that are wrong on the first `wrong` images."""
-    predicted = np.where(np.arange(IMAGES) < wrong, (LABELS + 1) % 4, LABELS)
-    noise = np.random.default_rng(seed).normal(size=(IMAGES, 4))
-    return (10 * np.eye(4)[predicted] + noise).astype(np.float32)[None]
-
-
-def evaluation(
-    name: str, each: np.ndarray, labels: np.ndarray = LABELS, *, metric: str = "top1", kind: str = "knn",
-    split_seed: int = 0, source: Run | None = None, **facts: str,
-) -> Run:  # fmt: skip
-    """A finished evaluation, in a real run folder."""
-    config = {"data": {"split_seed": split_seed}, "backbone": "resnet18", "image_size": 32}
-    link = {"source": source.name, "source_folder": str(source.path.resolve())} if source else {}
-    run = runs.create(
-        kind, name, name, experiment="e", command="", config=config, tags={"dataset": "d"}, **link
-    )  # fmt: skip
-    names = np.array([f"{i:03d}.png" for i in range(len(labels))])
-    classes = np.array(["a", "b", "c", "d"])
-    predictions.write(run.path, "test", Predictions(names, labels, each, classes))
-    known = {"metric": metric, "data_fingerprint": "x", "split_fingerprint": str(split_seed), "labels_used": "10"}
-    run.write_status(state="finished", facts=known | facts)
-    return run
 
 
 def document(done: CompletedProcess[str]) -> dict:
@@ -90,21 +60,6 @@ def test_seeds_are_pooled_as_one_model(hptctl: Hptctl) -> None:
     assert [arm["runs"] for arm in found["arms"]] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
     assert found["arms"][0]["figures"] == pytest.approx([0.9, 0.8975, 0.895])
     assert found["pairs"][0]["difference"] == pytest.approx(0.15)
-
-
-def test_a_pretraining_stands_for_its_newest_evaluation_and_a_sweep_for_its_winner(workplace: Path) -> None:
-    made = {}
-    for name, wrong in (("hpt", 40), ("base", 60)):
-        source = runs.create("pretrain", name, name, experiment="e", command="", config={}, tags={})
-        source.write_status(state="finished")
-        for kind in ("linear", "knn"):
-            made[name, kind] = evaluation(f"{kind}-{name}", scores(wrong), kind=kind, source=source)
-        evaluation(f"again-{name}", scores(wrong), kind="linear", source=source)
-    sweep = runs.create("sweep", "sweep", "sweep", experiment="e", command="", config={}, tags={})
-    sweep.write_status(state="finished", facts={"winner": "linear-hpt"})
-    assert [arm.runs[0].name for arm in comparison.arms(["hpt", "base"], "test")] == ["again-hpt", "again-base"]
-    assert [arm.runs[0].name for arm in comparison.arms(["hpt", "base"], "test", "knn")] == ["knn-hpt", "knn-base"]
-    assert [arm.runs[0].name for arm in comparison.arms(["sweep", "knn-base"], "test")] == ["linear-hpt", "knn-base"]
 
 
 def test_a_multi_label_set_is_compared_by_auroc_without_mcnemar(hptctl: Hptctl) -> None:
@@ -156,9 +111,3 @@ def test_what_cannot_be_compared_is_refused_in_a_line(
         cli.main()
     said = " ".join(capsys.readouterr().err.split())
     assert (stopped.value.code, message in said) == (2, True), said
-
-
-def test_p_values_are_adjusted_for_being_several() -> None:
-    assert comparison.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert comparison.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert comparison.holm([]) == []

@@ -2,80 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tracked_store import IMAGES, LABELS, Store, predictions_of
+from tracked_store import Store, cell
 
 from hpt.errors import DataError, RunError
 from hpt.predictions import path_of
-from hpt.statistics import paired_bootstrap
 from hptctl import runs, tracking
-from hptctl.compare import arms as comparison
-from hptctl.compare.intervals import RESAMPLES
-from hptctl.report import page, panels, words
+from hptctl.report import page, words
 from hptctl.report.findings import Findings, Score
-from hptctl.report.frame import Cell
 from hptctl.report.page import Selection
 
 TEST = Selection(experiment="test")
-
-
-@pytest.fixture(autouse=True)
-def folder(report_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a filled store, entered."""
-    monkeypatch.chdir(report_folder)
-    return report_folder
-
-
-@pytest.fixture
-def copied(report_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the store, to be changed; the runs' folders are the original's."""
-    for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm"):
-        if (report_folder / name).exists():
-            shutil.copy(report_folder / name, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def findings(report_folder: Path) -> Findings:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(report_folder)
-        return page.read(TEST)
-
-
-def cell(findings: Findings, arm: str, steps: int, target: str = "aerial") -> Cell:
-    return next(
-        c for c in findings.every
-        if (c.target, c.evaluation, c.arm, c.steps) == (target, "linear probe", arm, steps)
-    )  # fmt: skip
-
-
-def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Findings) -> None:
-    hpt, base = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "base", 0)
-    found = findings.difference(hpt, base)
-    seeds = [predictions_of(right).scores for right in ((300, 304), (302, 306), (304, 308))]
-    expected = paired_bootstrap("top1", seeds, [predictions_of((240, 240)).scores], LABELS, resamples=RESAMPLES)
-    assert found.points == pytest.approx(expected.difference) == pytest.approx((304 - 240) / IMAGES)
-    assert (found.low, found.high) == (expected.low, expected.high)
-    assert not found.tie
-    assert findings.difference(base, hpt) == replace(-found, tie=False)
-
-
-def test_compare_gives_the_same_interval(findings: Findings) -> None:
-    hpt, bn = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "hpt-bn", 5000)
-    names = [",".join(findings.frame.loc[list(c.run_ids), "name"]) for c in (hpt, bn)]
-    (pair,) = comparison.compare(comparison.arms(names, "test"), "top1", resamples=RESAMPLES, seed=0, level=0.95)
-    found = findings.difference(hpt, bn)
-    assert (found.low, found.high) == (pair.interval.low, pair.interval.high)
-    assert found.tie == (pair.verdict == "tie")
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_without_predictions_the_spread_decides(findings: Findings) -> None:
@@ -130,38 +74,6 @@ def test_the_speed_up_is_read_off_the_curve_of_target(findings: Findings) -> Non
     over = found["hpt from hpt-flowers-5000-0"].speed_up
     assert (over.factor, over.bound) == (20, "more than")
     assert words.times(over) == "more than 20 ×"
-
-
-def test_a_cost_is_steps_times_batch_at_the_measured_speed(findings: Findings) -> None:
-    place = cell(findings, "hpt from moco-v2-800ep", 5000).place
-    found = findings.costs[place]
-    assert found.images == 5000 * 256
-    assert found.hours == pytest.approx(5000 * 256 / 128 / 3600)
-    assert found.hardware == "1 x 2-core x86_64 (cpu)"
-    assert findings.costs[cell(findings, "base", 0).place].images == 2240
-
-
-def test_a_variant_stands_beside_the_whole_method_and_never_for_it(findings: Findings) -> None:
-    assert not {c.arm for c in findings.rivals("aerial")} & {"hpt crop-only", "hpt 10 % of images"}
-    (study,) = panels.policies(findings)
-    assert (study.target, study.columns) == ("aerial", ("baseline", "crop-only"))
-    (row,) = study.rows
-    assert row[0] == "hpt, 5,000 steps"
-    whole, cut = row[2]
-    assert whole is not None and cut is not None
-    assert (whole.figure.text, whole.lost) == ("76.0\u00a0%", "the whole")
-    assert cut.figure.text == "65.0\u00a0%"
-    assert cut.lost.startswith("−11.0 (")
-    (shares,) = panels.shares(findings)
-    assert shares.columns == ("10 %", "100 %")
-    assert "tie" in shares.rows[0][2][0].lost  # type: ignore[union-attr]  # it was run
-
-
-def test_a_chain_is_compared_with_the_direct_way(findings: Findings) -> None:
-    (found,) = panels.chains(findings)
-    ways = {row.datasets: row.against_direct for row in found.rows}
-    assert ways["base → flowers → aerial"].startswith("+6.5 (")
-    assert ways["base → aerial"] == ways["random → aerial"] == ways["base"] == ""
 
 
 def test_a_deleted_evaluation_leaves_a_gap_and_a_deleted_pretraining_is_said(copied: Path) -> None:
@@ -221,19 +133,6 @@ def test_an_unknown_run_dataset_or_experiment_is_named_with_the_nearest() -> Non
         page.read(Selection(experiment="tests"))
     with pytest.raises(RunError, match=r"no finished evaluation runs in .* among the runs chosen"):
         page.read(Selection(names=("gave-up",)))
-
-
-def test_an_interval_is_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path))
-    first = page.read(TEST)
-    hpt, base = cell(first, "hpt from moco-v2-800ep", 5000), cell(first, "base", 0)
-    (file,) = (tmp_path / "intervals").glob("*.json")  # of the only dataset with predictions
-    kept = json.loads(file.read_text())
-    assert [list(hpt.run_ids), first.difference(hpt, base).low] in [[b, -high] for a, b, low, high in kept]
-    file.write_text(json.dumps([[a, b, -0.5, 0.5] for a, b, _, _ in kept]))
-    assert page.read(TEST).difference(hpt, base).high == 0.5
-    file.write_text("damaged")
-    assert page.read(TEST).difference(hpt, base) == first.difference(hpt, base)
 
 
 def test_a_store_of_its_own_needs_no_folder(workplace: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from hptctl import runs, tracking
 from hptctl.report.frame import cells, tidy
-from hptctl.runs.record import Facts, Tags
 
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu")
 
@@ -60,17 +59,3 @@ def test_a_backbone_kept_on_the_way_is_guarded_as_its_run_is(hptctl, workplace: 
     assert "run 'own' kept no backbone after 3 steps; it has those after 1, 2" in refused
     assert "kept no backbones on its way" in hptctl("evaluate", "knn", "on", "--all-checkpoints", code=2).stderr
     assert "drop one" in hptctl("evaluate", "knn", "own", "--all-checkpoints", "--name", "x", code=2).stderr
-
-
-def test_backbones_of_as_many_steps_from_longer_runs_are_an_arm_of_their_own() -> None:
-    def record(id: str, steps: int, of: int | None) -> tracking.Record:
-        tags = Tags(strategy="hpt", dataset="d", steps=steps, of_steps=of)
-        metrics = {"test/top1": 0.5, "val/top1": 0.5}
-        return tracking.Record(
-            id, id, "linear", "FINISHED", 0.0, 1.0, "e", "0", metrics=metrics, tags=tags, facts=Facts(metric="top1")
-        )
-
-    short, cut, whole = record("a", 50, None), record("b", 50, 5000), record("c", 5000, None)
-    assert {cell.arm for cell in cells(tidy([cut, whole]))} == {"hpt"}
-    arms = {cell.run_ids[0]: cell.arm for cell in cells(tidy([short, cut, whole]))}
-    assert arms == {"a": "hpt in a run of 50", "b": "hpt in a run of 5,000", "c": "hpt"}

@@ -18,19 +18,18 @@ from typing import Any
 import pytest
 
 from hpt.config import EvaluateConfig
-from hpt.errors import ConfigError, RunError
+from hpt.errors import RunError
 from hptctl.sweep import queue as queues
 from hptctl.sweep.plan import Plan, make
 from hptctl.sweep.queue import Claim, Queue, Reaper
 from hptctl.sweep.space import Choice, Range, parse
-from hptctl.sweep.storage import open_sql, shown
 
 TUNING = EvaluateConfig(kind="finetune", weights="base", dataset="digits", preset="tiny")
 CLAIMER = """
 import json, os, sys, time
 from pathlib import Path
-from hptctl.search.plan import Plan
-from hptctl.search.queue import Queue
+from hptctl.sweep.plan import Plan
+from hptctl.sweep.queue import Queue
 folder, url, out = Path(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
 queue = Queue("s", folder, Plan.model_validate_json(sys.argv[4]), url)
 queue.study
@@ -307,23 +306,6 @@ def test_a_study_of_another_configuration_is_refused_with_the_difference(tmp_pat
         Queue("s", tmp_path, plan("0.1,0.2"), url).create()
     with pytest.raises(RunError, match="there is no sweep 'other'"):
         _ = Queue("other", tmp_path, plan(), url).study
-
-
-def test_a_storage_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="there is no folder"):
-        open_sql(f"sqlite:///{tmp_path / 'nowhere' / 'trials.db'}")
-    with pytest.raises(ConfigError, match="is no database"):
-        open_sql("trials")
-    pytest.importorskip("psycopg")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"postgresql://me:secret@127.0.0.1:{free.getsockname()[1]}/trials"
-    with pytest.raises(RunError, match="cannot be used") as caught:
-        open_sql(url)
-    assert "secret" not in str(caught.value)
-    assert "secret" not in shown(url)
-    with pytest.raises(RunError, match="HPTCTL_STORAGE"):
-        open_sql(shown(url))
 
 
 def test_a_range_of_whole_numbers_gives_whole_numbers(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import command
 from PIL import Image
+from program import command
 
 from hpt import augment, preview
 from hpt.config import AugmentConfig, DataConfig
-from hpt.data.cache_store import entries
 from hpt.data.dataset import Dataset, load
 from hpt.data.embedded import OUTLINE_NAMES, draw_shape
 from hpt.errors import UserError
@@ -137,52 +136,3 @@ def test_bad_input_to_preview_is_one_line_and_leaves_nothing(
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
     assert list(folder.parent.rglob("*preview.png*")) == []
-
-
-def test_the_cache_is_listed_within_80_columns_and_pruned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = load(str(folder), DataConfig(), side=72)
-    head, *rows, total = hptctl("datasets", "cache").stdout.splitlines()
-    assert max(map(len, (head, *rows))) <= 80
-    assert rows[0].split()[:2] == ["24", "72"]
-    assert "whole, in use" in rows[0]
-    assert "".join(row[head.index("dataset") :].rstrip() for row in rows).replace(" ", "") == str(folder).replace(
-        " ", ""
-    )
-    assert total.startswith("1 entry, ")
-    kept = hptctl("datasets", "cache", "prune", "--all")
-    assert kept.stdout == "removed 0 entries, 0 B\n"
-    assert kept.stderr == f"{folder} stays: it is in use\n"
-    del dataset
-    capsys.readouterr()
-
-    datasets.list_cache(as_json=True)
-    facts = json.loads(capsys.readouterr().out)
-    (stored,) = facts["entries"]
-    assert (stored["images"], stored["in_use"], stored["datasets"]) == (24, False, [str(folder)])
-    assert facts["bytes"] == stored["bytes"]
-    datasets.prune(unused_for="1h", as_json=True)
-    assert json.loads(capsys.readouterr().out)["removed"] == []
-    datasets.prune(max_size="0.01 MB", dry_run=True)
-    assert "would remove 1 entry" in capsys.readouterr().out
-    assert len(entries()) == 1
-    datasets.prune(max_size="1KiB")
-    assert "removed 1 entry" in capsys.readouterr().out
-    assert entries() == []
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"unused_for": "30"}, "--unused-for '30' is no time; write 12h, 30d or 8w"),
-        ({"unused_for": "-3d"}, "is no time"),
-        ({"unused_for": "5GiB"}, "is no time"),
-        ({"max_size": "5"}, "--max-size '5' is no size; write 500MiB or 5GiB"),
-        ({"max_size": "30d"}, "is no size"),
-        ({"everything": True, "max_size": "5GiB"}, "--all leaves nothing"),
-    ],
-)
-def test_bad_input_to_prune_removes_nothing(folder: Path, given: dict[str, Any], expected: str) -> None:
-    load(str(folder), DataConfig(), side=72)
-    with pytest.raises(UserError, match=expected):
-        datasets.prune(**given)
-    assert len(entries()) == 1

@@ -1,0 +1,86 @@
+"""Finetuning: the parts of a batch, and steps that several share."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_evaluation import SETTINGS, config, run
+from torch import Tensor, nn
+
+from hpt import checkpoint
+from hpt.config import EvaluateConfig
+from hpt.data.dataset import Dataset
+from hpt.errors import Interrupted
+from hpt.evaluate.finetune import Classifier, Common, finetune
+from hpt.randomness import generator
+
+
+def test_micro_batches_add_up_to_the_batch_and_the_schedule_counts_optimizer_steps(dataset: Dataset) -> None:
+    """Without BatchNorm, which sees a micro-batch at a time, the parts of a batch must not show in the outcome."""
+    rows = np.sort(np.concatenate([dataset.splits["train"], dataset.splits["val"]]))
+    images, labels = dataset.images.subset(rows), torch.from_numpy(dataset.labels[rows])
+    outcomes = []
+    for micro_batch in (24, 7):
+        tune = {"schedule": "6-steps", "batch_size": 24, "micro_batch": micro_batch, "eval_every": 6, "lr": 0.001}
+        settings = config("finetune", finetune=tune, log_every=1)
+        flat = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 16), nn.ReLU())
+        with torch.no_grad():
+            flat[2].weight.copy_(torch.randn(16, 48, generator=generator(0, "w")) * 0.1)
+            flat[2].bias.zero_()
+        lrs: dict[int, float] = {}
+        best = finetune(
+            settings,
+            Classifier(flat, 16, 3, seed=0),
+            (images, labels),
+            (images, labels),
+            "top1",
+            device=torch.device("cpu"),
+            bf16=False,
+            log=lambda metrics, step, lrs=lrs: lrs.update({step: metrics["lr"]} if "lr" in metrics else {}),
+            progress=lambda *_: None,
+        )
+        assert list(lrs.values()) == pytest.approx([1e-3] * 2 + [1e-4] * 2 + [1e-5] * 2)
+        outcomes.append(best.state)
+    for name, value in outcomes[0].items():
+        torch.testing.assert_close(value, outcomes[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in_the_same_bits(
+    dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    common = Common(tmp_path / "common", ("6-steps", "9-steps", "18-steps"))  # which drop after 2, 3 and 6
+
+    def settings(schedule: str) -> EvaluateConfig:
+        return config("finetune", finetune={**SETTINGS["finetune"], "schedule": schedule, "eval_every": 1}, log_every=1)
+
+    for schedule, shared in (("9-steps", None), ("18-steps", "3"), ("6-steps", "2")):
+        alone, curve = run(settings(schedule), dataset, state, tmp_path / f"{schedule} alone")
+        folder = tmp_path / schedule
+        asked = itertools.count(1)
+        if schedule == "18-steps":  # stopped, too
+            stop = lambda asked=asked: signal.SIGTERM if next(asked) == 4 else 0  # noqa: E731
+            with pytest.raises(Interrupted, match="stopped at step 7 of 18"):
+                run(settings(schedule), dataset, state, folder, common=common, stop=stop)
+        told: list[tuple[int, ...]] = []
+        tell = lambda done, total, what, told=told: told.append((done, total)) if what == "finetuning" else None  # noqa: E731
+        found, logged = run(settings(schedule), dataset, state, folder, common=common, progress=tell)
+        if schedule == "6-steps":  # the length first, since a pruner judges the figures that follow by it
+            assert told[0] == (2, 6)
+        assert torch.equal(found.scores["test"], alone.scores["test"])
+        assert found.metrics == alone.metrics
+        assert found.facts == alone.facts | ({"shared_steps": shared} if shared else {})
+        assert logged.items() <= curve.items()
+        assert (1 in logged) == (schedule != "18-steps")  # what was stopped had logged it before
+    assert checkpoint.steps(common.folder) == [2, 3]
+
+    for file in common.folder.glob("*.pt"):
+        file.write_bytes(b"damaged")
+    again, logged = run(settings("6-steps"), dataset, state, tmp_path / "again", common=common)
+    assert "shared_steps" not in again.facts
+    assert again.metrics == found.metrics
+    assert 1 in logged

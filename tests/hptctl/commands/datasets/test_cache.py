@@ -1,0 +1,89 @@
+"""`hptctl datasets cache`, on real folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from program import command
+
+from hpt.config import DataConfig
+from hpt.data.cache_store import entries
+from hpt.data.dataset import load
+from hpt.data.embedded import OUTLINE_NAMES, draw_shape
+from hpt.errors import UserError
+from hptctl.commands import datasets
+
+
+@pytest.fixture
+def folder(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes of drawn shapes, 8 of each, two sizes; entered, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(64):
+        name = OUTLINE_NAMES[number % len(OUTLINE_NAMES)]
+        if name in ("circle", "cross", "star"):
+            path = tmp_path / "my forms" / name / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw_shape(number)[: 40 + number % 2 * 20]).save(path)
+    return tmp_path / "my forms"
+
+
+def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_the_cache_is_listed_within_80_columns_and_pruned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = load(str(folder), DataConfig(), side=72)
+    head, *rows, total = hptctl("datasets", "cache").stdout.splitlines()
+    assert max(map(len, (head, *rows))) <= 80
+    assert rows[0].split()[:2] == ["24", "72"]
+    assert "whole, in use" in rows[0]
+    assert "".join(row[head.index("dataset") :].rstrip() for row in rows).replace(" ", "") == str(folder).replace(
+        " ", ""
+    )
+    assert total.startswith("1 entry, ")
+    kept = hptctl("datasets", "cache", "prune", "--all")
+    assert kept.stdout == "removed 0 entries, 0 B\n"
+    assert kept.stderr == f"{folder} stays: it is in use\n"
+    del dataset
+    capsys.readouterr()
+
+    datasets.list_cache(as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    (stored,) = facts["entries"]
+    assert (stored["images"], stored["in_use"], stored["datasets"]) == (24, False, [str(folder)])
+    assert facts["bytes"] == stored["bytes"]
+    datasets.prune(unused_for="1h", as_json=True)
+    assert json.loads(capsys.readouterr().out)["removed"] == []
+    datasets.prune(max_size="0.01 MB", dry_run=True)
+    assert "would remove 1 entry" in capsys.readouterr().out
+    assert len(entries()) == 1
+    datasets.prune(max_size="1KiB")
+    assert "removed 1 entry" in capsys.readouterr().out
+    assert entries() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"unused_for": "30"}, "--unused-for '30' is no time; write 12h, 30d or 8w"),
+        ({"unused_for": "-3d"}, "is no time"),
+        ({"unused_for": "5GiB"}, "is no time"),
+        ({"max_size": "5"}, "--max-size '5' is no size; write 500MiB or 5GiB"),
+        ({"max_size": "30d"}, "is no size"),
+        ({"everything": True, "max_size": "5GiB"}, "--all leaves nothing"),
+    ],
+)
+def test_bad_input_to_prune_removes_nothing(folder: Path, given: dict[str, Any], expected: str) -> None:
+    load(str(folder), DataConfig(), side=72)
+    with pytest.raises(UserError, match=expected):
+        datasets.prune(**given)
+    assert len(entries()) == 1

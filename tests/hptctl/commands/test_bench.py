@@ -1,0 +1,19 @@
+"""`hptctl bench`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_bench_says_where_the_time_of_a_step_goes(hptctl) -> None:
+    size = ("--preset", "tiny", "--batch-size", "16", "--steps", "1", "--repeats", "1")
+    figures = json.loads(hptctl("bench", "-d", "shapes@40", *size, "--json").stdout)
+    assert figures["ratio_to_bare"] == pytest.approx(
+        figures["bare_images_per_second"] / figures["images_per_second"], rel=1e-6
+    )
+    stages = figures["stages"]
+    assert list(stages) == ["load", "augment", "key forward", "query forward", "backward", "update", "other"]
+    assert all(stages[name] > 0 for name in stages)
+    assert figures["peak_bytes"] > 2**20

@@ -1,0 +1,53 @@
+"""Intervals of differences, of a report and of `hptctl compare`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tracked_store import IMAGES, LABELS, cell, predictions_of
+
+from hpt.statistics import paired_bootstrap
+from hptctl.compare import arms as comparison
+from hptctl.compare.intervals import RESAMPLES
+from hptctl.report import page
+from hptctl.report.findings import Findings
+from hptctl.report.page import Selection
+
+TEST = Selection(experiment="test")
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Findings) -> None:
+    hpt, base = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "base", 0)
+    found = findings.difference(hpt, base)
+    seeds = [predictions_of(right).scores for right in ((300, 304), (302, 306), (304, 308))]
+    expected = paired_bootstrap("top1", seeds, [predictions_of((240, 240)).scores], LABELS, resamples=RESAMPLES)
+    assert found.points == pytest.approx(expected.difference) == pytest.approx((304 - 240) / IMAGES)
+    assert (found.low, found.high) == (expected.low, expected.high)
+    assert not found.tie
+    assert findings.difference(base, hpt) == replace(-found, tie=False)
+
+
+def test_compare_gives_the_same_interval(findings: Findings) -> None:
+    hpt, bn = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "hpt-bn", 5000)
+    names = [",".join(findings.frame.loc[list(c.run_ids), "name"]) for c in (hpt, bn)]
+    (pair,) = comparison.compare(comparison.arms(names, "test"), "top1", resamples=RESAMPLES, seed=0, level=0.95)
+    found = findings.difference(hpt, bn)
+    assert (found.low, found.high) == (pair.interval.low, pair.interval.high)
+    assert found.tie == (pair.verdict == "tie")
+
+
+def test_an_interval_is_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path))
+    first = page.read(TEST)
+    hpt, base = cell(first, "hpt from moco-v2-800ep", 5000), cell(first, "base", 0)
+    (file,) = (tmp_path / "intervals").glob("*.json")  # of the only dataset with predictions
+    kept = json.loads(file.read_text())
+    assert [list(hpt.run_ids), first.difference(hpt, base).low] in [[b, -high] for a, b, low, high in kept]
+    file.write_text(json.dumps([[a, b, -0.5, 0.5] for a, b, _, _ in kept]))
+    assert page.read(TEST).difference(hpt, base).high == 0.5
+    file.write_text("damaged")
+    assert page.read(TEST).difference(hpt, base) == first.difference(hpt, base)

@@ -1,0 +1,75 @@
+"""Studies as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_study import cells
+
+from hpt.errors import ConfigError
+from hptctl.study import definition as grid
+from hptctl.study.definition import Cell
+from hptctl.sweep.plan import configs
+
+
+def test_the_published_grids_have_the_published_cells() -> None:
+    linear = cells("paper-linear")
+    assert len([c for c in linear if c.kind == "linear"]) == 16 * (1 + 4 + 1 + 4)
+    steps = {c.config.steps for c in linear if c.id.startswith("hpt-flowers-")}  # type: ignore[union-attr]
+    assert steps == {50, 500, 5000, 50000}
+    assert all(not getattr(c.config, "save_at", ()) for c in linear)
+    semi = cells("paper-semi")
+    assert len([c for c in semi if c.sweep]) == 16 * 4 * 2
+    assert len(launch_configs(semi)) == 4
+    sequential = {c.id: c for c in cells("paper-sequential")}
+    assert sequential["hpt-ucmerced-from-resisc-base-s0@5000"].backbone == grid.Backbone("resisc-base")
+    assert "hpt-ucmerced-from-clipart-base-s0@5000" not in sequential
+    policies = {c.config.augment.policy for c in cells("paper-augment") if c.kind == "pretrain"}  # type: ignore[union-attr]
+    assert len(policies) == 5
+    assert {c.config.share for c in cells("paper-data") if c.kind == "pretrain"} == {0.01, 0.1, 0.25, 0.5, 1.0}  # type: ignore[union-attr]
+    assert {c.config.weights for c in cells("paper-base") if c.kind == "pretrain"} == {
+        *("moco-v2-200ep", "moco-v2-800ep", "imagenet-supervised")
+    }
+    assert {c.config.dataset for c in cells("paper-transfer") if c.sweep} == {"pascal-voc"}
+
+
+def launch_configs(found: list[Cell]) -> list[object]:
+
+    config = next(c.config for c in found if c.sweep)
+    return configs(config)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("strategies = ['htp']\ndatasets = ['d']", "did you mean 'hpt'"),
+        ("datsets = ['d']", "unknown field 'datsets' (did you mean 'datasets'?)"),
+        ("datasets = []", "has no dataset"),
+        ("datasets = ['d']\n[set]\n'linear.stepz' = 3", "unknown field 'linear.stepz' (did you mean 'linear.steps'?)"),
+        ("datasets = ['d']\n[set]\nstrategy = 'hpt'", "use strategies"),
+        ("datasets = ['d']\npolicies = ['crop']", "did you mean 'crop-only'"),
+        ("datasets = ['d']\nshares = [0]", "shares"),
+        ("datasets = ['d']\nsteps = [0]", "steps"),
+        ("datasets = ['d'\n", "is no TOML"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_in_a_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        cells(str(path))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_study_gets_a_did_you_mean(workplace: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'paper-linear'"):
+        grid.load("paper-liner")
+
+
+def test_prefixes_are_shared_or_not_as_the_study_says(study: Path) -> None:
+    shared = [c for c in cells(str(study)) if c.kind == "pretrain" and c.id.startswith("hpt")]
+    assert [(c.config.steps, c.config.save_at, c.feeds) for c in shared] == [(4, (2,), 2)]  # type: ignore[union-attr]
+    separate = [c for c in cells(str(study), prefixes="separate") if c.kind == "pretrain" and c.id.startswith("hpt")]
+    assert [(c.config.steps, c.config.save_at) for c in separate] == [(2, ()), (4, ())]  # type: ignore[union-attr]

@@ -1,0 +1,87 @@
+"""What of a study is done, whoever has done it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_study import STUDY, states
+
+from hptctl.runs.weights import backbone_of
+from hptctl.study import definition as grid
+from hptctl.study.progress import Progress
+
+
+@pytest.mark.slow
+def test_a_run_counts_whoever_made_it_and_only_while_its_images_are_the_same(
+    hptctl, study: Path, workplace: Path, digits_folder: Path
+) -> None:
+    images = workplace / "my digits"
+    shutil.copytree(digits_folder, images)
+    study.write_text(STUDY.format(dataset=images))
+    data = ("-d", str(images), "--preset", "tiny", "--batch-size", "32", "--device", "cpu")
+    hptctl("pretrain", "-s", "target", *data, "--steps", "4", "--name", "by-hand", "--save-at", "1")
+    hptctl("evaluate", "knn", "by-hand", "--name", "its-figure")
+    assert {id for id, state in states().items() if state == "done"} == {
+        "target-my-digits-s0@4",
+        "knn-target-my-digits-s0@4",
+    }
+    next(images.rglob("*.png")).unlink()
+    assert "done" not in states().values()
+
+
+@pytest.mark.slow
+def test_a_sweep_made_by_hand_is_a_cell_when_its_space_is_the_studys(hptctl, workplace: Path) -> None:
+    (workplace / "tuned.toml").write_text(
+        """
+        datasets = ["shapes@60"]
+        weights = ["own"]
+        preset = "tiny"
+        strategies = ["base"]
+        evaluations = [{ kind = "sweep", labels = "16" }]
+
+        [set]
+        "finetune.batch_size" = 8
+        "finetune.eval_every" = 60
+        device = "cpu"
+        """
+    )
+    data = ("-d", "shapes@60", "--preset", "tiny", "--device", "cpu")
+    hptctl("pretrain", "-s", "target", *data, "--batch-size", "32", "--steps", "1", "--name", "own")
+    hptctl("pretrain", "-s", "base", "-w", "own", *data, "--name", "based")
+    own = ("--labels", "16", "--set", "finetune.batch_size=8", "--set", "finetune.eval_every=60", "--device", "cpu")
+
+    def found() -> set[str]:
+        progress = Progress(grid.cells(grid.load("tuned.toml"), backbone_of))
+        return {progress[id].run for id in progress.cells if progress[id].state == "done"}
+
+    hptctl("sweep", "finetune", "based", *own, "--name", "other", "--schedule", "2-steps", "--lr", "0.01")
+    assert found() == {"based"}
+    hptctl("sweep", "finetune", "based", *own, "--name", "same")
+    assert found() == {"based", "same"}
+
+
+@pytest.mark.slow
+def test_what_another_machine_has_done_counts_as_long_as_nothing_else_needs_its_backbone(
+    hptctl, study: Path, workplace: Path
+) -> None:
+    hptctl("study", "run", "mine.toml", "--only", "knn-target*")
+    shutil.move(workplace / "runs", workplace / "another machine's runs")  # the tracking store is shared
+    found = states()
+    assert found["target-my-digits-s0@4"] == found["knn-target-my-digits-s0@4"] == "done"
+    assert found["base-my-digits-s0"] == "left"
+    text = study.read_text()
+    study.write_text(text.replace('["knn"]', '["knn", "linear"]').replace("[set]", '[set]\n"linear.steps" = 4'))
+    found = states()
+    assert found["target-my-digits-s0@4"] == found["linear-target-my-digits-s0@4"] == "left"
+    assert found["knn-target-my-digits-s0@4"] == "done"
+    hptctl("study", "run", "mine.toml", "--only", "*target*")
+    assert states()["linear-target-my-digits-s0@4"] == "done"
+
+
+def test_cells_are_chosen_by_pattern_with_what_they_need(hptctl, study: Path) -> None:
+    found = json.loads(hptctl("study", "status", "mine.toml", "--only", "knn-hpt*@2", "--json").stdout)
+    assert {row["cell"] for row in found["cells"]} == {"own", "hpt-my-digits-s0", "knn-hpt-my-digits-s0@2"}
+    assert "did you mean 'own'" in hptctl("study", "status", "mine.toml", "--only", "owm", code=2).stderr

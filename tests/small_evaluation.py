@@ -1,0 +1,40 @@
+"""An evaluation of a second on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hpt.config import EvaluateConfig
+from hpt.data.dataset import Dataset
+from hpt.evaluate import evaluate
+
+SETTINGS = {
+    "weights": "unused",
+    "dataset": "unused",
+    "backbone": "resnet18",
+    "image_size": 32,
+    "device": "cpu",
+    "linear": {"steps": 60, "batch_size": 64, "eval_every": 20, "views": 2, "lrs": [0.3, 3.0]},
+    "finetune": {"schedule": "4-steps", "batch_size": 32, "micro_batch": 16, "eval_every": 2},
+}
+
+
+def config(kind: str, **changes: object) -> EvaluateConfig:
+    return EvaluateConfig.model_validate(SETTINGS | {"kind": kind} | changes)
+
+
+def run(settings: EvaluateConfig, dataset: Dataset, state: dict[str, Tensor], folder: Path, **options: Any):
+    logged: dict[int, dict[str, float]] = {}
+    folder.mkdir(exist_ok=True)
+    found = evaluate(
+        settings,
+        dataset,
+        state,
+        folder,
+        log=lambda metrics, step: logged.setdefault(step, {}).update(metrics),
+        **{"progress": lambda *_: None, **options},
+    )
+    return found, logged
