@@ -23,7 +23,8 @@ import torch
 
 from hpt import encoder
 from hpt.config import PretrainConfig
-from hpt.data.cache import Entry, Images, Pixels, mapped
+from hpt.data.cache import mapped
+from hpt.data.images import Images, OpenEntry, PackedPixels
 from hpt.data.loader import Order
 from hpt.moco import MoCo
 from hpt.pretrain import Step
@@ -40,9 +41,9 @@ def images_of(gib: float, side: int, folder: Path) -> Images:
     with path.open("wb") as file:
         file.truncate(3 * side * side * count)
     with path.open("rb") as file:
-        pixels = Pixels(mapped(file), sizes)
+        pixels = PackedPixels(mapped(file), sizes)
     nothing = np.zeros((count, 16), dtype=np.uint8)
-    entry = Entry(("",) * count, (), sizes, nothing, np.zeros((count, 2, 3), dtype=np.uint64), pixels)
+    entry = OpenEntry(("",) * count, (), sizes, nothing, np.zeros((count, 2, 3), dtype=np.uint64), pixels)
     return Images(entry, np.arange(count), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 

@@ -37,8 +37,8 @@ from torchvision.transforms import v2
 
 from hpt import encoder
 from hpt.config import AugmentConfig, PretrainConfig
-from hpt.data.cache import Images
 from hpt.data.dataset import load
+from hpt.data.images import Images
 from hpt.moco import MoCo
 from hpt.pretrain import Step, pretrain
 from hpt.processes import Processes, choose_device, use_bf16

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hpt.config import AugmentConfig
-from hpt.data.cache import RawBatch
+from hpt.data.images import RawBatch
 
 ATTEMPTS = 10
 """Crops tried before the central one, as in torchvision's RandomResizedCrop."""

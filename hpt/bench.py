@@ -13,7 +13,7 @@ import torch
 from hpt import encoder
 from hpt.callbacks import Progress
 from hpt.config import PretrainConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import Feed, Order
 from hpt.moco import MoCo
 from hpt.pretrain import Step

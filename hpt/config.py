@@ -511,8 +511,12 @@ def check(model: type[M], values: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_explain(model, e) for e in error.errors()]
-        raise ConfigError("; ".join(problems)) from None
+        raise ConfigError("; ".join(problems(model, error))) from None
+
+
+def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """Everything that is wrong with a model's values, a line each, with a "did you mean" for unknown names."""
+    return [_explain(model, each) for each in error.errors()]
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -596,11 +600,12 @@ def _parse_sets(sets: Iterable[str]) -> dict[str, Any]:
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]")  # pydantic's mark of a dictionary's key
     if error["type"] == "extra_forbidden":
         return f"unknown field '{path}'{did_you_mean(path, fields(model))}"
     if error["type"] == "missing":
-        return f"{path} is missing: give --{path.replace('_', '-')}"
+        option = issubclass(model, PretrainConfig | EvaluateConfig)
+        return f"{path} is missing" + (f": give --{path.replace('_', '-')}" if option else "")
     if error["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         got = error["input"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpt import augment, encoder
 from hpt.callbacks import Progress
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.evaluate.features import BATCH, frozen
 from hpt.representation import cka_matrix

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hpt import augment, checkpoint, encoder
 from hpt.callbacks import Log, Progress, Stop, Watch
 from hpt.config import MICRO_BATCH_PIXELS, EvaluateConfig, PretrainConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import Feed, Order, raw_batch
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
 from hpt.milestones import Milestones

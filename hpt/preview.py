@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hpt import augment
 from hpt.config import PretrainConfig
-from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
+from hpt.data.images import Images
 from hpt.data.listing import Listing, unlabelled
 from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpt.data.listing import Listing, Source
+from hpt.data.listing import ImageSource, Listing
 from hpt.files import write_text
 from hpt.user_folders import cache_folder
 
@@ -20,7 +20,7 @@ VERSION = 1
 """Raise it when a reader reads the same files otherwise."""
 
 
-def keep(name: str, files: Iterable[Path], source: Source, read: Callable[[], Listing]) -> Listing:
+def keep(name: str, files: Iterable[Path], source: ImageSource, read: Callable[[], Listing]) -> Listing:
     """What `read` gives, from the cache where it was read before and `files` are the same.
 
     `files` are told apart by size and time; a folder also by those of the folders in it, which change when a file is
@@ -58,7 +58,7 @@ def _facts(listing: Listing) -> dict[str, object]:
     }
 
 
-def _load(place: Path, source: Source) -> Listing:
+def _load(place: Path, source: ImageSource) -> Listing:
     facts = json.loads(place.read_bytes())
     names, classes = tuple(facts["names"]), tuple(facts["classes"])
     if facts["several"]:

@@ -30,7 +30,7 @@ from filelock import FileLock
 
 from hpt.user_folders import cache_folder
 
-State = Literal["whole", "damaged", "being built", "abandoned"]
+EntryState = Literal["whole", "damaged", "being built", "abandoned"]
 
 BUILDING, REMOVED = ".building-", ".removed-"
 PUBLISH_LOCK = "publish.lock"
@@ -41,7 +41,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Index:
+class EntryIndex:
     """What an entry says of its pixels."""
 
     names: tuple[str, ...]
@@ -61,11 +61,11 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredEntry:
     """One entry of the cache, or what a process left that was killed."""
 
     path: Path
-    state: State
+    state: EntryState
     reason: str
     """Of damage."""
     in_use: bool
@@ -83,11 +83,11 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedEntries:
     """What was taken away, or would be."""
 
-    removed: tuple[Stored, ...]
-    in_use: tuple[Stored, ...]
+    removed: tuple[StoredEntry, ...]
+    in_use: tuple[StoredEntry, ...]
     """What should have gone, but is open."""
     stamps: int
     """Stamps without an entry."""
@@ -98,7 +98,7 @@ def images_folder() -> Path:
     return cache_folder() / "images"
 
 
-def read_index(path: Path) -> Index:
+def read_index(path: Path) -> EntryIndex:
     """The index of an entry whose images.bin has the right length.
 
     Raises:
@@ -109,7 +109,7 @@ def read_index(path: Path) -> Index:
         # Opened here, because np.load leaves a damaged file open.
         with (path / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in ("sizes", "digests", "sums")}
-        index = Index(
+        index = EntryIndex(
             names=tuple(facts["names"]),
             quarantined=tuple((name, reason) for name, reason in facts["quarantined"]),
             **arrays,
@@ -162,7 +162,7 @@ def touch(path: Path) -> None:
         os.utime(path / "index.json")
 
 
-def entries() -> list[Stored]:
+def entries() -> list[StoredEntry]:
     """What lies in the cache, the last used first."""
     folder = images_folder()
     datasets: dict[str, set[str]] = {}
@@ -186,7 +186,7 @@ def prune(
     max_bytes: int | None = None,
     everything: bool = False,
     dry_run: bool = False,
-) -> Pruned:
+) -> PrunedEntries:
     """Remove what is damaged or abandoned, and of the whole entries, the longest unused first, those that were not
     used for `unused_for` seconds, or are too much for `max_bytes` of all that lies in the cache, or everything.
 
@@ -204,22 +204,22 @@ def prune(
         if everything or unused or (max_bytes is not None and left > max_bytes):
             doomed.append(stored)
             left -= 0 if stored.in_use else stored.bytes
-    removed: list[Stored] = []
-    in_use: list[Stored] = []
+    removed: list[StoredEntry] = []
+    in_use: list[StoredEntry] = []
     for stored in doomed:
         gone = not stored.in_use and (dry_run or _remove(stored))
         (removed if gone else in_use).append(stored)
     keys = {stored.path.name for stored in removed}
-    return Pruned(tuple(removed), tuple(in_use), _prune_stamps(keys, dry_run=dry_run))
+    return PrunedEntries(tuple(removed), tuple(in_use), _prune_stamps(keys, dry_run=dry_run))
 
 
-def _entry(path: Path, datasets: set[str]) -> Stored:
+def _entry(path: Path, datasets: set[str]) -> StoredEntry:
     about = _about(path)
     try:
         used = (path / "index.json").stat().st_mtime
     except FileNotFoundError:
         used = path.stat().st_mtime
-    state: State = "whole"
+    state: EntryState = "whole"
     reason, images = "", None
     try:
         images = len(read_index(path).names)
@@ -230,7 +230,7 @@ def _entry(path: Path, datasets: set[str]) -> Stored:
         state, reason = "damaged", f"{Path(error.filename).name} is missing"
     with _alone(path) as free:
         in_use = not free
-    return Stored(
+    return StoredEntry(
         path=path,
         state=state,
         reason=reason,
@@ -243,11 +243,11 @@ def _entry(path: Path, datasets: set[str]) -> Stored:
     )
 
 
-def _unfinished(path: Path) -> Stored:
+def _unfinished(path: Path) -> StoredEntry:
     with _builder(path) as free:
         building = not free
     about = _about(path)
-    return Stored(
+    return StoredEntry(
         path=path,
         state="being built" if building else "abandoned",
         reason="",
@@ -260,7 +260,7 @@ def _unfinished(path: Path) -> Stored:
     )
 
 
-def _remove(stored: Stored) -> bool:
+def _remove(stored: StoredEntry) -> bool:
     """Take it away, unless somebody uses it by now."""
     path = stored.path
     if stored.state == "abandoned":

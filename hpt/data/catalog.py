@@ -1,42 +1,18 @@
-"""The datasets that are known by name: one row each, and those that the user adds in a TOML file.
-
-# <data root>/catalog.toml
-[my-xrays]
-title = "Our clinic's x-rays"
-path = "xrays.csv"                # a folder, zip file or list; relative to the data root
-group = 'patient\\d+'              # what a cut must not divide, found in an image's name
-shares = {val = 0.1, test = 0.3}  # of what is cut; also domain, licence, page, metric, mean, std
-"""
+"""The catalogue: the datasets that are known by name, a row each."""
 
 from __future__ import annotations
 
-import glob
-import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import replace
-from fractions import Fraction
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from hpt.config import Metric
-from hpt.data import embedded, table
+from hpt.data import embedded
+from hpt.data.archive import Archive
 from hpt.data.fetch import Checksum
-from hpt.data.folder import list_folder, list_zip
-from hpt.data.listing import Listing, Split
+from hpt.data.listing import Split
 from hpt.data.publishers import bdd, chexpert, classes, coco, domainnet, flowers, viper, voc, xview
-from hpt.data.row import RGB, Archive, Row, Task
-from hpt.data.splits import SHARES
-from hpt.errors import DataError, did_you_mean
-from hpt.user_folders import data_folder
+from hpt.data.row import RGB, CatalogRow
 
-METRICS: dict[Task, str] = {"single-label": "top1", "multi-label": "auroc"}
-"""The headline metric of a task."""
-FIFTHS: dict[Split, Fraction] = {"test": Fraction(1, 5), "val": Fraction(1, 5)}
-"""60/20/20, as the publication has it for the aerial scenes."""
+FIFTHS: dict[Split, float] = {"val": 0.2, "test": 0.2}
+"""The shares of val and test of the aerial scenes: the publication cuts them 60/20/20."""
 
 VGG = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 PASCAL = "https://thor.robots.ox.ac.uk/pascal/VOC/"
@@ -45,156 +21,15 @@ DOMAINNET = "http://csr.bu.edu/ftp/visda/2019/multi-source/"
 MENDELEY = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
 
 
-def rows() -> dict[str, Row]:
-    """The catalogue and the user's own rows.
-
-    Raises:
-        DataError: the user's file is not right.
-    """
-    return CATALOG | _own_rows(own_file())
-
-
-def own_file() -> Path:
-    """Where the user's rows are."""
-    return data_folder() / "catalog.toml"
-
-
-def find(name: str) -> Row | None:
-    """The row of a name; `shapes@N` is `shapes` with N images.
-
-    Raises:
-        DataError: a number of images that is none, or on a row that takes none; the user's rows are not right.
-    """
-    plain, at, count = name.partition("@")
-    row = CATALOG.get(plain) or rows().get(plain)
-    if row is None or not at:
-        return row
-    if row.name != "shapes":
-        raise DataError(f"{row.name} has a fixed number of images", f"use --dataset {row.name}")
-    if not count.isdecimal() or not 1 <= int(count) <= 10_000_000:
-        raise DataError(f"'{name}' asks for no number of images", "write for example shapes@500")
-    return replace(row, name=name, read=lambda _: embedded.shapes(int(count)))
-
-
-def list_path(path: Path) -> Listing:
-    """The images of a folder, a zip file or a list.
-
-    Raises:
-        DataError: as `list_folder`, `list_zip` and `list_table`.
-    """
-    if path.is_dir():
-        return list_folder(path)
-    return list_zip(path) if path.suffix.lower() == ".zip" else table.list_table(path)
-
-
-Part = Annotated[float, Field(gt=0, lt=0.9)]
-Channel = Annotated[float, Field(ge=0, le=1)]
-
-
-class _OwnRow(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: Path
-    title: str = ""
-    domain: str = "own"
-    licence: str = "none stated"
-    page: str = "none"
-    metric: Metric | None = None
-    mean: tuple[Channel, Channel, Channel] | None = None
-    std: tuple[Channel, Channel, Channel] | None = None
-    group: str | None = None
-    shares: dict[Split, Part] = {}
-
-    @model_validator(mode="after")
-    def _check(self) -> _OwnRow:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std go together")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError("std must be above 0")
-        if "train" in self.shares or sum(self.shares.values()) > 0.9:
-            raise ValueError("shares are of val and test, and leave a tenth to train")
-        try:
-            re.compile(self.group or "")
-        except re.error as error:
-            raise ValueError(f"group '{self.group}' is no regular expression: {error}") from None
-        return self
-
-
-def _own_rows(file: Path) -> dict[str, Row]:
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{file} cannot be read as TOML: {error}") from None
-    found = {}
-    for name, values in tables.items():
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or name in CATALOG:
-            why = "is taken" if name in CATALOG else "is no name (small letters, digits, . _ -)"
-            raise DataError(f"{file}: '{name}' {why}", "give the row another name")
-        try:
-            found[name] = _own_row(name, _OwnRow.model_validate(values), file.parent)
-        except ValidationError as error:
-            raise DataError(f"{file}, [{name}]: {_explain(error)}") from None
-    return found
-
-
-def _own_row(name: str, own: _OwnRow, root: Path) -> Row:
-    path = root / own.path.expanduser()
-    exact = {split: Fraction(part).limit_denominator(1000) for split, part in own.shares.items()}
-    return Row(
-        name=name,
-        title=own.title or f"the images of {path}",
-        domain=own.domain,
-        licence=own.licence,
-        page=own.page,
-        folder=str(path.parent),
-        archives=(Archive(glob.escape(path.name), gives=(glob.escape(path.name),)),),
-        read=partial(_read_own, path, own.group),
-        shares=SHARES | exact,
-        mean=own.mean,
-        std=own.std,
-        metric=own.metric,
-        note=f"a row of {own_file()}",
-    )
-
-
-def _read_own(path: Path, group: str | None, _: Path) -> Listing:
-    listing = list_path(path)
-    if group is None:
-        return listing
-    pattern = re.compile(group)
-
-    def find_group(name: str) -> str:
-        found = pattern.search(name)
-        if found is None:
-            raise DataError(f"{name} of {path} has no group '{group}'", f"mend the group in {own_file()}")
-        return found[0]
-
-    return listing.grouped(find_group)
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown field '{field}'{did_you_mean(field, _OwnRow.model_fields)}"
-    if first["type"] == "missing":
-        return f"{field} is missing"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"{field} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-
-
 def _md5(digest: str) -> Checksum:
     return Checksum("md5", digest)
 
 
 def _domain(
     name: str, kind: str, *, train: int, test: int, megabytes: int, mean: RGB, std: RGB, below: str = ""
-) -> Row:
+) -> CatalogRow:
     """One of DomainNet's six; counts are those of the cleaned version (tensorflow/datasets domainnet.md)."""
-    return Row(
+    return CatalogRow(
         name=f"domainnet-{name}",
         title=f"DomainNet, {name}",
         domain=kind,
@@ -217,10 +52,10 @@ def _domain(
     )
 
 
-CATALOG: dict[str, Row] = {
+CATALOG: dict[str, CatalogRow] = {
     row.name: row
     for row in (
-        Row(
+        CatalogRow(
             name="digits",
             title="Optical recognition of handwritten digits",
             domain="drawn",
@@ -231,7 +66,7 @@ CATALOG: dict[str, Row] = {
             counts={"train+val+test": 1797},
             note="embedded; cut 70/10/20",
         ),
-        Row(
+        CatalogRow(
             name="shapes",
             title="Eight shapes, drawn by this program",
             domain="drawn",
@@ -241,7 +76,7 @@ CATALOG: dict[str, Row] = {
             classes=8,
             note="embedded; cut 70/10/20",
         ),
-        Row(
+        CatalogRow(
             name="resisc",
             title="NWPU-RESISC45, aerial scenes",
             domain="aerial",
@@ -256,7 +91,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2035, 0.1854, 0.1849),
             note="no split is published; cut 60/20/20",
         ),
-        Row(
+        CatalogRow(
             name="ucmerced",
             title="UC Merced land use, aerial scenes",
             domain="aerial",
@@ -279,7 +114,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2180, 0.2021, 0.1958),
             note="no split is published; cut 60/20/20",
         ),
-        Row(
+        CatalogRow(
             name="xview",
             title="xView, objects in satellite scenes",
             domain="aerial",
@@ -298,7 +133,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2035, 0.1854, 0.1849),
             note=f"chips of {xview.CHIP} px, cut 70/10/20 by scene; the {xview.MOST_FREQUENT} types with most objects",
         ),
-        Row(
+        CatalogRow(
             name="bdd",
             title="BDD100K, weather in driving scenes",
             domain="driving",
@@ -321,7 +156,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2474, 0.2653, 0.2761),
             note="test is the official val (test has no published labels); val is cut from train; no weather, no image",
         ),
-        Row(
+        CatalogRow(
             name="viper",
             title="VIPER, classes in rendered driving scenes",
             domain="driving, rendered",
@@ -340,7 +175,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2449, 0.2408, 0.2390),
             note="frames with pixel classes; test is the official val; val is cut from train by sequence",
         ),
-        Row(
+        CatalogRow(
             name="chexpert",
             title="CheXpert, findings in chest x-rays",
             domain="medical",
@@ -360,7 +195,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2919, 0.2919, 0.2919),
             note="test is the official valid; val is cut from train by patient; uncertain and blank count as 0",
         ),
-        Row(
+        CatalogRow(
             name="chest-xray-kids",
             title="Pneumonia in children's chest x-rays",
             domain="medical",
@@ -381,7 +216,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2377, 0.2377, 0.2377),
             note="official train and test; val is cut from train by patient",
         ),
-        Row(
+        CatalogRow(
             name="coco-2014",
             title="COCO 2014, objects in photographs",
             domain="natural",
@@ -419,7 +254,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2785, 0.2740, 0.2889),
             note="test is the official val (test has no published labels); val is cut from train",
         ),
-        Row(
+        CatalogRow(
             name="pascal-voc",
             title="Pascal VOC 2007+2012, objects in photographs",
             domain="natural",
@@ -456,7 +291,7 @@ CATALOG: dict[str, Row] = {
             std=(0.2764, 0.2729, 0.2849),
             note="official splits; test is that of 2007; a class with difficult objects only counts as absent",
         ),
-        Row(
+        CatalogRow(
             name="flowers",
             title="Oxford 102 Flowers",
             domain="natural",
@@ -551,8 +386,3 @@ CATALOG: dict[str, Row] = {
         ),
     )
 }
-
-
-def describe(counts: Mapping[str, int]) -> str:
-    """`train 18,900, val 6,300, test 6,300`"""
-    return ", ".join(f"{splits} {count:,}" for splits, count in counts.items())

@@ -25,10 +25,11 @@ from PIL import Image
 
 from hpt.callbacks import Progress
 from hpt.data import decode
-from hpt.data.cache import in_order
-from hpt.data.dataset import list_images, split
-from hpt.data.listing import SPLITS, Labels, Listing, Read, Source, Unreadable, unlabelled
-from hpt.data.row import Row
+from hpt.data.dataset import split
+from hpt.data.listing import SPLITS, ImageSource, Labels, unlabelled
+from hpt.data.names import list_images
+from hpt.data.reading import reading
+from hpt.data.row import CatalogRow
 from hpt.data.splits import Indices
 from hpt.errors import DataError
 
@@ -48,7 +49,7 @@ SMALL, LONG = 16, 5.0
 
 
 @dataclass(frozen=True)
-class Pair:
+class Duplicate:
     """Two images that show the same; the first comes first in train, val, test."""
 
     first: int
@@ -59,10 +60,10 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckResult:
     """What `check` found; images are numbered as in `names`."""
 
-    source: Source
+    source: ImageSource
     names: tuple[str, ...]
     """Images that can be read and are not left out."""
     splits: Mapping[str, Indices]
@@ -70,11 +71,11 @@ class Report:
     """The split of each."""
     classes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
-    leaks: tuple[Pair, ...]
+    leaks: tuple[Duplicate, ...]
     """Across splits, the most alike first; one for each image of the earlier split."""
-    repeats: tuple[Pair, ...]
+    repeats: tuple[Duplicate, ...]
     """Within a split; one for each image that an earlier one shows already."""
-    contradictions: tuple[Pair, ...]
+    contradictions: tuple[Duplicate, ...]
     """Of both, those of equal files with different labels."""
     absent: Mapping[str, tuple[str, ...]]
     """Classes without an image in a labelled split."""
@@ -96,13 +97,13 @@ class Report:
 
 
 def check(
-    found: Row | Path,
+    found: CatalogRow | Path,
     split_seed: int,
     *,
     left_out: Collection[str] = (),
     near: float = NEAR,
     progress: Progress | None = None,
-) -> Report:
+) -> CheckResult:
     """Read every image of a dataset and compare each with all others.
 
     Args:
@@ -113,7 +114,8 @@ def check(
         DataError: as `dataset.load`; or nearly all images are alike.
     """
     listing = list_images(found, progress)
-    seen = _look(listing, progress)
+    with reading(listing, _look, progress) as looked:
+        seen = list(looked)
     unreadable = tuple((listing.names[i], look) for i, look in enumerate(seen) if isinstance(look, str))
     readable = np.array([i for i, look in enumerate(seen) if isinstance(look, _Look)], dtype=np.int64)
     where = np.full(len(seen), "", dtype="<U5")
@@ -130,8 +132,8 @@ def check(
     pairs = _pairs(np.array([look.digest for look in looks]), thumbnails, where, near, progress)
     leaks = [pair for pair in pairs if where[pair.first] != where[pair.second]]
     repeats = [pair for pair in pairs if where[pair.first] == where[pair.second]]
-    row = found if isinstance(found, Row) else None
-    return Report(
+    row = found if isinstance(found, CatalogRow) else None
+    return CheckResult(
         source=listing.source,
         names=names,
         splits=splits,
@@ -159,23 +161,8 @@ class _Look:
     thumbnail: npt.NDArray[np.uint8]
 
 
-def _look(listing: Listing, progress: Progress | None) -> list[_Look | str]:
-    """Each image, or the reason why it cannot be read."""
-    seen: list[_Look | str] = []
-    with decode.quiet(), listing.source.open() as read:
-        for done, look in enumerate(in_order(lambda name: _look_at(read, name), listing.names), start=1):
-            seen.append(look)
-            if progress is not None and (done % 64 == 0 or done == len(listing.names)):
-                progress(done, len(listing.names), "reading images")
-    return seen
-
-
-def _look_at(read: Read, name: str) -> _Look | str:
-    try:
-        data = read(name)
-        pixels = decode.decode(data, SIDE)
-    except Unreadable as error:
-        return str(error)
+def _look(data: bytes) -> _Look:
+    pixels = decode.decode(data, SIDE)
     with Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:  # its header, once more
         mode, (width, height) = image.mode, image.size
     grey = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
@@ -189,7 +176,7 @@ def _pairs(
     where: npt.NDArray[np.str_],
     near: float,
     progress: Progress | None,
-) -> list[Pair]:
+) -> list[Duplicate]:
     """Every two images that show the same."""
     order = np.array([SPLITS.index(split) for split in where.tolist()])
     _, contents = np.unique(digests, return_inverse=True)
@@ -207,7 +194,7 @@ def _pairs(
     pairs = []
     for found_pair in found:
         first, second = sorted(found_pair[:2], key=lambda row: (order[row], row))
-        pairs.append(Pair(first, second, *found_pair[2:]))
+        pairs.append(Duplicate(first, second, *found_pair[2:]))
     return sorted(pairs, key=lambda pair: (-pair.exact, -pair.likeness, pair.first, pair.second))
 
 
@@ -257,9 +244,9 @@ def _normalised(pixels: torch.Tensor) -> torch.Tensor:
     return torch.where(flat, 0.0, centred / length.clamp_min(1e-6))
 
 
-def _once(pairs: Iterable[Pair], key: Callable[[Pair], int]) -> tuple[Pair, ...]:
+def _once(pairs: Iterable[Duplicate], key: Callable[[Duplicate], int]) -> tuple[Duplicate, ...]:
     """The first of the pairs for each key; they come with the most alike first."""
-    best: dict[int, Pair] = {}
+    best: dict[int, Duplicate] = {}
     for pair in pairs:
         best.setdefault(key(pair), pair)
     return tuple(best.values())
@@ -289,7 +276,7 @@ def _odd(look: _Look) -> str:
     return "one colour" if look.thumbnail.std() < FLAT else ""
 
 
-def _miscounted(row: Row, splits: Mapping[str, Indices], classes: int) -> dict[str, tuple[int, int]]:
+def _miscounted(row: CatalogRow, splits: Mapping[str, Indices], classes: int) -> dict[str, tuple[int, int]]:
     found = {key: sum(len(splits[name]) for name in key.split("+")) for key in row.counts}
     published = dict(row.counts)
     if row.classes is not None:

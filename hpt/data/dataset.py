@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy.typing as npt
 
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
-from hpt.data import cache, catalog, quarantine, splits, table
-from hpt.data.cache import Entry, Images
-from hpt.data.catalog import METRICS
+from hpt.data import cache, quarantine, splits
+from hpt.data.images import Images, OpenEntry
 from hpt.data.listing import Labels, Listing, unlabelled
-from hpt.data.row import Row, Task
-from hpt.errors import DataError, did_you_mean
+from hpt.data.names import find, list_images, name_of
+from hpt.data.row import METRICS, CatalogRow, Task
+from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")
 
@@ -100,7 +99,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
         OSError: the cache cannot be written.
     """
     found = find(dataset)
-    row = found if isinstance(found, Row) else None
+    row = found if isinstance(found, CatalogRow) else None
     listing = list_images(found, progress)
     name = name_of(found)
     task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
@@ -134,55 +133,12 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     )
 
 
-def find(dataset: str) -> Row | Path:
-    """The row of the catalogue, or the folder, zip file or list, that a dataset's name stands for.
-
-    Raises:
-        DataError: nothing of that name.
-    """
-    is_path = dataset.startswith((".", "~")) or any(mark in dataset for mark in ("/", os.sep))
-    row = None if is_path else catalog.find(dataset)
-    if row is not None:
-        return row
-    path = Path(dataset).expanduser()
-    if dataset and (path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file())):
-        return path.resolve()
-    if path.suffix.lower() in table.DELIMITERS and path.is_file():
-        return path.absolute()  # a link to a list stays: paths are relative to where it lies
-    if dataset and path.exists():
-        lists = ", ".join(table.DELIMITERS)
-        raise DataError(
-            f"{dataset} is neither a folder nor a zip file nor a list",
-            f"name a folder of images, a .zip of one, or a list of images ({lists})",
-        )
-    names = catalog.rows()
-    known = ", ".join(names)
-    if is_path or path.suffix:
-        raise DataError(f"no such folder, zip file or list: {dataset}", f"check the path, or choose one of {known}")
-    raise DataError(
-        f"unknown dataset '{dataset}'{did_you_mean(dataset, names)}, and no such folder",
-        f"choose one of {known}, or name a folder, a zip file or a list",
-    )
-
-
-def name_of(found: Row | Path) -> str:
-    """How a dataset is called in names and tables: the catalogue's name, or the folder's, zip file's or list's."""
-    if isinstance(found, Row):
-        return found.name
-    return found.name if found.is_dir() else found.stem
-
-
-def list_images(found: Row | Path, progress: Progress | None = None) -> Listing:
-    """What a row or a path holds, before any image is read."""
-    return found.listing(progress) if isinstance(found, Row) else catalog.list_path(found)
-
-
-def split(found: Row | Path, listing: Listing, rows: splits.Indices, seed: int) -> dict[str, splits.Indices]:
+def split(found: CatalogRow | Path, listing: Listing, rows: splits.Indices, seed: int) -> dict[str, splits.Indices]:
     """The splits of some images of a listing, as indices into `rows`; what the dataset lacks is cut by `seed`."""
     names = [listing.names[i] for i in rows]
     given = [listing.splits[i] for i in rows]
     groups = None if listing.groups is None else [listing.groups[i] for i in rows]
-    shares = found.shares if isinstance(found, Row) else splits.SHARES
+    shares = found.cut if isinstance(found, CatalogRow) else splits.SHARES
     labels = listing.labels[rows]
     return splits.complete(name_of(found), names, labels, given, seed, groups=groups, shares=shares)
 
@@ -191,7 +147,7 @@ def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:
     return np.sort(np.concatenate([indices["train"], indices["val"]]))
 
 
-def _check_quarantine(name: str, entry: Entry, allowed: float) -> None:
+def _check_quarantine(name: str, entry: OpenEntry, allowed: float) -> None:
     bad, total = len(entry.quarantined), len(entry.quarantined) + len(entry.names)
     if not bad:
         return
@@ -222,7 +178,7 @@ def _first(quarantined: Sequence[tuple[str, str]]) -> str:
     return named if len(quarantined) <= NAMED else f"{named}, ..."
 
 
-def _fingerprint(entry: Entry, labels: Labels, classes: tuple[str, ...]) -> str:
+def _fingerprint(entry: OpenEntry, labels: Labels, classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name, content, label in zip(entry.names, entry.digests, labels, strict=True):
         if labels.ndim == 2:

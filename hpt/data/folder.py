@@ -14,14 +14,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from hpt.data import zip_file
 from hpt.data.listing import Listing, Read, Split, Unreadable
 from hpt.errors import DataError
 
@@ -35,10 +34,6 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-LARGEST_MEMBER = 256 << 20
-"""Bytes that one image of a zip may claim."""
-BOMB_RATIO, BOMB_SIZE = 200, 16 << 20
-"""A member above this size that shrank by more than this ratio is not an image."""
 
 
 @dataclass(frozen=True)
@@ -65,33 +60,6 @@ class Folder:
             return (self.root / name).read_bytes()
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
-
-
-@dataclass(frozen=True)
-class Zip:
-    """Images by their names below `prefix` in a zip file."""
-
-    path: Path
-    prefix: str = ""
-
-    def stamp(self, names: Iterable[str]) -> Iterator[str]:
-        """From the archive's directory, which holds checksums: the file may move and stay known."""
-        with open_zip(self.path) as archive:
-            for name in names:
-                member = archive.getinfo(self.prefix + name)
-                yield f"{member.CRC} {member.file_size}"
-
-    @contextmanager
-    def open(self) -> Iterator[Read]:
-        with open_zip(self.path) as archive:
-
-            def read(name: str) -> bytes:
-                try:
-                    return archive.read(self.prefix + name)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-                    raise Unreadable(f"damaged in the archive: {error}") from None
-
-            yield read
 
 
 @dataclass
@@ -136,9 +104,9 @@ def list_zip(path: Path) -> Listing:
             has a path that leads out of the archive.
     """
     tree = _Tree()
-    with open_zip(path) as archive:
+    with zip_file.open_zip(path) as archive:
         for member in archive.infolist():
-            check_name(member, path)
+            zip_file.check_name(member, path)
             name = member.filename
             if _hidden(name):
                 continue
@@ -146,10 +114,10 @@ def list_zip(path: Path) -> Listing:
             if not member.is_dir():
                 tree.add(name)
         for name in tree.images:
-            _check_member(archive.getinfo(name), path)
+            zip_file.check_member(archive.getinfo(name), path)
     tree.images = sorted(set(tree.images))
     wrapper = _wrapper(tree, path, in_archive=True)
-    return Listing.single_label(Zip(path, wrapper), _arrange(tree.below(wrapper), path))
+    return Listing.single_label(zip_file.Zip(path, wrapper), _arrange(tree.below(wrapper), path))
 
 
 def _walk(root: Path) -> _Tree:
@@ -280,44 +248,3 @@ def _check_split_labels(images: Mapping[str, tuple[Split, str | None]], where: P
 def _refuse_empty(classes: set[str], where: Path) -> None:
     if classes:
         raise DataError(f"class '{min(classes)}' has no images in {where}", "remove the folder or put images into it")
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip file that is whole, as far as its directory tells.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return zipfile.ZipFile(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path} is no whole zip file: {error}", "it may be truncated; copy or download it again"
-        ) from None
-
-
-def check_name(member: zipfile.ZipInfo, path: Path) -> None:
-    """A DataError where a member's path leads out of the archive."""
-    name = member.filename
-    if name.startswith("/") or ".." in name.split("/") or "\\" in name or re.match(r"[A-Za-z]:", name):
-        raise DataError(
-            f"{path} is refused: its member '{name}' has an unsafe path",
-            "zip the folder again with plain paths",
-        )
-
-
-def _check_member(member: zipfile.ZipInfo, path: Path) -> None:
-    size, packed = member.file_size, member.compress_size
-    if member.flag_bits & 1:
-        raise DataError(
-            f"{path} is refused: its member '{member.filename}' is encrypted",
-            "zip the folder again without a password",
-        )
-    if size > LARGEST_MEMBER or (size > BOMB_SIZE and size > BOMB_RATIO * packed):
-        raise DataError(
-            f"{path} is refused: its member '{member.filename}' claims {size / 2**20:,.0f} MiB, packed "
-            f"{packed / 2**20:,.1f} MiB",
-            "it is no image; remove it from the archive",
-        )

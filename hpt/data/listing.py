@@ -21,7 +21,7 @@ class Unreadable(Exception):
     """One image cannot be read, and why. It ends in the quarantine and never leaves this package."""
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Where an image's bytes come from, by name."""
 
     def stamp(self, names: Iterable[str]) -> Iterator[str]:
@@ -35,7 +35,7 @@ class Source(Protocol):
 class Listing:
     """The images of a dataset, sorted by name."""
 
-    source: Source
+    source: ImageSource
     names: tuple[str, ...]
     """Relative posix names, unique and sorted; absolute for what a list has elsewhere."""
     splits: tuple[Split, ...]
@@ -48,7 +48,7 @@ class Listing:
     @classmethod
     def single_label(
         cls,
-        source: Source,
+        source: ImageSource,
         images: Mapping[str, tuple[Split, str | None]],
         classes: Iterable[str] | None = None,
     ) -> Listing:
@@ -69,7 +69,7 @@ class Listing:
 
     @classmethod
     def multi_label(
-        cls, source: Source, images: Mapping[str, tuple[Split, Iterable[str]]], classes: Iterable[str]
+        cls, source: ImageSource, images: Mapping[str, tuple[Split, Iterable[str]]], classes: Iterable[str]
     ) -> Listing:
         """From the split and the classes of each name, which may be none; other classes than `classes` are left out."""
         classes = tuple(classes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpt.data.cache import Images, Pixels, RawBatch
+from hpt.data.images import Images, PackedPixels, RawBatch
 from hpt.errors import DataError
 from hpt.randomness import generator
 
@@ -89,7 +89,7 @@ class Feed:
         self.mean, self.std = images.mean, images.std
         self._device = device
         self._plan = plan
-        self._images: Images | Pixels = images
+        self._images: Images | PackedPixels = images
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             if images.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpt.data.row import Row
+from hpt.data.paths import name_of_path
+from hpt.data.row import CatalogRow
 from hpt.data.splits import Indices
 from hpt.errors import DataError
 from hpt.files import write_text
@@ -25,11 +26,11 @@ log = logging.getLogger("hpt.data")
 HEADER = ["name", "reason"]
 
 
-def place(found: Row | Path) -> Path:
+def place(found: CatalogRow | Path) -> Path:
     """Where the list of a dataset is, or would be."""
-    if isinstance(found, Row):
+    if isinstance(found, CatalogRow):
         return data_folder() / f"{found.name}.quarantine.csv"
-    return found.with_name(f"{found.name if found.is_dir() else found.stem}.quarantine.csv")
+    return found.with_name(f"{name_of_path(found)}.quarantine.csv")
 
 
 def read(path: Path) -> dict[str, str]:

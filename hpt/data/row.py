@@ -1,22 +1,23 @@
-"""A dataset that is known by name: where its files are, how they get there, and what is published of it."""
+"""A dataset that is known by name: what is said of it, where its files are, and how they get there."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 from filelock import FileLock
+from pydantic import Field, model_validator
 
 from hpt.callbacks import Progress
-from hpt.data import annotation_cache as kept
-from hpt.data import fetch, unpack
-from hpt.data.fetch import Checksum
+from hpt.config import Config, Metric, Positive
+from hpt.data import annotation_cache
+from hpt.data.archive import Archive
 from hpt.data.folder import Folder
-from hpt.data.listing import Listing, Source, Split
+from hpt.data.listing import ImageSource, Listing, Split
 from hpt.data.splits import SHARES
 from hpt.errors import DataError
 from hpt.user_folders import data_folder
@@ -24,69 +25,91 @@ from hpt.user_folders import data_folder
 log = logging.getLogger("hpt.data")
 
 Task = Literal["single-label", "multi-label"]
-RGB = tuple[float, float, float]
+Channel = Annotated[float, Field(ge=0, le=1)]
+RGB = tuple[Channel, Channel, Channel]
+Splits = Annotated[str, Field(pattern=r"^(train|val|test)(\+(train|val|test))*$")]
+"""One split, or several that were counted together, such as `train+val`."""
+Cut = Annotated[float, Field(gt=0, lt=0.9)]
+GotBy = Literal["run", "prepare", "person"]
+
+METRICS: dict[Task, Metric] = {"single-label": "top1", "multi-label": "auroc"}
+"""The headline metric of each task."""
 AT_ONCE = 1000
-"""A run that needs a dataset of at most so many megabytes downloads it; for more, `prepare` must be asked."""
+"""The most megabytes that a run downloads by itself; a larger dataset waits until `prepare` is asked for it."""
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A file that a publisher offers."""
+class Description(Config):
+    """What a row says of a dataset: the same fields in the catalogue and in the user's `catalog.toml`."""
 
-    name: str
-    """A pattern where there may be several of them, which only a person gets."""
-    gives: tuple[str, ...]
-    """What is there once it is unpacked: patterns relative to the dataset's folder. Its annotations come first."""
-    url: str | None = None
-    """None: only a person may get it, since the licence wants a signature or the address is no plain file."""
-    megabytes: int = 0
-    """About, for the person who waits; 0: not known."""
-    size: int | None = None
-    """Bytes, where published."""
-    checksum: Checksum | None = None
-    """Where published."""
-
-    def missing(self, folder: Path) -> str | None:
-        """The first of what it gives that is not there."""
-        if next(folder.glob(unpack.unfinished(Path(self.name)).name), None):
-            return f"{self.name}, whose unpacking was broken off,"
-        return next((pattern for pattern in self.gives if next(folder.glob(pattern), None) is None), None)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A dataset of the catalogue."""
-
-    name: str
-    title: str
-    domain: str
-    licence: str
-    page: str
-    """The publisher's."""
-    read: Callable[[Path], Listing]
-    """From the dataset's folder to what lies in it."""
-    folder: str = ""
-    """Below the data root; empty: the name."""
-    archives: tuple[Archive, ...] = ()
-    """Empty: it needs no files."""
-    keep: tuple[str, ...] = ()
-    """Annotations, where reading them takes long: the listing is then kept until they change."""
-    source: Callable[[Path], Source] = Folder
-    """Of the images of a listing that is kept."""
+    title: str = ""
+    """The full name of the dataset."""
+    domain: str = "own"
+    """The kind of images, such as `aerial` or `medical`."""
+    licence: str = "none stated"
+    """The terms under which the images may be used."""
+    page: str = "none"
+    """The address of the publisher's page."""
     task: Task = "single-label"
-    classes: int | None = None
-    """How many; None: as many as there are folders."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Published numbers of images by split, or by splits together, as `train+val`."""
-    shares: Mapping[Split, Fraction] = field(default_factory=lambda: SHARES)
-    """Of all images, for the splits that are cut."""
+    """Whether an image has one class or any number of them."""
+    classes: Positive | None = None
+    """The number of classes; None where it is that of the folders."""
+    counts: dict[Splits, Positive] = Field(default={})
+    """The published number of images of each split, or of several splits together, such as `train+val`."""
+    shares: dict[Split, Cut] = Field(default={})
+    """The shares of all images that val and test get where they are cut from train; by default 0.1 and 0.2."""
     mean: RGB | None = None
-    """Published normalisation, with `std`; None: computed from train and val."""
+    """The published mean of each channel, in [0, 1]; None: it is computed from train and val. It needs `std`."""
     std: RGB | None = None
-    metric: str | None = None
-    """The headline metric; None: the task's."""
+    """The published standard deviation of each channel, in [0, 1]; None: it is computed. It needs `mean`."""
+    metric: Metric | None = None
+    """The headline metric; None: the one of the task."""
     note: str = ""
     """Whose split it is, and whatever else differs from the publication."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if "train" in self.shares or sum(self.shares.values()) > 0.9:
+            raise ValueError("shares are of val and test, and leave a tenth to train")
+        return self
+
+    @property
+    def cut(self) -> Mapping[Split, Fraction]:
+        """The exact shares of all images for the splits that are cut."""
+        return SHARES | {split: Fraction(share).limit_denominator(1000) for split, share in self.shares.items()}
+
+
+@dataclass(frozen=True)
+class Absence:
+    """What it would take to get a dataset that is not on this machine."""
+
+    name: str
+    missing: str
+    """The first of its files that is missing."""
+    by: GotBy
+    """Who gets it: a run that needs it, by itself; `hptctl datasets prepare`, since it is large; or only a person."""
+    megabytes: int
+    """The approximate size of what is left to download; 0 where it is unknown."""
+
+
+class CatalogRow(Description):
+    """A dataset that is known by name: its description, and where its images come from."""
+
+    name: str
+    """What `--dataset` calls it."""
+    read: Callable[[Path], Listing]
+    """The reader of the publisher's layout: from the dataset's folder to what lies in it."""
+    folder: str = ""
+    """The dataset's folder below the data root, where it is not called as the dataset is."""
+    archives: tuple[Archive, ...] = ()
+    """The publisher's files; none for a dataset that comes with this program."""
+    keep: tuple[str, ...] = ()
+    """Patterns of annotations that take long to read: the listing is kept until one of those files changes."""
+    source: Callable[[Path], ImageSource] = Folder
+    """What reads the images of a listing that was kept."""
 
     @property
     def place(self) -> Path:
@@ -95,30 +118,56 @@ class Row:
 
     @property
     def megabytes(self) -> int:
-        """About, of all that is downloaded; 0 where that is not known of all."""
-        sizes = [archive.megabytes for archive in self.archives]
-        return sum(sizes) if all(sizes) else 0
+        """The approximate size of all downloads; 0 where that of one is unknown."""
+        return _megabytes(self.archives)
 
     @property
     def fetched(self) -> bool:
-        """Whether `prepare` can download all of it."""
+        """Whether a program can download all of it."""
         return bool(self.archives) and all(archive.url for archive in self.archives)
 
     def missing(self) -> str | None:
-        """What is not there, as far as names tell without reading annotations."""
+        """The first of its files that is missing, as far as names tell without reading annotations."""
         return next((what for archive in self.archives if (what := archive.missing(self.place))), None)
 
     def ready(self) -> bool:
         """Whether the dataset is on this machine."""
         return self.missing() is None
 
+    def absence(self) -> Absence | None:
+        """What it would take to get the dataset, by looking at names alone; None where it is on this machine."""
+        what = self.missing()
+        if what is None:
+            return None
+        left = [a for a in self.archives if a.missing(self.place) is not None and not a.files(self.place)]
+        by: GotBy = "prepare"
+        if not all(archive.url for archive in left):
+            by = "person"
+        elif self.fetched and 0 < self.megabytes <= AT_ONCE:
+            by = "run"
+        return Absence(self.name, what, by, _megabytes(left))
+
+    def by_hand(self) -> list[str]:
+        """The steps, in words, by which a person gets what is missing."""
+        missing = [archive for archive in self.archives if archive.missing(self.place) is not None]
+        names = ", ".join(archive.name for archive in missing)
+        steps = [
+            f"Open {self.page} and accept its terms ({self.licence}).",
+            f"Download {names}, or the files there that hold " + ", ".join(p for a in missing for p in a.gives) + ".",
+            f"Put them into {self.place}, packed or unpacked.",
+        ]
+        if any(archive.name.endswith(".rar") for archive in missing):
+            steps[-1] = f"Unpack it in {self.place} (a .rar, which this program cannot read)."
+        return [*steps, f"Run hptctl datasets prepare {self.name} again."]
+
     def listing(self, progress: Progress | None = None) -> Listing:
-        """The dataset's images, downloaded first where they are few.
+        """The dataset's images, downloaded first where that is little.
 
         Raises:
-            DataError: the files are not there, cannot be downloaded, or are damaged.
+            DataError: files are missing, cannot be downloaded, or are damaged.
         """
-        if self.missing() and self.fetched and 0 < self.megabytes <= AT_ONCE:
+        absence = self.absence()
+        if absence is not None and absence.by == "run":
             log.info("downloading %s to %s", self.name, self.place)
             self.prepare(progress)
         if what := self.missing():
@@ -126,49 +175,34 @@ class Row:
         if not self.keep:
             return self._read()
         files = [path for pattern in self.keep for path in sorted(self.place.glob(pattern))]
-        return kept.keep(self.name, files, self.source(self.place), self._read)
+        return annotation_cache.keep(self.name, files, self.source(self.place), self._read)
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Download what may be downloaded, and unpack what is there and not yet unpacked; one process at a time.
+        """Download what a program may download, and unpack what is not unpacked yet; one process at a time.
 
         Raises:
-            DataError: a download failed or an archive is damaged; what came so far stays.
+            DataError: a download failed or an archive is damaged; what has arrived so far is kept.
         """
         if self.missing() is None:
             return
         try:
             self.place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{self.place} cannot be made ({error.strerror})", "choose another --data-root") from None
+            raise DataError(
+                f"{self.place} cannot be created ({error.strerror})", "choose another --data-root"
+            ) from None
         with FileLock(self.place / ".preparing.lock"):
             for archive in self.archives:
-                if archive.missing(self.place) is not None:  # also when another process had the lock before
-                    self._prepare(archive, progress)
-
-    def _prepare(self, archive: Archive, progress: Progress | None) -> None:
-        there = sorted(self.place.glob(archive.name))
-        if archive.url is not None and not there:
-            there = [self._fetch(archive, archive.url, progress)]
-        elif archive.checksum is not None and not all(map(archive.checksum.fits, there)):
-            what = f"{there[0]} is not the file that was published: its {archive.checksum.algorithm} differs"
-            raise DataError(what, unpack.AGAIN)
-        packed = [path for path in there if unpack.is_packed(path.name)]
-        for path in packed:  # first, so that none of several can be forgotten when this is broken off
-            unpack.unfinished(path).mkdir(exist_ok=True)
-        for path in packed:
-            unpack.unpack(path, progress)
-
-    def _fetch(self, archive: Archive, url: str, progress: Progress | None) -> Path:
-        path = self.place / archive.name
-        try:
-            fetch.download(url, path, checksum=archive.checksum, size=archive.size, progress=progress)
-        except DataError as error:
-            by_hand = f"{error.fix or 'try again'}; or put {archive.name} into {self.place} ({self.page})"
-            raise DataError(f"{self.name} is not here and its download failed: {error.what}", by_hand) from None
-        return path
+                if archive.missing(self.place) is None:  # another process may have held the lock before
+                    continue
+                if archive.url is not None and not archive.files(self.place):
+                    self._download(archive, progress)
+                else:
+                    archive.check(self.place)
+                archive.unpack(self.place, progress)
 
     def not_here(self, what: str) -> DataError:
-        """The line for a dataset of which something is missing."""
+        """The line for a dataset of which a file is missing."""
         return DataError(
             f"{self.name} is not here: {what} is missing in {self.place}",
             f"hptctl datasets prepare {self.name} gets it"
@@ -176,8 +210,20 @@ class Row:
             else f"hptctl datasets prepare {self.name} says how to get it",
         )
 
+    def _download(self, archive: Archive, progress: Progress | None) -> None:
+        try:
+            archive.download(self.place, progress)
+        except DataError as error:
+            by_hand = f"{error.fix or 'try again'}; or put {archive.name} into {self.place} ({self.page})"
+            raise DataError(f"{self.name} is not here and its download failed: {error.what}", by_hand) from None
+
     def _read(self) -> Listing:
         try:
             return self.read(self.place)
         except FileNotFoundError as error:
             raise self.not_here(str(error.filename)) from None
+
+
+def _megabytes(archives: Sequence[Archive]) -> int:
+    sizes = [archive.megabytes for archive in archives]
+    return sum(sizes) if all(sizes) else 0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpt.callbacks import Progress
-from hpt.data.folder import BOMB_RATIO, check_name, open_zip
+from hpt.data.zip_file import BOMB_RATIO, check_name, open_zip
 from hpt.errors import DataError
 
 UNPACKING = ".unpacking-"

@@ -19,8 +19,8 @@ from torch import Tensor
 from hpt import encoder, metrics, predictions, weights
 from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
-from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
+from hpt.data.images import Images
 from hpt.data.listing import Labels
 from hpt.errors import DataError
 from hpt.evaluate.features import embed

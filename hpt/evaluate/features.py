@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hpt import augment
 from hpt.callbacks import Progress
 from hpt.config import AugmentConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hpt import augment, checkpoint, weights
 from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError, Interrupted, RunError
 from hpt.evaluate.features import BATCH, frozen

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hpt import augment, checkpoint
 from hpt.callbacks import Log, Progress, Stop
 from hpt.config import EvaluateConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.errors import HptError, Interrupted
 from hpt.evaluate.features import embed, embed_views
 from hpt.evaluate.objective import NONE, figures, loss_of

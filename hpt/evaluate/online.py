@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hpt import augment, representation
 from hpt.config import KnnConfig, PretrainConfig
-from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
+from hpt.data.images import Images
 from hpt.data.listing import Labels, unlabelled
 from hpt.errors import DataError
 from hpt.evaluate.features import embed, embed_views

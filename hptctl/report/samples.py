@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hpt.data.dataset import find, list_images
 from hpt.data.decode import decode
 from hpt.data.listing import Listing, Unreadable
+from hpt.data.names import find, list_images
 from hpt.errors import HptError
 from hpt.preview import class_names
 

@@ -222,7 +222,7 @@ C = TypeVar("C", PretrainConfig, EvaluateConfig)
 
 def pinned(config: PretrainConfig | EvaluateConfig) -> dict[str, Any]:
     """The configuration as a run keeps it: with the dataset's path made absolute, since it may go on from elsewhere."""
-    from hpt.data.dataset import find
+    from hpt.data.names import find
 
     found = find(config.dataset)
     return config.model_dump(mode="json") | ({"dataset": str(found)} if isinstance(found, Path) else {})
@@ -230,7 +230,7 @@ def pinned(config: PretrainConfig | EvaluateConfig) -> dict[str, Any]:
 
 def _pin_dataset(config: C) -> tuple[C, str]:
     """The configuration with the dataset's path made absolute, since a run may go on from elsewhere; and its name."""
-    from hpt.data.dataset import find, name_of
+    from hpt.data.names import find, name_of
 
     found = find(config.dataset)
     if isinstance(found, Path):

@@ -23,8 +23,8 @@ import torch
 from hpt import weights
 from hpt.callbacks import Log, Stop
 from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
-from hpt.data.cache import Images
 from hpt.data.dataset import Dataset, load
+from hpt.data.images import Images
 from hpt.errors import HptError, RunError
 from hpt.evaluate import evaluate, score_on_test
 from hpt.evaluate.finetune import Common

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from hpt.config import PretrainConfig
-from hpt.data.dataset import find, name_of
+from hpt.data.names import find, name_of
 from hpt.errors import HptError, Interrupted
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch

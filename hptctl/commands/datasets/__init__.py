@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from hptctl.commands.datasets import cache, catalog, check, preview
+from hptctl.commands.datasets import cache, check, list_info, prepare, preview, stats, where
 
 app = typer.Typer(no_args_is_help=True, help="What is known of datasets.")
-app.command("list")(catalog.list_datasets)
-app.command()(catalog.info)
-app.command()(catalog.prepare)
+app.command("list")(list_info.list_datasets)
+app.command()(list_info.info)
+app.command()(prepare.prepare)
 app.command()(check.check)
-app.command()(catalog.stats)
+app.command()(stats.stats)
 app.command()(preview.preview)
-app.command()(catalog.where)
+app.command()(where.where)
 app.add_typer(cache.app, name="cache")

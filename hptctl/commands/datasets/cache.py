@@ -12,7 +12,7 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
-    from hpt.data.cache_store import Stored
+    from hpt.data.cache_store import StoredEntry
 
 app = typer.Typer()
 
@@ -120,12 +120,12 @@ def _entries(count: int) -> str:
     return f"{count} entr{'y' if count == 1 else 'ies'}"
 
 
-def _of(stored: Stored) -> str:
+def _of(stored: StoredEntry) -> str:
     """What an entry holds; a path of bytes that are no text has them replaced."""
     return ", ".join(stored.datasets).encode("utf-8", "replace").decode() or "unknown"
 
 
-def _cached(stored: Stored) -> dict[str, Any]:
+def _cached(stored: StoredEntry) -> dict[str, Any]:
     return {
         "path": str(stored.path),
         "datasets": list(stored.datasets),
@@ -139,7 +139,7 @@ def _cached(stored: Stored) -> dict[str, Any]:
     }
 
 
-def _show_cached(found: Sequence[Stored]) -> None:
+def _show_cached(found: Sequence[StoredEntry]) -> None:
     from hptctl import console
 
     def number(value: int | None) -> str:

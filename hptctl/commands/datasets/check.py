@@ -10,7 +10,7 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
-    from hpt.data.check import Report
+    from hpt.data.check import CheckResult
 
 NAMED = 8
 """Images or pairs named on the screen; --json has all."""
@@ -45,7 +45,7 @@ def check(
     """
     from hpt.data import check as guard
     from hpt.data import quarantine as lists
-    from hpt.data.dataset import find, name_of
+    from hpt.data.names import find, name_of
     from hpt.errors import ConfigError
     from hptctl import console
 
@@ -74,7 +74,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _show(name: str, report: Report, left_out: int, near: float) -> None:
+def _show(name: str, report: CheckResult, left_out: int, near: float) -> None:
     from hptctl import console
 
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in report.splits.items())
@@ -101,7 +101,7 @@ def _show(name: str, report: Report, left_out: int, near: float) -> None:
     console.say(f"{verdict} between train, val and test")
 
 
-def _draw(name: str, report: Report, out: Path) -> str | None:
+def _draw(name: str, report: CheckResult, out: Path) -> str | None:
     """The contact sheet of the pairs, leaks first; None where there are none."""
     from hptctl.charts import contact_sheet
 
@@ -136,7 +136,7 @@ def _tile(data: bytes) -> Any:
     return tile
 
 
-def _facts(name: str, report: Report, left_out: int, sheet: str | None, written: Path | None) -> dict[str, Any]:
+def _facts(name: str, report: CheckResult, left_out: int, sheet: str | None, written: Path | None) -> dict[str, Any]:
     def pairs(found: Any) -> list[dict[str, Any]]:
         return [
             {
@@ -167,26 +167,26 @@ def _facts(name: str, report: Report, left_out: int, sheet: str | None, written:
     }
 
 
-def _pairs(report: Report, pairs: Any) -> str:
+def _pairs(report: CheckResult, pairs: Any) -> str:
     return _some(f"{_at(report, pair.first)} = {_at(report, pair.second)}" for pair in pairs)
 
 
-def _at(report: Report, row: int) -> str:
+def _at(report: CheckResult, row: int) -> str:
     name, split = report.names[row], report.where[row]
     return name if name.startswith(f"{split}/") else f"{name} ({split})"
 
 
-def _by_split(pairs: Any, report: Report) -> list[tuple[str, int]]:
+def _by_split(pairs: Any, report: CheckResult) -> list[tuple[str, int]]:
     from collections import Counter
 
     return Counter(report.where[pair.first] for pair in pairs).most_common()
 
 
-def _absent(report: Report) -> list[str]:
+def _absent(report: CheckResult) -> list[str]:
     return [f"{name} in {split}" for split, names in report.absent.items() for name in names]
 
 
-def _miscounted(report: Report) -> list[str]:
+def _miscounted(report: CheckResult) -> list[str]:
     return [f"{found:,} {key} instead of {published:,}" for key, (found, published) in report.miscounted.items()]
 
 

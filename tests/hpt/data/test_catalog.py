@@ -12,9 +12,10 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from hpt.config import DataConfig
-from hpt.data.catalog import CATALOG, METRICS, find, rows
+from hpt.data.catalog import CATALOG, find, rows
 from hpt.data.dataset import load
 from hpt.data.embedded import OUTLINES, draw_shape
+from hpt.data.row import METRICS
 from hpt.errors import DataError
 
 CONFIG = DataConfig()

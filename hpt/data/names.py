@@ -1,0 +1,82 @@
+"""What `--dataset` names: a row of the catalogue, a row of the user's own, a folder, a zip file, or a list."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hpt.callbacks import Progress
+from hpt.data import embedded
+from hpt.data.catalog import CATALOG
+from hpt.data.listing import Listing
+from hpt.data.own_rows import own_rows
+from hpt.data.paths import find_path, list_path, name_of_path
+from hpt.data.row import CatalogRow
+from hpt.errors import DataError, did_you_mean
+
+
+def rows() -> dict[str, CatalogRow]:
+    """The catalogue and the user's own rows, by name.
+
+    Raises:
+        DataError: the user's file is wrong.
+    """
+    return CATALOG | own_rows(taken=CATALOG)
+
+
+def find_row(name: str) -> CatalogRow | None:
+    """The row of a name; `shapes@N` is `shapes` with N images.
+
+    Raises:
+        DataError: what follows the @ is not a number of images, or the row takes none; the user's rows are wrong.
+    """
+    plain, at, count = name.partition("@")
+    row = CATALOG.get(plain) or rows().get(plain)
+    if row is None or not at:
+        return row
+    if row.name != "shapes":
+        raise DataError(f"{row.name} has a fixed number of images", f"use --dataset {row.name}")
+    if not count.isdecimal() or not 1 <= int(count) <= 10_000_000:
+        raise DataError(f"'{name}' does not ask for a number of images", "write for example shapes@500")
+    return row.model_copy(update={"name": name, "read": lambda _: embedded.shapes(int(count))})
+
+
+def find(dataset: str) -> CatalogRow | Path:
+    """The row of the catalogue, or the folder, zip file or list, that a dataset's name stands for.
+
+    A name of the catalogue wins over a folder of that name; `./name` is always the folder.
+
+    Raises:
+        DataError: there is nothing of that name.
+    """
+    is_path = dataset.startswith((".", "~")) or any(mark in dataset for mark in ("/", os.sep))
+    found = (None if is_path else find_row(dataset)) or find_path(dataset)
+    if found is not None:
+        return found
+    names = rows()
+    known = ", ".join(names)
+    if is_path or Path(dataset).suffix:
+        raise DataError(f"no such folder, zip file or list: {dataset}", f"check the path, or choose one of {known}")
+    raise DataError(
+        f"unknown dataset '{dataset}'{did_you_mean(dataset, names)}, and no such folder",
+        f"choose one of {known}, or name a folder, a zip file or a list",
+    )
+
+
+def name_of(found: CatalogRow | Path) -> str:
+    """What a dataset is called in names and tables: its name in the catalogue, or that of the folder, file or list."""
+    return found.name if isinstance(found, CatalogRow) else name_of_path(found)
+
+
+def place_of(found: CatalogRow | Path) -> Path:
+    """Where a dataset's images lie, or would lie: the row's folder, or the folder, zip file or list itself."""
+    return found.place if isinstance(found, CatalogRow) else found
+
+
+def list_images(found: CatalogRow | Path, progress: Progress | None = None) -> Listing:
+    """What a row or a path holds, before any image is read.
+
+    Raises:
+        DataError: as `CatalogRow.listing` and `list_path`.
+    """
+    return found.listing(progress) if isinstance(found, CatalogRow) else list_path(found)

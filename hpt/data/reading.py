@@ -1,0 +1,68 @@
+"""Every image of a listing, read once, by all cores."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+from hpt import cores
+from hpt.callbacks import Progress
+from hpt.data import decode
+from hpt.data.listing import Listing, Unreadable
+
+T = TypeVar("T")
+
+CHUNK = 8
+"""Images per task of a thread: one by one, threads lose a third of their speed to the interpreter's lock."""
+
+
+@contextmanager
+def reading(listing: Listing, work: Callable[[bytes], T], progress: Progress | None) -> Iterator[Iterator[T | str]]:
+    """What `work` makes of the bytes of each image, in the order of the listing; a text says why one is unreadable.
+
+    Memory holds a few chunks of images per core. The iterator ends with the block.
+    """
+
+    def attempt(name: str) -> T | str:
+        try:
+            return work(read(name))
+        except Unreadable as error:
+            return str(error)
+
+    def results() -> Iterator[T | str]:
+        total = len(listing.names)
+        for done, result in enumerate(_in_order(attempt, listing.names), start=1):
+            yield result
+            if progress is not None and (done % CHUNK == 0 or done == total):
+                progress(done, total, "reading images")
+
+    with decode.quiet(), listing.source.open() as read:
+        yield results()
+
+
+def _in_order(work: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
+    """What `work` gives for each name, in their order.
+
+    In threads, because Pillow decodes without the interpreter's lock: on two cores photographs of 500 x 375 came at 630
+    a second (330 in one thread, 420 in two processes, which must send the pixels); images of 64 x 64 at 5,000 (9,000,
+    8,700).
+    """
+
+    def work_on(chunk: Sequence[str]) -> list[T]:
+        return [work(name) for name in chunk]
+
+    workers = cores.usable()
+    chunks = iter([names[i : i + CHUNK] for i in range(0, len(names), CHUNK)])
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[list[T]]] = deque()
+        try:
+            ahead.extend(pool.submit(work_on, chunk) for chunk in islice(chunks, 2 * workers))
+            while ahead:
+                yield from ahead.popleft().result()
+                ahead.extend(pool.submit(work_on, chunk) for chunk in islice(chunks, 1))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,283 @@
+"""What a list of images says, line by line: its columns, and the path, split and labels on each line."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from hpt.data.folder import EXTENSIONS, SPLIT_FOLDERS
+from hpt.data.listing import Split
+from hpt.errors import DataError, did_you_mean
+
+log = logging.getLogger("hpt.data")
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".list": ","}
+HEADERLESS = frozenset({".txt", ".list"})
+PATH, SPLIT, LABEL = ("path", "image", "file", "filename"), ("split",), ("label", "labels", "class", "target")
+"""What a header calls the columns, in lower case."""
+ZERO, ONE, UNCERTAIN, BLANK = range(4)
+MARKS = {"0": ZERO, "0.0": ZERO, "1": ONE, "1.0": ONE, "-1": UNCERTAIN, "-1.0": UNCERTAIN, "": BLANK}
+"""What the cell of a class may hold."""
+NAMED = 6
+"""Columns or classes named in a message."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column is what, by number."""
+
+    header: list[str]
+    path: int
+    split: int | None
+    label: int | None
+    others: tuple[int, ...]
+    """Those with any other name."""
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The columns of 0 and 1."""
+        return () if self.label is not None else self.others
+
+    def __str__(self) -> str:
+        split = "none" if self.split is None else f"'{self.header[self.split]}'"
+        return f"path: '{self.header[self.path]}', split: {split}, classes: {some(self.names(self.classes))}"
+
+    def names(self, columns: Iterable[int]) -> list[str]:
+        return [self.header[i] for i in columns]
+
+
+@dataclass
+class TableLines:
+    """What a list says, line by line."""
+
+    path: Path
+    columns: Columns
+    names: list[str] = field(default_factory=list)
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    splits: list[Split | None] = field(default_factory=list)
+    texts: dict[str, int] = field(default_factory=dict)
+    """The different cells of the column of labels, numbered."""
+    labels: array[int] = field(default_factory=lambda: array("q"))
+    """Their number on each line."""
+    marks: bytearray = field(default_factory=bytearray)
+    """A `MARKS` for each line and class."""
+
+    def at(self, row: int) -> str:
+        return f"{self.path}, line {self.lines[row]}"
+
+
+def read_lines(path: Path) -> TableLines:
+    rows = _rows(path)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path} is empty", "list one image on each line")
+    if path.suffix.lower() in HEADERLESS:
+        columns = _without_header(first[1], path)
+        rows = chain([first], rows)
+    else:
+        columns = _columns([cell.strip() for cell in first[1]], path)
+    table = TableLines(path, columns)
+    places = _Places(path)
+    seen: dict[str, int] = {}
+    # Beside a column of labels, what would be a class without it: no cell but of MARKS.
+    doubtful = {i: set[int]() for i in columns.others if columns.label is not None}
+    for line, cells in rows:
+        table.lines.append(line)
+        place, name = places.find(_add(table, cells))
+        row = len(table.names)
+        table.names.append(name)
+        if seen.setdefault(place, row) != row:
+            raise _twice(table, seen[place], row)
+        for i in list(doubtful):
+            doubtful[i].add(MARKS.get(cells[i].strip(), -1))
+            if -1 in doubtful[i]:
+                del doubtful[i]
+    if not table.names:
+        raise DataError(f"{path} lists no images: it has a header only", "list one image on each line")
+    if columns.label is not None and columns.others:
+        if twice := [i for i, marks in doubtful.items() if ONE in marks]:
+            raise DataError(
+                f"{path} has labels twice: the column '{columns.header[columns.label]}', and "
+                f"{some(columns.names(twice))} with 0 and 1",
+                "remove the one or the other",
+            )
+        log.info("%s: columns not used: %s", path.name, some(columns.names(columns.others)))
+    return table
+
+
+def _add(table: TableLines, cells: list[str]) -> str:
+    """Take in the split and the labels of a line; its path."""
+    columns = table.columns
+    if len(cells) != len(columns.header):
+        raise DataError(
+            f"{table.at(-1)}: {len(cells)} cells instead of {len(columns.header)}",
+            'put a path or a name that holds the separator in quotes: "a,b.jpg"',
+        )
+    if columns.split is not None:
+        table.splits.append(_split(cells[columns.split].strip(), table))
+    if columns.label is not None:
+        table.labels.append(table.texts.setdefault(cells[columns.label].strip(), len(table.texts)))
+    try:
+        table.marks.extend([MARKS[cells[i].strip()] for i in columns.classes])
+    except KeyError:
+        raise _no_mark(table, cells) from None
+    if not cells[columns.path]:
+        raise DataError(f"{table.at(-1)}: no path", "write one, or remove the line")
+    return cells[columns.path]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line that is not blank."""
+    done = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = DELIMITERS[path.suffix.lower()]
+            reader = csv.reader(_text(file, path), delimiter=delimiter, skipinitialspace=True, strict=True)
+            for cells in reader:
+                done = reader.line_num
+                if any(cells):
+                    yield done, cells
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 (after line {done})", "save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}, line {done + 1}: {error}", "check the quotes that begin there") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for line in lines:
+        if "\0" in line:
+            raise DataError(f"{path} is no text file", "save it as UTF-8 text")
+        yield line
+
+
+def _columns(header: list[str], path: Path) -> Columns:
+    named = [name for name in header if name]
+    for name in named:
+        if named.count(name) > 1:
+            raise DataError(f"{path} has two columns '{name}'", "remove or rename one of them")
+    where = _column(header, PATH, path)
+    if where is None:
+        raise _no_path(header, path)
+    split, label = _column(header, SPLIT, path), _column(header, LABEL, path)
+    others = tuple(i for i, name in enumerate(header) if name and i not in (where, split, label))
+    return Columns(header, where, split, label, others)
+
+
+def _column(header: list[str], called: tuple[str, ...], path: Path) -> int | None:
+    found = [i for i, name in enumerate(header) if name.lower() in called]
+    if len(found) > 1:
+        raise DataError(
+            f"{path} has {len(found)} columns that may be the {called[0]}: {some([header[i] for i in found])}",
+            f"keep one of them, or rename the others so that they are none of {', '.join(called)}",
+        )
+    return found[0] if found else None
+
+
+def _no_path(header: list[str], path: Path) -> DataError:
+    alone = header[0] if len(header) == 1 else ""
+    if path.suffix.lower() == ".csv" and (";" in alone or "\t" in alone):
+        return DataError(
+            f"{path} is not separated by commas: its header reads '{alone}'",
+            "write it with commas, or with tabs as a .tsv",
+        )
+    is_data = any(Path(name).suffix.lower() in EXTENSIONS for name in header)
+    guess = "" if is_data else next((hint for hint in (did_you_mean(name, PATH) for name in header) if hint), "")
+    return DataError(
+        f"{path} has no column of paths: its header reads {some(header)}{guess}",
+        f"name one column {PATH[0]} (or {', '.join(PATH[1:])}), or name a list without a header .txt",
+    )
+
+
+def _without_header(first: list[str], path: Path) -> Columns:
+    if first[0].strip().lower() in PATH:
+        raise DataError(f"{path} begins with a header, '{','.join(first)}'", "name it .csv")
+    if len(first) > 2:
+        raise DataError(
+            f"{path}, line 1: {len(first)} cells, where a {path.suffix} has `path` or `path,label`",
+            "for more, write a .csv with a header",
+        )
+    label = 1 if len(first) == 2 else None
+    return Columns(["path", "label"][: len(first)], path=0, split=None, label=label, others=())
+
+
+class _Places:
+    """From a path as written to where it is and what the image is called."""
+
+    def __init__(self, path: Path) -> None:
+        self._root = str(path.parent.resolve())
+        # Absolute paths may come through the same links as the list's own.
+        self._above = sorted({_slash(folder) for folder in (self._root, str(path.parent.absolute()))})
+        self._known: dict[str, tuple[str, str]] = {}
+
+    def find(self, text: str) -> tuple[str, str]:
+        """Where it is, the same for all ways of writing a path; and its name in the listing."""
+        folder, slash, file = text.rpartition("/")
+        place, name = self._known.get(folder + slash) or self._folder(folder + slash)
+        return place + file, name + file
+
+    def _folder(self, text: str) -> tuple[str, str]:
+        path = Path(self._root, text)
+        place = _slash(str(path))
+        inside = None if ".." in path.parts else self._inside(place)
+        if inside is None:
+            real = _slash(os.path.realpath(path))  # on the disk `link/..` is not where `link` is
+            inside = self._inside(real)
+        if inside is not None:
+            found = inside, inside
+        elif Path(text).is_absolute():
+            found = real, real if ".." in path.parts else place
+        else:
+            found = real, _slash(os.path.relpath(real, self._root))
+        self._known[text] = found
+        return found
+
+    def _inside(self, place: str) -> str | None:
+        return next((place.removeprefix(above) for above in self._above if place.startswith(above)), None)
+
+
+def _slash(folder: str) -> str:
+    return folder.rstrip("/") + "/"
+
+
+def _split(text: str, table: TableLines) -> Split | None:
+    if not text:
+        return None
+    split = SPLIT_FOLDERS.get(text.lower())
+    if split is None:
+        known = ", ".join(SPLIT_FOLDERS)
+        raise DataError(
+            f"{table.at(-1)}: unknown split '{text}'{did_you_mean(text, SPLIT_FOLDERS)}",
+            f"use one of {known}",
+        )
+    return split
+
+
+def _no_mark(table: TableLines, cells: list[str]) -> DataError:
+    columns = table.columns
+    wrong = next(i for i in columns.classes if cells[i].strip() not in MARKS)
+    return DataError(
+        f"{table.at(-1)}: column '{columns.header[wrong]}' holds '{cells[wrong]}', neither 0 nor 1 ({columns})",
+        "remove that column, or call it label if it has the names of the classes",
+    )
+
+
+def _twice(table: TableLines, first: int, again: int) -> DataError:
+    if table.columns.label is not None and table.labels[first] != table.labels[again]:
+        fix = "keep one of them; an image of several classes has them on one line, as cat|dog"
+    else:
+        fix = "remove one of them"
+    lines = f"lines {table.lines[first]} and {table.lines[again]}"
+    return DataError(f"{table.path} lists {table.names[first]} twice, on {lines}", fix)
+
+
+def some(names: Sequence[str]) -> str:
+    quoted = [f"'{name}'" for name in names[:NAMED]]
+    return ", ".join(quoted) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
