@@ -20,6 +20,7 @@ from small_images import noise_images
 from hpt.config import DataConfig
 from hpt.data import cache
 from hpt.data.dataset import Dataset, load
+from hpt.data.images import SMALLEST_STD
 
 IMAGES = 30
 CONFIG = DataConfig()
@@ -255,7 +256,7 @@ def test_mean_and_std_are_those_of_train_and_val_and_never_of_test(tmp_path: Pat
         Image.new("RGB", (4, 4), (grey, grey, 7)).save(tmp_path / "set" / split / "a" / "1.png")
     images = load(str(tmp_path / "set"), CONFIG, side=64).images
     assert images.mean == pytest.approx((100 / 255, 100 / 255, 7 / 255))
-    assert images.std == pytest.approx((50 / 255, 50 / 255, cache.SMALLEST_STD))
+    assert images.std == pytest.approx((50 / 255, 50 / 255, SMALLEST_STD))
 
 
 def test_mean_and_std_agree_with_numpy_over_all_pixels(folder: Path) -> None:

@@ -12,9 +12,10 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from hpt.config import DataConfig
-from hpt.data.catalog import CATALOG, find, rows
+from hpt.data.catalog import CATALOG
 from hpt.data.dataset import load
 from hpt.data.embedded import OUTLINES, draw_shape
+from hpt.data.names import find, rows
 from hpt.data.row import METRICS
 from hpt.errors import DataError
 
@@ -211,12 +212,12 @@ def test_a_row_of_the_users_own_joins_the_catalogue(tmp_path: Path) -> None:
     [
         ("[a]\npath = ", "cannot be read as TOML"),
         ("[digits]\npath = 'a'", "'digits' is taken"),
-        ("['A b']\npath = 'a'", "'A b' is no name"),
+        ("['A b']\npath = 'a'", "'A b' is not a name"),
         ("[a]\ntitle = 'a'", "[a]: path is missing"),
         ("[a]\npath = 'a'\nlicense = 'b'", "unknown field 'license' (did you mean 'licence'?)"),
         ("[a]\npath = 'a'\nmean = [0.5, 0.5, 0.5]", "mean and std go together"),
         ("[a]\npath = 'a'\nmean = [128, 1, 1]\nstd = [1, 1, 1]", "mean.0 = 128"),
-        ("[a]\npath = 'a'\ngroup = '('", "is no regular expression"),
+        ("[a]\npath = 'a'\ngroup = '('", "is not a regular expression"),
         ("[a]\npath = 'a'\nshares = {val = 0.6, test = 0.6}", "leave a tenth to train"),
         ("[a]\npath = 'nowhere'", "a is not here: nowhere is missing"),
         ("[a]\npath = 'b'\ngroup = 'patient'", "has no group 'patient'"),

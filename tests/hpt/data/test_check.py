@@ -14,7 +14,7 @@ from small_images import grey_images
 from hpt.config import DataConfig
 from hpt.data import check as guard
 from hpt.data import quarantine
-from hpt.data.check import Pair, Report, check
+from hpt.data.check import CheckResult, Duplicate, check
 from hpt.data.dataset import load
 from hpt.data.embedded import draw_shape
 from hpt.errors import DataError
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def named(report: Report, pairs: tuple[Pair, ...]) -> set[tuple[str, str]]:
+def named(report: CheckResult, pairs: tuple[Duplicate, ...]) -> set[tuple[str, str]]:
     return {(report.names[pair.first], report.names[pair.second]) for pair in pairs}
 
 

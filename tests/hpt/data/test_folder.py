@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpt.data.folder import BOMB_SIZE, list_folder, list_zip
+from hpt.data.folder import list_folder, list_zip
 from hpt.data.listing import Listing, Unreadable
+from hpt.data.zip_file import BOMB_SIZE
 from hpt.errors import DataError
 
 PNG = io.BytesIO()

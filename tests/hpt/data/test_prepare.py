@@ -19,7 +19,7 @@ from hpt.data import catalog
 from hpt.data.catalog import CATALOG
 from hpt.data.dataset import load
 from hpt.data.fetch import Checksum
-from hpt.data.row import Row
+from hpt.data.row import CatalogRow
 from hpt.data.unpack import unfinished
 from hpt.errors import DataError
 
@@ -61,7 +61,7 @@ def pack(name: str, archive: Path, work: Path) -> None:
 
 
 @pytest.fixture
-def ucmerced(host: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Row:
+def ucmerced(host: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogRow:
     """UC Merced's row with a miniature of its archive behind its address."""
     url, folder = host
     pack("ucmerced", folder / "UCMerced_LandUse.zip", tmp_path / "work")
@@ -73,12 +73,12 @@ def ucmerced(host: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyP
         size=len(data),
         checksum=Checksum("sha256", hashlib.sha256(data).hexdigest()),
     )
-    row = replace(CATALOG["ucmerced"], archives=(archive,))
+    row = CATALOG["ucmerced"].model_copy(update={"archives": (archive,)})
     monkeypatch.setitem(catalog.CATALOG, "ucmerced", row)
     return row
 
 
-def test_a_dataset_is_downloaded_checked_unpacked_and_read(ucmerced: Row, tmp_path: Path) -> None:
+def test_a_dataset_is_downloaded_checked_unpacked_and_read(ucmerced: CatalogRow, tmp_path: Path) -> None:
     assert not ucmerced.ready()
     seen: set[str] = set()
     ucmerced.prepare(lambda done, total, what: seen.add(what))
@@ -95,12 +95,12 @@ def test_a_dataset_is_downloaded_checked_unpacked_and_read(ucmerced: Row, tmp_pa
     ]
 
 
-def test_a_small_dataset_is_downloaded_by_the_run_that_needs_it(ucmerced: Row) -> None:
+def test_a_small_dataset_is_downloaded_by_the_run_that_needs_it(ucmerced: CatalogRow) -> None:
     assert len(load("ucmerced", DataConfig(), side=32).images) == 20
     assert Quiet.asked == ["/UCMerced_LandUse.zip"]
 
 
-def test_processes_that_need_it_at_once_download_and_unpack_it_once(ucmerced: Row) -> None:
+def test_processes_that_need_it_at_once_download_and_unpack_it_once(ucmerced: CatalogRow) -> None:
     read: list[int] = []
     threads = [threading.Thread(target=lambda: read.append(len(ucmerced.listing().names))) for _ in range(4)]
     for thread in threads:
@@ -112,11 +112,11 @@ def test_processes_that_need_it_at_once_download_and_unpack_it_once(ucmerced: Ro
 
 
 def test_a_data_root_that_cannot_be_made_is_one_line(
-    ucmerced: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ucmerced: CatalogRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("HPTCTL_DATA", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cannot be made \(Not a directory\); choose another --data-root"):
+    with pytest.raises(DataError, match=r"cannot be created \(Not a directory\); choose another --data-root"):
         ucmerced.prepare()
 
 
@@ -128,18 +128,18 @@ def test_a_large_dataset_is_not_downloaded_unasked(host: tuple[str, Path], monke
     assert Quiet.asked == []
 
 
-def test_unpacking_that_was_killed_is_not_ready_and_goes_on(ucmerced: Row) -> None:
+def test_unpacking_that_was_killed_is_not_ready_and_goes_on(ucmerced: CatalogRow) -> None:
     ucmerced.prepare()
     unfinished(ucmerced.place / "UCMerced_LandUse.zip").mkdir()
     assert not ucmerced.ready()
-    with pytest.raises(DataError, match="whose unpacking was broken off, is missing"):
+    with pytest.raises(DataError, match="whose unpacking was interrupted, is missing"):
         raise ucmerced.not_here(str(ucmerced.missing()))
     ucmerced.prepare()
     assert ucmerced.ready()
     assert len(Quiet.asked) == 1
 
 
-def test_an_archive_put_there_by_hand_is_checked_and_unpacked(ucmerced: Row, tmp_path: Path) -> None:
+def test_an_archive_put_there_by_hand_is_checked_and_unpacked(ucmerced: CatalogRow, tmp_path: Path) -> None:
     ucmerced.place.mkdir(parents=True)
     (ucmerced.place / "UCMerced_LandUse.zip").write_bytes(b"not the file")
     with pytest.raises(DataError, match=r"is not the file that was published: its sha256 differs; delete it"):
@@ -173,7 +173,7 @@ def test_an_archive_in_several_parts_is_ready_when_all_are_unpacked(
     (row.place / "train_img_00-77_1_jpg.zip").write_bytes(whole[:900])
     with pytest.raises(DataError, match=r"train_img_00-77_1_jpg\.zip is no whole zip file"):
         row.prepare()
-    assert "train_img_*_jpg.zip, whose unpacking was broken off" in str(row.missing())
+    assert "train_img_*_jpg.zip, whose unpacking was interrupted" in str(row.missing())
     (row.place / "train_img_00-77_1_jpg.zip").write_bytes(whole)
     row.prepare()
     assert row.ready()
@@ -181,7 +181,9 @@ def test_an_archive_in_several_parts_is_ready_when_all_are_unpacked(
     assert (len(dataset.images), dataset.quarantined) == (14, ())
 
 
-def test_what_the_host_does_not_have_is_one_line_that_says_what_to_do(ucmerced: Row, host: tuple[str, Path]) -> None:
+def test_what_the_host_does_not_have_is_one_line_that_says_what_to_do(
+    ucmerced: CatalogRow, host: tuple[str, Path]
+) -> None:
     (host[1] / "UCMerced_LandUse.zip").unlink()
     with pytest.raises(DataError) as caught:
         ucmerced.prepare()

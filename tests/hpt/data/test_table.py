@@ -321,7 +321,7 @@ def test_a_long_list_is_read_as_a_short_one(tmp_path: Path) -> None:
 def test_info_counts_the_images_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     import json
 
-    from hptctl.commands.datasets.catalog import info
+    from hptctl.commands.datasets.list_info import info
 
     grey_images(tmp_path, *(f"{i}.png" for i in range(4)))
     lines = ["path,split,cat,dog", "0.png,train,1,1", "1.png,train,0,1", "2.png,val,0,1", "3.png,test,0,0"]
