@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hpt import augment
 from hpt.config import PretrainConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.pretrain import Outcome, Watch, pretrain
 from hpt.processes import Processes
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hpt import encoder
 from hpt.config import DataConfig
-from hpt.data.cache import Images
 from hpt.data.dataset import Dataset, load
+from hpt.data.images import Images
 
 
 @pytest.fixture(scope="session")

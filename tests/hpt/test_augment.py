@@ -8,8 +8,8 @@ from torchvision.transforms import v2
 
 from hpt import augment
 from hpt.config import POLICIES, AugmentConfig, Policy
-from hpt.data.cache import RawBatch
 from hpt.data.embedded import draw_shape
+from hpt.data.images import RawBatch
 from hpt.randomness import generator
 
 NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_pretraining import config, run
 
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.pretrain import pretrain
 from hpt.processes import Processes
 

@@ -12,8 +12,8 @@ from small_pretraining import config, run
 from torch import Tensor, nn
 
 from hpt import checkpoint, encoder, milestones
-from hpt.data.cache import Images
 from hpt.data.dataset import Dataset
+from hpt.data.images import Images
 from hpt.errors import ConfigError, Interrupted
 from hpt.evaluate.online import OnlineProbe
 

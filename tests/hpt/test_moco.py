@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hpt import encoder
 from hpt.config import MocoConfig
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import Order
 from hpt.moco import CHUNK, InfoNCE, MoCo, projection_head
 from hpt.randomness import generator

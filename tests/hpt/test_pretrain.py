@@ -11,7 +11,7 @@ from small_pretraining import SETTINGS, B, config, run, views
 from torch import Tensor
 
 from hpt import augment, encoder
-from hpt.data.cache import Images
+from hpt.data.images import Images
 from hpt.data.loader import Order
 from hpt.moco import MoCo
 from hpt.pretrain import Step

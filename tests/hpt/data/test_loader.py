@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from hpt.config import DataConfig
-from hpt.data.cache import Images
 from hpt.data.dataset import load
+from hpt.data.images import Images
 from hpt.data.loader import AHEAD, Feed, Order
 
 CPU = torch.device("cpu")

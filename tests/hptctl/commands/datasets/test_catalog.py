@@ -14,7 +14,7 @@ from miniatures import chexpert
 from program import command
 
 from hpt.data.catalog import CATALOG
-from hptctl.commands.datasets import catalog
+from hptctl.commands.datasets import list_info, stats, where
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -61,11 +61,11 @@ def test_a_dataset_that_a_person_must_fetch_is_said_step_by_step_then_checked(pl
 def test_what_is_known_of_a_dataset_that_is_not_here_is_shown_and_nothing_is_fetched(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    catalog.info("flowers")
+    list_info.info("flowers")
     out = capsys.readouterr().out
     assert "published: train 1,020, val 1,020, test 6,149" in out
     assert "not here" in out and "hptctl datasets prepare flowers" in out
-    catalog.info("flowers", as_json=True)
+    list_info.info("flowers", as_json=True)
     row = facts(capsys)
     assert (row["ready"], row["published_mean"]) == (False, [0.4355, 0.3777, 0.2880])
     assert not (place / "data").exists()
@@ -73,7 +73,7 @@ def test_what_is_known_of_a_dataset_that_is_not_here_is_shown_and_nothing_is_fet
 
 def test_statistics_are_those_of_the_pixels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chexpert(place / "data" / "chexpert")
-    catalog.stats("chexpert", image_size=32, as_json=True)
+    stats.stats("chexpert", image_size=32, as_json=True)
     found = facts(capsys)
     assert found["runs_use"]["mean"] == [0.5028] * 3  # the published ones
     assert [row["split"] for row in found["splits"]] == ["train", "val", "test", "train+val"]
@@ -82,16 +82,16 @@ def test_statistics_are_those_of_the_pixels(place: Path, capsys: pytest.CaptureF
     assert both["mean"] != found["runs_use"]["mean"] and all(0 < value < 1 for value in both["mean"])
     assert (both["height"], both["width"]) == ([16, 16, 16], [20, 20, 20])
     assert 0 < both["classes_per_image"] < 5
-    catalog.stats("digits", image_size=32)
+    stats.stats("digits", image_size=32)
     assert "runs normalise with mean" in capsys.readouterr().out
 
 
 def test_it_is_said_where_data_lies(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    catalog.where(as_json=True)
+    where.where(as_json=True)
     assert facts(capsys) == {
         "data_root": str(place / "data"),
         "own_rows": str(place / "data" / "catalog.toml"),
         "cache": str(place / "cache"),
     }
-    catalog.where("domainnet-real")
+    where.where("domainnet-real")
     assert f"images: {place / 'data' / 'domainnet'} (not there)" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from PIL import Image
 from program import command
 
 from hpt.errors import UserError
-from hptctl.commands.datasets import catalog, check
+from hptctl.commands.datasets import check, list_info
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -74,7 +74,7 @@ def test_a_leak_is_exit_code_1_until_it_is_in_quarantine(leaking: Path, capsys: 
     out = capsys.readouterr().out
     assert "its quarantine list leaves 2 images out" in out
     assert "nothing leaks" in out
-    catalog.info("mine", as_json=True)
+    list_info.info("mine", as_json=True)
     read = facts(capsys)
     assert read["images"] == {"train": 12, "val": 6, "test": 6}
     assert [name for name, _ in read["quarantined"]] == ["train/a/copy.png", "val/b/again.jpg"]
@@ -109,7 +109,7 @@ def test_the_sheet_shows_the_two_images_of_a_pair(leaking: Path, capsys: pytest.
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "a name that is none": (("prepare", "flower"), "unknown dataset 'flower' (did you mean 'flowers'?)"),
-    "a folder to prepare": (("prepare", "mine"), "mine is no name of the catalogue; a folder"),
+    "a folder to prepare": (("prepare", "mine"), "mine is not a name of the catalogue; a folder"),
     "a correlation that is none": (("check", "mine", "--near", "2"), "--near 2 is not between 0.9 and 1"),
     "a sheet where no folder is": (("check", "mine", "-o", "no/x.png"), "cannot be written to no/x.png"),
     "a dataset that is not here": (("check", "xview"), "xview is not here: xView_train.geojson is missing"),
