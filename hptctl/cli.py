@@ -71,9 +71,10 @@ def root(
 def main() -> None:
     """Entry point of `hptctl`."""
     from hpt.errors import HptError
-    from hptctl.runs import signals
+    from hptctl.runs import children, signals
 
     signals.raise_on_signals()
+    children.end_with_command()
     _show_notes_when_they_come()
     try:
         app()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +13,12 @@ from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, RunError, UserError
 from hptctl import __version__, runs
 from hptctl.runs import Run
+from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
-from hptctl.runs.signals import held_back
 from hptctl.runs.weights import find_weights, step_of
 
-SHUTDOWN_SECONDS = "120"
-"""What workers get to save a checkpoint before they are killed: a step on a slow machine, and the write."""
+LAUNCHER_SECONDS = 10.0
+"""What the launcher gets to end behind its workers."""
 
 
 def create_pretraining(
@@ -159,57 +157,47 @@ def resume_words(run: Run) -> list[str]:
 
 
 def _launch(run: Run, processes: int) -> None:
-    """`accelerate launch` with the run's folder; its workers write what happened into `status.json`.
-
-    The launcher gets a session of its own, so a Ctrl-C at the terminal reaches this process alone, which asks the
-    launcher to end its workers (SIGTERM), who save a checkpoint first.
-    """
-    cpus = os.cpu_count() or 1
-    environment = os.environ | {
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // processes))),
+    """`accelerate launch` with the run's folder; its workers write what happened into `status.json`."""
+    environment = threads(processes) | {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SHUTDOWN_SECONDS:.0f}"),
     }
     device = run.spec().config["device"]
     if device == "cpu" or (device == "auto" and not _has_gpu()):
         # `--cpu --num_processes 2` would silently start one process
         environment["ACCELERATE_USE_CPU"] = "true"
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
-        *("--dynamo_backend", "no", "--main_process_port", "0"),
-        *("-m", "hptctl.worker", str(run.path)),
-    ]
+    command = [*launcher(processes), "-m", "hptctl.worker", str(run.path)]
     # The workers' own words come on their standard output, the launchers' many on standard error.
     log = run.path / "launcher.log"
     with run.working():
         run.write_status(state="created", reason="", exit_code=0)
-    with held_back() as stop, log.open("ab") as noise:
-        launcher = subprocess.Popen(command, env=environment, start_new_session=True, stdout=sys.stderr, stderr=noise)
-        asked = False
-        try:
-            while launcher.poll() is None:
-                if stop() and not asked:
-                    asked = True
-                    launcher.send_signal(signal.SIGTERM)
-                time.sleep(0.1)
-        except BaseException:  # a second signal does not wait; each worker is in a session of its own
-            import psutil
-
-            for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
-                process.kill()
-            raise
+    with child_processes(patience=SHUTDOWN_SECONDS + LAUNCHER_SECONDS) as children:
+        child = children.start(0, command, log, environment, stdout=sys.stderr)
+        children.wait()
     # A clean run may still abort while its interpreters exit: what counts is the status that the main process wrote.
     status = run.status()
     if status.state == "finished":
         return
-    if stop():
-        raise Interrupted(stop(), status.reason or "stopped before the first step")
+    if stop := children.stop():
+        raise Interrupted(stop, status.reason or "stopped before the first step")
     # "interrupted" without a signal of ours: the launcher ended the others because one process had died.
-    reason = status.reason if status.state == "failed" else f"its processes died (exit code {launcher.returncode})"
+    reason = status.reason if status.state == "failed" else f"its processes died (exit code {child.process.returncode})"
     run.write_status(state="failed", reason=reason)
     if status.exit_code == UserError.exit_code:
         raise UserError(reason)
     raise HptError(f"run '{run.name}' failed: {reason}", f"see {log}")
+
+
+def launcher(processes: int) -> list[str]:
+    """The command that starts a module once per process, on the devices that this process may use.
+
+    Without `--gpu_ids` Accelerate looks for them in the user's own file of defaults, and they take the place of an
+    inherited CUDA_VISIBLE_DEVICES.
+    """
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--gpu_ids", "all"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ]
 
 
 def command_line() -> str:

@@ -19,18 +19,38 @@ def raise_on_signals() -> None:
 
 
 class Pending:
-    """The signal that came, or 0. A second one does not wait."""
+    """The signal that came, or 0. A second one does not wait: it raises Interrupted, but never inside `undivided`."""
 
     def __init__(self) -> None:
         self.number = 0
+        self._undivided = False
+        self._late: int | None = None
 
     def __call__(self) -> int:
         return self.number
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        """The handler of a signal."""
+        if not self.number:
+            self.number = number
+        elif self._undivided:
+            self._late = number
+        else:
             _raise(number, frame)
-        self.number = number
+
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """A block that a second signal does not break into: it is raised at the end.
+
+        A process that has begun, but whose number nobody has written down yet, would be left behind.
+        """
+        self._undivided = True
+        try:
+            yield
+        finally:
+            self._undivided = False
+        if self._late is not None:
+            _raise(self._late, None)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from hpt.processes import Processes
 from hptctl import console
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
+from hptctl.runs.children import end_with_command
 from hptctl.runs.energy import Meter
 from hptctl.runs.record import Facts, merged, recorded
 from hptctl.runs.signals import held_back, raise_on_signals
@@ -316,6 +317,7 @@ def hardware(processes: Processes) -> str:
 def main() -> None:
     """`python -m hptctl.worker RUN-FOLDER`, once per process."""
     raise_on_signals()
+    end_with_command()
     console.err.file = sys.stdout  # standard error is the launchers', who say much there
     if os.environ.get("RANK", "0") == "0":
         console.show_library_notes()
