@@ -1,10 +1,10 @@
-"""Figures of merit, shares in [0, 1].
+"""Classification metrics, all between 0 and 1.
 
-Scores [n, C] are logits. Single-label ones go through a softmax, so votes or probabilities are handed over as their
-log (-inf for a vote of 0). Labels are class numbers [n], or 0 and 1 [n, C] of a multi-label set. A class without
-the label values that a figure needs is left out of the mean, never scored 0; `left_out` says which.
+Scores [n, C] are logits. Those of a single-label set go through a softmax, so votes and probabilities are passed as
+their logarithm (-inf for a vote of 0). Labels are class numbers [n], or 0 and 1 [n, C] of a multi-label set. A class
+without the label values that a metric needs is left out of the mean and never counted as 0; `left_out` names these.
 
-Each figure is written once, as a function of how often each image counts (`weighted`): the bootstrap of
+Each metric is written once, as a function of how often each image counts (`weighted`), so the bootstrap of
 `hpt.statistics` recomputes exactly what an evaluation reports.
 """
 
@@ -22,10 +22,10 @@ Scores = NDArray[np.floating]
 Labels = NDArray[np.integer | np.floating]
 Float = NDArray[np.float64]
 Weights = NDArray[np.float32]
-"""[B, n] how often each image counts, in each of B resamples: whole numbers, whose sums fp32 holds exactly up to
-2^24, and twice as fast as fp64."""
+"""[B, n] how often each image counts in each of B resamples: whole numbers, whose sums are exact in fp32 up to 2^24 and
+take half the time of fp64."""
 Weighted = Callable[[Weights], Float]
-"""Weights [B, n] -> the figure [B], NaN where it is undefined."""
+"""Weights [B, n] -> the metric [B], NaN where it is undefined."""
 
 SINGLE_LABEL = ("top1", "top5", "balanced_accuracy", "auroc")
 MULTI_LABEL = ("auroc", "map")
@@ -33,51 +33,51 @@ MULTI_LABEL = ("auroc", "map")
 
 @dataclass(frozen=True)
 class PerClass:
-    """One row a class: each field is [C], and NaN where it is undefined."""
+    """The metrics of each class: every field is [C], and NaN where it is undefined."""
 
     support: NDArray[np.int64]
-    """Images of the class."""
+    """Number of images of the class."""
     recall: Float
-    """Share of these that were predicted as the class; undefined without any."""
+    """Share of the class's images that were predicted as the class; undefined without such images."""
     precision: Float
-    """Share of what was predicted as the class that is of it; undefined where nothing was."""
+    """Share of the images predicted as the class that belong to it; undefined without such predictions."""
     f1: Float
-    """Harmonic mean of both, 2 TP / (2 TP + FP + FN); undefined where all three are 0."""
+    """Harmonic mean of recall and precision, 2 TP / (2 TP + FP + FN); undefined where all three counts are 0."""
     auroc: Float
-    """Of the class against the rest; undefined where every image is of it, or none."""
+    """Area under the ROC curve of the class against the rest; undefined where all images belong to it, or none does."""
     average_precision: Float
-    """Of the class against the rest; undefined without images of it."""
+    """Average precision of the class against the rest; undefined without images of the class."""
 
 
 def single_label(scores: Scores, labels: Labels) -> dict[str, float]:
-    """The figures of scores [n, C] and class numbers [n].
+    """The metrics of scores [n, C] and class numbers [n].
 
-    top1; top5 where there are more than five classes; balanced_accuracy, the recall averaged over the classes present;
-    auroc, the area under the ROC curve of each class's softmax probability against the rest, averaged over the
-    classes present. Of two classes it is the usual AUROC. It is absent where all images are of one class.
+    `top1`; `top5` with more than five classes; `balanced_accuracy`, the recall averaged over the classes present;
+    `auroc`, the area under the ROC curve of each class's softmax probability against the rest, averaged over the
+    classes present, which for two classes is the usual AUROC. It is missing where all images belong to one class.
 
     Raises:
-        HptError: no images, NaN or infinity among the scores, or a label that is no class.
+        HptError: there are no images, a score is NaN or infinite, or a label is not a class number.
     """
     return _defined([m for m in SINGLE_LABEL if m != "top5" or scores.shape[1] > 5], scores, labels)
 
 
 def multi_label(scores: Scores, labels: Labels) -> dict[str, float]:
-    """The figures of scores [n, C] and labels [n, C] of 0 and 1, averaged over classes; one without a class is absent.
+    """The metrics of scores [n, C] and labels [n, C] of 0 and 1, averaged over the classes.
 
-    auroc, over the classes that have both label values; map, mean average precision (without interpolation), over
-    the classes that have a positive.
+    `auroc`, over the classes that have both label values; `map`, the mean average precision (without interpolation),
+    over the classes that have a positive. A metric that no class defines is missing.
 
     Raises:
-        HptError: no images, NaN among the scores, or labels other than 0 and 1.
+        HptError: there are no images, a score is NaN, or a label is neither 0 nor 1.
     """
     return _defined(MULTI_LABEL, scores, labels)
 
 
 def left_out(labels: Labels, classes: int) -> dict[str, list[int]]:
-    """Numbers of the classes that each averaged figure leaves out for want of labels [n] or [n, classes].
+    """The class numbers that each class average leaves out because labels [n] or [n, classes] do not define it there.
 
-    Keys: `balanced_accuracy` and `auroc` of single-label sets, `auroc` and `map` of multi-label sets.
+    The keys are `balanced_accuracy` and `auroc` for a single-label set, `map` and `auroc` for a multi-label set.
     """
     positives = np.bincount(labels.astype(np.int64), minlength=classes) if labels.ndim == 1 else labels.sum(axis=0)
     absent = np.flatnonzero(positives == 0).tolist()
@@ -86,23 +86,18 @@ def left_out(labels: Labels, classes: int) -> dict[str, list[int]]:
 
 
 def hits(scores: Scores, labels: Labels, k: int = 1) -> NDArray[np.bool_]:
-    """[n] whether the label [n] is among the k highest scores [n, C]; of tied classes the lower number wins."""
+    """[n] whether the label [n] is among the k highest scores [n, C]; of tied classes the lower number ranks first."""
     own = scores[np.arange(len(labels)), labels][:, None]
     ahead = np.arange(scores.shape[1]) < labels[:, None]
     rank: NDArray[np.intp] = np.count_nonzero((scores > own) | ((scores == own) & ahead), axis=1)
     return rank < k
 
 
-def top_k(scores: Scores, labels: Labels, k: int) -> float:
-    """Share of images [n, C] whose label [n] is among the k highest scores; of tied classes the lower number wins."""
-    return float(hits(scores, labels, k).mean())
-
-
 def confusion(scores: Scores, labels: Labels) -> NDArray[np.int64]:
-    """[C, C] images of each class (row) by predicted class (column), of scores [n, C] and class numbers [n].
+    """[C, C] number of images by class (row) and predicted class (column), from scores [n, C] and class numbers [n].
 
     Raises:
-        HptError: as `single_label`.
+        HptError: as for `single_label`.
     """
     scores, labels = _checked(scores, labels)
     classes = scores.shape[1]
@@ -111,12 +106,12 @@ def confusion(scores: Scores, labels: Labels) -> NDArray[np.int64]:
 
 
 def per_class(scores: Scores, labels: Labels) -> PerClass:
-    """Figures of each class, of scores [n, C] and labels [n] or [n, C].
+    """The metrics of each class, from scores [n, C] and labels [n] or [n, C].
 
-    The highest score is the prediction, in a multi-label set each score above 0 (a probability above one half).
+    The highest score is the prediction; in a multi-label set every score above 0 is (a probability above one half).
 
     Raises:
-        HptError: as `single_label` and `multi_label`.
+        HptError: as for `single_label` and `multi_label`.
     """
     scores, labels = _checked(scores, labels)
     if labels.ndim == 1:
@@ -137,20 +132,20 @@ def per_class(scores: Scores, labels: Labels) -> PerClass:
 
 
 def weighted(metric: str, scores: Scores, labels: Labels) -> Weighted:
-    """The figure `metric` of these images as a function of how often each counts.
+    """The metric of these images as a function of how often each of them counts.
 
-    All sorting is done here, once: a call costs about 5 ns for each resample, image and (AUROC, mAP) class. Memory is
-    a few times that of the weights.
+    All sorting happens here, once: a call then costs about 5 ns for each resample, image and, for AUROC and mAP, class.
+    It takes a few times the memory of the weights.
 
     Raises:
-        ConfigError: labels [n] have no such metric, or labels [n, C] have not.
-        HptError: as `single_label` and `multi_label`.
+        ConfigError: the metric is not defined for labels of this kind, [n] or [n, C].
+        HptError: as for `single_label` and `multi_label`.
     """
     known = SINGLE_LABEL if labels.ndim == 1 else MULTI_LABEL
     if metric not in known:
         kind = "single-label" if labels.ndim == 1 else "multi-label"
         raise ConfigError(
-            f"'{metric}' is no {kind} metric{did_you_mean(metric, known)}", f"choose one of {', '.join(known)}"
+            f"'{metric}' is not a {kind} metric{did_you_mean(metric, known)}", f"choose one of {', '.join(known)}"
         )
     scores, labels = _checked(scores, labels)
     if metric in ("top1", "top5"):
@@ -172,14 +167,14 @@ class _Ranking:
     negatives: NDArray[np.intp]
     """[N] image numbers."""
     below: NDArray[np.intp]
-    """[P] negatives that score less than each positive."""
+    """[P] number of negatives that score less than each positive."""
     upto: NDArray[np.intp]
-    """[P] negatives that score no more than each positive."""
+    """[P] number of negatives that score at most as much as each positive."""
     first: NDArray[np.intp]
-    """[P] positives that score less than each positive."""
+    """[P] number of positives that score less than each positive."""
 
     def auroc(self, weights: Weights) -> Float:
-        """[B] share of the pairs of a positive and a negative that are in order; a tie is half a pair (midranks)."""
+        """[B] share of the pairs of a positive and a negative that are in order; a tie counts half (midranks)."""
         positives = weights[:, self.positives].astype(np.float64)
         negatives = _running(weights[:, self.negatives])
         outranked = negatives[:, self.below].astype(np.float64) + negatives[:, self.upto]
@@ -196,7 +191,7 @@ class _Ranking:
 
 
 def _rankings(scores: Scores, labels: Labels) -> list[_Ranking]:
-    """One a class. Class after class, as one class's columns stay in the processor's cache: 10,000 x 345 in 0.3 s."""
+    """The ranking of each class. One class at a time stays in the processor's cache: 10,000 x 345 take 0.3 s."""
     if labels.ndim == 1:
         scores = _log_odds(scores)
     columns = np.ascontiguousarray(scores.T)
@@ -224,10 +219,10 @@ def _rank(column: Scores, positive: NDArray[np.bool_]) -> _Ranking:
 def _log_odds(scores: Scores) -> Float:
     """log(p / (1 - p)) of the softmax probabilities p of scores [n, C], in fp64.
 
-    A class against the rest compares images, and logits of different images are not comparable: adding a constant to
-    all logits of one image changes none of its probabilities, but would change its rank. The log-odds order images
-    as the probability does, without its saturation: p is 1.0 for every image whose margin is above 37 (17 in fp32),
-    which a probe's logits exceed, and would tie them.
+    Ranking a class against the rest compares images, and the logits of different images are not comparable: adding a
+    constant to all logits of one image changes none of its probabilities but would change its rank. The log-odds order
+    images as the probability does, without its saturation: p is 1.0 for every image with a margin above 37 (17 in
+    fp32), which a probe's logits exceed, so such images would tie.
     """
     rows, top = np.arange(len(scores)), scores.argmax(axis=1)
     logits = scores.astype(np.float64)
@@ -237,9 +232,9 @@ def _log_odds(scores: Scores) -> Float:
     second = rest.max(axis=1)
     second[np.isneginf(second)] = 0.0  # one class has all the votes
     rest = np.exp(rest - second[:, None])
-    # Summed in order of size, so that rows of the same logits in another order tie exactly.
+    # Summed in ascending order, so that rows with the same logits in another order tie exactly.
     tail = np.sort(rest, axis=1).sum(axis=1)
-    # The rest of any other class has the top one in it: relative to that, 1 and less than C more.
+    # The rest of any other class contains the top class: relative to it, the sum is 1 plus less than C.
     relative = np.exp(second - highest)
     others = np.log1p(np.maximum(tail[:, None] - rest, 0.0) * relative[:, None])
     odds: Float = logits - highest[:, None] - others
@@ -250,7 +245,7 @@ def _log_odds(scores: Scores) -> Float:
 
 def _balanced_accuracy(scores: Scores, labels: Labels) -> Weighted:
     order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))  # one a class present
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))  # one for each class present
     right = hits(scores, labels)[order].astype(np.float32)
 
     def recall(weights: Weights) -> Float:
@@ -276,7 +271,7 @@ def _share(part: NDArray[np.number], whole: NDArray[np.number]) -> Float:
 
 
 def _macro(values: Float) -> Float:
-    """[B, C] -> [B]: the mean over the classes where it is defined."""
+    """[B, C] -> [B]: the mean over the classes that define it."""
     defined = ~np.isnan(values)
     return _share(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1))
 
@@ -303,8 +298,8 @@ def _checked(scores: Scores, labels: Labels) -> tuple[Scores, Labels]:
     if labels.ndim == 1:
         if labels.min() < 0 or labels.max() >= classes:
             odd = labels.min() if labels.min() < 0 else labels.max()
-            raise HptError(f"label {odd} is none of the {classes} classes, which are 0 to {classes - 1}")
+            raise HptError(f"label {odd} is not one of the {classes} classes, which are 0 to {classes - 1}")
         labels = labels.astype(np.int64)
     elif not np.isin(labels, (0, 1)).all():
-        raise HptError("a multi-label set has a label other than 0 and 1", "count uncertain labels as one of them")
+        raise HptError("a multi-label set has a label other than 0 and 1", "replace uncertain labels by one of them")
     return (scores.astype(np.float32) if scores.dtype == np.float16 else scores), labels

@@ -1,7 +1,7 @@
-"""What can be said of features and backbones without labels.
+"""Measures of features and backbones that need no labels.
 
-Whether features tell apart what matters to somebody only labels can say. These figures say what precedes it: that
-features have not collapsed, and how far pretraining has moved a backbone from where it started.
+Only labels can say whether features separate what matters to a user. These measures show what comes before that:
+whether features have collapsed, and how far pretraining has moved a backbone from where it started.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from hpt.errors import HptError, WeightsError
 
 ROWS = 1024
-"""Features compared with all others at once: bounds the memory of the matrix of distances."""
+"""Rows of the matrix of distances computed at a time, which bounds its memory."""
 _SUFFIX = ".running_mean"
 _EPS = 1e-5
 _ONE_ARCHITECTURE = "compare weights of one architecture"
@@ -25,31 +25,32 @@ _ONE_ARCHITECTURE = "compare weights of one architecture"
 
 @dataclass(frozen=True)
 class BatchNormDrift:
-    """How far one BatchNorm layer's channels moved between two states: symmetric, 0 where they are equal.
+    """How far the channels of one BatchNorm layer moved between two states a and b: symmetric, and 0 for equal states.
 
-    The statistics' parts are free of each channel's scale: measuring a channel in other units changes none of them.
+    The measures of the running statistics do not depend on the scale of a channel: rescaling it changes none of them.
     """
 
     kl: float
-    """nats: KL(a || b) + KL(b || a) of the channels' Gaussians, averaged over channels. A few dead channels can be all
-    of it; the next two are less easily led."""
+    """KL(a || b) + KL(b || a) of the channels' Gaussians, averaged over the channels, in nats. A few dead channels can
+    dominate it; `mean` and `var` are more robust."""
     mean: float
-    """Standard deviations: |difference of running means| / sqrt(average of both variances), averaged over channels."""
+    """|difference of the running means| / sqrt(average of both variances), averaged over the channels, in standard
+    deviations."""
     var: float
-    """|log of the ratio of the running variances|, averaged over channels: 0.69 where they doubled or halved."""
+    """|log of the ratio of the running variances|, averaged over the channels: 0.69 where they doubled or halved."""
     weight: float
-    """|a - b| / sqrt((|a|^2 + |b|^2) / 2) of the weight vectors [C]: 0 equal, 1.41 orthogonal, 2 opposite."""
+    """|a - b| / sqrt((|a|^2 + |b|^2) / 2) of the weight vectors [C]: 0 if equal, 1.41 if orthogonal, 2 if opposite."""
     bias: float
-    """Likewise of the biases [C]."""
+    """The same measure of the bias vectors [C]."""
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
     """Mean squared distance of the L2-normalised features [n, d] of two views of the same n images: 0 (best) to 4.
 
-    Wang & Isola 2020 (arXiv 2005.10242), section 4.1.1 with alpha = 2. A feature of zeros stays at the origin.
+    Wang & Isola 2020 (arXiv 2005.10242), section 4.1.1 with alpha = 2. A zero feature stays at the origin.
 
     Raises:
-        HptError: no features, x and y of different shapes, or NaN or infinity among them.
+        HptError: there are no features, x and y differ in shape, or a feature is NaN or infinite.
     """
     if x.shape != y.shape:
         raise HptError(f"features of {_by(x)} and {_by(y)} are not of two views of the same images")
@@ -60,33 +61,33 @@ def alignment(x: Tensor, y: Tensor) -> float:
 def uniformity(x: Tensor) -> float:
     """How evenly L2-normalised features [n, d] cover the sphere: log of the mean of exp(-2 |x_i - x_j|^2) over pairs.
 
-    0 where all coincide (collapse), towards -4 where they are spread evenly in many dimensions. Wang & Isola 2020
-    (arXiv 2005.10242), section 4.1.2 with t = 2. O(n^2 d) time, O(n) memory: 5,000 x 2,048 take 2 s on one core.
+    0 where all features coincide (collapse), approaching -4 where they are spread evenly in many dimensions. Wang &
+    Isola 2020 (arXiv 2005.10242), section 4.1.2 with t = 2. O(n^2 d) time, O(n) memory: 5,000 x 2,048 take 2 s on one
+    core.
 
     Raises:
-        HptError: fewer than two features, or NaN or infinity among them.
+        HptError: there are fewer than two features, or one is NaN or infinite.
     """
     x = F.normalize(_checked(x, at_least=2), dim=1)
-    length = x.square().sum(dim=1)  # 1, or 0 of a feature of zeros
+    length = x.square().sum(dim=1)  # 1, or 0 for a zero feature
     total = 0.0
     for start in range(0, len(x), ROWS):
         some, later = slice(start, start + ROWS), slice(start, None)
         squared = length[some, None] + length[None, later] - 2 * x[some] @ x[later].T
-        total += float(
-            squared.clamp_(min=0).mul_(-2).exp_().triu_(diagonal=1).sum()
-        )  # each pair once, none with itself
+        kernel = squared.clamp_(min=0).mul_(-2).exp_()
+        total += float(kernel.triu_(diagonal=1).sum())  # each pair once, and no feature with itself
     return math.log(total / (len(x) * (len(x) - 1) / 2))
 
 
 def effective_rank(x: Tensor) -> float:
-    """RankMe: how many dimensions features [n, d] use, from 1 to min(n, d).
+    """RankMe: the number of dimensions that features [n, d] use, from 1 to min(n, d).
 
-    exp of the entropy of p_k = sigma_k / sum(sigma) + 1e-7, over the singular values sigma of x, not centred. Garrido
-    et al. 2023 (arXiv 2210.02885), equation 1. Being bounded by n it is comparable at the same n only, and says
-    little of the model where n is not a few times d.
+    exp of the entropy of p_k = sigma_k / sum(sigma) + 1e-7 over the singular values sigma of x, not centred. Garrido et
+    al. 2023 (arXiv 2210.02885), equation 1. It is bounded by n, so only values at the same n are comparable, and it
+    says little about the model unless n is a few times d.
 
     Raises:
-        HptError: no features, all of them zero, or NaN or infinity among them.
+        HptError: there are no features, all are zero, or one is NaN or infinite.
     """
     sigma = torch.linalg.svdvals(_checked(x))
     if not sigma[0] > 0:
@@ -95,32 +96,20 @@ def effective_rank(x: Tensor) -> float:
     return math.exp(-float((p * p.log()).sum()))
 
 
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Similarity of two representations [n, d] and [n, e] of the same n images.
+def cka_matrix(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Linear CKA of each representation in `a` [n, d] with each in `b` [n, e] of the same n images.
 
     1 where one is the other rotated, reflected, scaled and shifted; 0 where they are independent, for which the
-    estimate may fall a little below 0. Kornblith et al. 2019 (arXiv 1905.00414), section 3, with the unbiased
-    estimate of HSIC (Song et al. 2012; Nguyen et al. 2021, arXiv 2010.15327): the plain one nears 1 for any two
-    representations unless n is many times d, and 2,048 features of a few hundred images are what there is here.
-    O(n d e) time, no n x n matrix.
+    estimate may fall slightly below 0; NaN where one does not tell images apart, such as a layer that has collapsed.
+    Kornblith et al. 2019 (arXiv 1905.00414), section 3, with the unbiased estimate of HSIC (Song et al. 2012; Nguyen et
+    al. 2021, arXiv 2010.15327): the plain one approaches 1 for any two representations unless n is many times d, and
+    what is compared here is 2,048 features of a few hundred images. O(n d e) time for a pair, and no n x n matrix.
+
+    Returns:
+        fp64 [len(a), len(b)].
 
     Raises:
-        HptError: fewer than four images, another number of them in y, features that say nothing of how images
-            differ, or NaN or infinity among them.
-    """
-    value = float(cka_matrix([x], [y]))
-    if math.isnan(value):
-        raise HptError("all pairs of images are equally alike in these features, so there is nothing to compare")
-    return value
-
-
-def cka_matrix(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """`linear_cka` of each of `a` [n, d] with each of `b` [n, e], all of the same n images: fp64 [len(a), len(b)].
-
-    NaN where one says nothing of how images differ, as a layer does that has collapsed.
-
-    Raises:
-        HptError: fewer than four images, another number of them somewhere, or NaN or infinity among the features.
+        HptError: there are fewer than four images, the number of images differs, or a feature is NaN or infinite.
     """
     counts = dict.fromkeys(len(each) for each in (*a, *b))
     if len(counts) > 1:
@@ -134,11 +123,11 @@ def cka_matrix(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def batch_norm_drift(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, BatchNormDrift]:
     """How far each BatchNorm layer moved between two states of one backbone: `{"bn1": ..., "layer1.0.bn1": ...}`.
 
-    Layers are in the order of `a`. BatchNorm's own 1e-5 is added to the variances, as when the layer divides by
-    them: what the variance of a dead channel does below that is noise.
+    Layers are in the order of `a`. BatchNorm's own epsilon of 1e-5 is added to the variances, as when the layer divides
+    by them: changes below it in the variance of a dead channel are noise.
 
     Raises:
-        WeightsError: no BatchNorm layers, other ones in `b`, or NaN or infinity among their tensors.
+        WeightsError: there are no BatchNorm layers, `b` has other layers, or one of their tensors is NaN or infinite.
     """
     layers = [key.removesuffix(_SUFFIX) for key in a if key.endswith(_SUFFIX)]
     if not layers:
@@ -195,14 +184,14 @@ def _hsic(x: Tensor, y: Tensor) -> float:
 
 
 def _own_hsic(x: Tensor) -> float:
-    """`_hsic` of x with itself, NaN where it is nothing but rounding, which is of the order of 1e-16 of the square."""
+    """`_hsic` of x with itself, NaN where it is rounding error alone, which is of the order of 1e-16 of the square."""
     value = _hsic(x, x)
     return value if value > 1e-12 * float(x.square().sum()) ** 2 else math.nan
 
 
 def _centred(x: Tensor) -> Tensor:
     centred = x - x.mean(dim=0)
-    # Of features that are the same for all images rounding leaves something
+    # Features that are the same for all images leave rounding errors behind.
     return torch.where(centred.abs() > 1e-12 * x.abs().amax(dim=0), centred, 0.0)
 
 

@@ -13,14 +13,21 @@ from hpt.errors import ConfigError, HptError
 from hpt.metrics import hits, multi_label, single_label
 from hpt.statistics import (
     Interval,
+    Model,
     SpeedUp,
     difference,
     mcnemar,
-    paired_bootstrap,
     resample,
     speed_up,
     verdict,
 )
+
+
+def interval(
+    metric: str, a: Model, b: Model, labels: np.ndarray, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """The paired bootstrap of two models."""
+    return difference(*resample(metric, (a, b), labels, resamples=resamples, seed=seed), seed=seed, level=level)
 
 
 def scores_of(right: np.ndarray) -> np.ndarray:
@@ -49,7 +56,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(reruns: int,
     covered = wins = losses = 0
     for seed in range(simulations):
         a, b = models(seed, reruns, 150, offset=offset, anew=anew)
-        found = paired_bootstrap("top1", scores_of(a), scores_of(b), labels, resamples=400, seed=seed)
+        found = interval("top1", scores_of(a), scores_of(b), labels, resamples=400, seed=seed)
         covered += found.low <= 0.10 <= found.high
         wins, losses = wins + (verdict(found) == "win"), losses + (verdict(found) == "loss")
     assert binom.ppf(0.001, simulations, 0.95) <= covered <= binom.ppf(0.999, simulations, 0.95)
@@ -62,7 +69,7 @@ def test_a_tie_is_called_a_win_no_more_often_than_the_level_allows() -> None:
     for seed in range(200):
         a = models(seed, 1, 150, offset=0, anew=0)[0]
         b = models(seed + 1000, 1, 150, offset=0, anew=0)[0]
-        wrong += verdict(paired_bootstrap("top1", scores_of(a), scores_of(b), labels, resamples=400)) != "tie"
+        wrong += verdict(interval("top1", scores_of(a), scores_of(b), labels, resamples=400)) != "tie"
     assert binom.ppf(0.001, 200, 0.05) <= wrong <= binom.ppf(0.999, 200, 0.05)
 
 
@@ -83,18 +90,18 @@ METRICS = [(m, LABELS) for m in ("top1", "balanced_accuracy", "auroc")] + [(m, M
 @pytest.mark.parametrize(("metric", "labels"), METRICS)
 def test_swapping_the_models_negates_and_a_model_ties_with_itself(metric: str, labels: np.ndarray) -> None:
     a, b = noisy(3, 1.5, 1), noisy(2, 0.5, 2)  # reruns of other numbers
-    forth = paired_bootstrap(metric, a, b, labels, resamples=300)
-    back = paired_bootstrap(metric, b, a, labels, resamples=300)
+    forth = interval(metric, a, b, labels, resamples=300)
+    back = interval(metric, b, a, labels, resamples=300)
     assert (back.a, back.b) == (forth.b, forth.a)
     assert (back.difference, back.low, back.high) == (-forth.difference, -forth.high, -forth.low)
     assert forth.low < forth.difference < forth.high
     assert (verdict(forth), verdict(back)) == ("win", "loss")
 
-    itself = paired_bootstrap(metric, a, a, labels, resamples=300)
+    itself = interval(metric, a, a, labels, resamples=300)
     assert itself.difference == 0
     assert itself.low == -itself.high < 0  # three reruns differ
     assert verdict(itself) == "tie"
-    one = paired_bootstrap(metric, a[:1], a[:1], labels, resamples=300)
+    one = interval(metric, a[:1], a[:1], labels, resamples=300)
     assert (one.low, one.difference, one.high) == (0, 0, 0)
     assert verdict(one) == "tie"
 
@@ -103,7 +110,7 @@ def test_swapping_the_models_negates_and_a_model_ties_with_itself(metric: str, l
 def test_the_interval_is_that_of_figures_of_rows_drawn_one_resample_at_a_time(metric: str, labels: np.ndarray) -> None:
     a, b = noisy(1, 1.0, 1)[0], noisy(1, 0.5, 2)[0]
     figures = single_label if labels.ndim == 1 else multi_label
-    ours = paired_bootstrap(metric, a[None], b[None], labels, resamples=2000, seed=3)
+    ours = interval(metric, a[None], b[None], labels, resamples=2000, seed=3)
     assert (ours.a, ours.b) == (figures(a, labels)[metric], figures(b, labels)[metric])
     random, drawn = np.random.default_rng(9), []
     for _ in range(600):
@@ -112,7 +119,7 @@ def test_the_interval_is_that_of_figures_of_rows_drawn_one_resample_at_a_time(me
     low, high = np.percentile(drawn, [2.5, 97.5])
     width = high - low
     assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.1 * width)
-    half = paired_bootstrap(metric, a[None], b[None], labels, resamples=2000, seed=3, level=0.5)
+    half = interval(metric, a[None], b[None], labels, resamples=2000, seed=3, level=0.5)
     assert (half.low, half.high) == pytest.approx(np.percentile(drawn, [25, 75]), abs=0.1 * width)
 
 
@@ -121,10 +128,10 @@ def test_the_reruns_are_chance_too() -> None:
     labels = np.ones(50, dtype=int)
     a = scores_of(np.array([[True] * 50, [True] * 50, [False] * 50]))
     b = scores_of(np.zeros((3, 50), dtype=bool))
-    found = paired_bootstrap("top1", a, b, labels, resamples=4000)
+    found = interval("top1", a, b, labels, resamples=4000)
     assert found.difference == pytest.approx(2 / 3)
     assert (found.low, found.high) == (0, 1)  # two reruns drawn: both wrong with chance 1/9
-    assert paired_bootstrap("top1", a, b, labels, resamples=4000, level=0.6).low == 0.5  # one of the two with 4/9
+    assert interval("top1", a, b, labels, resamples=4000, level=0.6).low == 0.5  # one of the two with 4/9
 
 
 def test_reruns_of_one_seed_are_no_new_evidence_of_it() -> None:
@@ -132,19 +139,19 @@ def test_reruns_of_one_seed_are_no_new_evidence_of_it() -> None:
     labels = np.ones(50, dtype=int)
     good, bad = (scores_of(np.full((3, 50), right)) for right in (True, False))
     never = scores_of(np.zeros((1, 50), dtype=bool))
-    seeds = paired_bootstrap("top1", [good, good, bad], never, labels, resamples=4000)
+    seeds = interval("top1", [good, good, bad], never, labels, resamples=4000)
     assert seeds.difference == pytest.approx(2 / 3)
     assert (seeds.low, seeds.high) == (0, 1)  # two of three seeds drawn: both failed with chance 1/9
-    assert paired_bootstrap("top1", np.concatenate([good, good, bad]), never, labels, resamples=4000).low > 0.2
-    one = paired_bootstrap("top1", [good], never, labels, resamples=400)
-    assert one == paired_bootstrap("top1", good, never, labels, resamples=400)
+    assert interval("top1", np.concatenate([good, good, bad]), never, labels, resamples=4000).low > 0.2
+    one = interval("top1", [good], never, labels, resamples=400)
+    assert one == interval("top1", good, never, labels, resamples=400)
 
 
 def test_models_resampled_together_differ_as_each_pair_does() -> None:
     models_ = [noisy(3, 1.5, 1), [noisy(2, 0.5, 2), noisy(2, 0.6, 3)], noisy(1, 0.2, 4)]
     together = resample("auroc", models_, LABELS, resamples=200, seed=7)
     for (i, a), (j, b) in combinations(enumerate(models_), 2):
-        pair = paired_bootstrap("auroc", a, b, LABELS, resamples=200, seed=7)
+        pair = interval("auroc", a, b, LABELS, resamples=200, seed=7)
         assert difference(together[i], together[j], seed=7) == pair
 
 
@@ -175,15 +182,15 @@ def test_a_speed_up_is_read_off_the_curve(
 
 def test_an_interval_depends_on_the_seed_alone() -> None:
     a, b = noisy(3, 1.0, 1), noisy(3, 0.5, 2)
-    first = paired_bootstrap("auroc", a, b, LABELS, resamples=200, seed=1)
-    assert first == paired_bootstrap("auroc", a, b, LABELS, resamples=200, seed=1)
-    assert first != paired_bootstrap("auroc", a, b, LABELS, resamples=200, seed=2)
+    first = interval("auroc", a, b, LABELS, resamples=200, seed=1)
+    assert first == interval("auroc", a, b, LABELS, resamples=200, seed=1)
+    assert first != interval("auroc", a, b, LABELS, resamples=200, seed=2)
 
 
 def test_resamples_without_a_metric_are_left_out_and_counted() -> None:
     labels = np.array([1] + [0] * 9)  # the only positive is missing from 0.9^10 of the resamples
     a, b = RANDOM.normal(size=(1, 10, 2)), RANDOM.normal(size=(1, 10, 2))
-    found = paired_bootstrap("auroc", a, b, labels, resamples=2000)
+    found = interval("auroc", a, b, labels, resamples=2000)
     assert found.resamples == pytest.approx(2000 * (1 - 0.9**10), rel=0.1)
     assert np.isfinite([found.low, found.high]).all()
 
@@ -191,14 +198,14 @@ def test_resamples_without_a_metric_are_left_out_and_counted() -> None:
 def test_models_that_cannot_be_compared_are_refused() -> None:
     a = noisy(1, 1.0, 1)
     with pytest.raises(HptError, match="60 and 59 images were scored and 60 have labels"):
-        paired_bootstrap("top1", a, a[:, 1:], LABELS)
+        interval("top1", a, a[:, 1:], LABELS)
     with pytest.raises(HptError, match="auroc is undefined on these 60 images"):
-        paired_bootstrap("auroc", a, a, np.zeros(60, dtype=int))
+        interval("auroc", a, a, np.zeros(60, dtype=int))
     with pytest.raises(HptError, match="NaN"):
-        paired_bootstrap("top1", a, a * np.nan, LABELS)
+        interval("top1", a, a * np.nan, LABELS)
     with pytest.raises(ConfigError, match="did you mean 'top1'"):
-        paired_bootstrap("top-1", a, a, LABELS)
-    with pytest.raises(HptError, match="asked about 60 images and the other about 59"):
+        interval("top-1", a, a, LABELS)
+    with pytest.raises(HptError, match="evaluated on 60 images and the other on 59"):
         mcnemar(np.ones(60, dtype=bool), np.ones(59, dtype=bool))
 
 
@@ -206,8 +213,8 @@ def test_models_that_cannot_be_compared_are_refused() -> None:
     ("low", "high", "expected"), [(0.1, 0.2, "win"), (-0.2, -0.1, "loss"), (-0.1, 0.1, "tie"), (0, 1, "tie")]
 )
 def test_the_verdict_is_whether_0_lies_in_the_interval(low: float, high: float, expected: str) -> None:
-    interval = Interval(a=0.5, b=0.4, difference=0.1, low=0, high=0, level=0.95, resamples=1)
-    assert verdict(replace(interval, low=low, high=high)) == expected
+    measured = Interval(a=0.5, b=0.4, difference=0.1, low=0, high=0, level=0.95, resamples=1)
+    assert verdict(replace(measured, low=low, high=high)) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tracked_store import IMAGES, LABELS, cell, predictions_of
 
-from hpt.statistics import paired_bootstrap
+from hpt.statistics import difference, resample
 from hptctl.compare import arms as comparison
 from hptctl.compare.intervals import RESAMPLES
 from hptctl.report import page
@@ -24,7 +24,8 @@ def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Fi
     hpt, base = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "base", 0)
     found = findings.difference(hpt, base)
     seeds = [predictions_of(right).scores for right in ((300, 304), (302, 306), (304, 308))]
-    expected = paired_bootstrap("top1", seeds, [predictions_of((240, 240)).scores], LABELS, resamples=RESAMPLES)
+    models = seeds, [predictions_of((240, 240)).scores]
+    expected = difference(*resample("top1", models, LABELS, resamples=RESAMPLES))
     assert found.points == pytest.approx(expected.difference) == pytest.approx((304 - 240) / IMAGES)
     assert (found.low, found.high) == (expected.low, expected.high)
     assert not found.tie
