@@ -11,13 +11,13 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
-
 from hpt import encoder
+from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import load
 from hpt.evaluate.linear import train_probe
-from hpt.processes import Processes, use_bf16
+from hpt.evaluate.setup import Setup
+from hpt.processes import Compute, choose_device
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
 
-    device = Processes(1, options.device).device
+    device = choose_device(options.device)
     common = {"kind": "linear", "weights": "", "dataset": str(options.images), "image_size": options.image_size}
     banks = {"one head": {"lrs": (0.3,), "reruns": 1}, "nine heads": {"lrs": (0.3, 3.0, 30.0), "reruns": 3}}
     seconds: dict[str, list[float]] = {name: [] for name in banks}
@@ -42,21 +42,10 @@ def main() -> None:
             data = load(config.dataset, config.data, side=config.data.side(config.image_size))
             backbone = encoder.build(config.backbone, seed=0).to(device)
             times: list[float] = []
-            train, val = ((images, torch.from_numpy(labels)) for images, labels in map(data.split, ("train", "val")))
-            train_probe(
-                config,
-                backbone,
-                train,
-                val,
-                len(data.classes),
-                data.metric,
-                device=device,
-                bf16=use_bf16(config.precision, device),
-                log=lambda *_: None,
-                progress=lambda done, total, what, times=times: (
-                    times.append(time.perf_counter()) if what == "probing" else None
-                ),
+            progress = lambda done, total, what, times=times: (  # noqa: E731
+                times.append(time.perf_counter()) if what == "probing" else None
             )
+            train_probe(Setup(config, data, backbone, Compute.of(config, device), Callbacks(progress=progress)))
             seconds[name].append((times[-2] - times[0]) / (len(times) - 2))  # the last step evaluates
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     for name, taken in seconds.items():

@@ -23,7 +23,7 @@ import numpy as np
 
 from hpt import predictions
 from hpt.config import EvaluateConfig, PretrainConfig, resolve
-from hpt.evaluate import summarise, write_per_class
+from hpt.evaluate.results import summarise, write_per_class
 from hpt.predictions import Predictions
 from hptctl import runs, tracking
 

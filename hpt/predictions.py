@@ -1,4 +1,4 @@
-"""Predictions of an evaluation: the scores of every image, kept so that models can be compared image by image."""
+"""The predictions of an evaluation: scores of every image, stored so that models can be compared image by image."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What models said of the images of one split."""
+    """The scores that the reruns of a model give the images of one split."""
 
     names: NDArray[np.str_]
     """[n] names of the images."""
     labels: Labels
     """[n] class numbers, or [n, C] of 0 and 1 of a multi-label set."""
     scores: Scores
-    """[R, n, C] logits of each rerun; kNN's are the log of its votes, -inf for none."""
+    """[R, n, C] logits of each rerun; kNN's are the logarithm of its votes, -inf for none."""
     classes: NDArray[np.str_]
     """[C] names of the classes."""
 
 
 def path_of(folder: Path, split: str) -> Path:
-    """Where the predictions of a run's folder on a split lie."""
+    """The file in a run's folder that holds its predictions on a split."""
     return folder / "artifacts" / f"predictions-{split}.npz"
 
 
 def write(folder: Path, split: str, predictions: Predictions) -> None:
-    """Write them, compressed; fp32, so that what is computed from them later is what the evaluation reported."""
+    """Write predictions compressed, in fp32: what is computed from them later equals what the evaluation reported."""
     path = path_of(folder, split)
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
@@ -47,7 +47,7 @@ def read(folder: Path, split: str) -> Predictions:
     """The predictions that an evaluation left in its folder.
 
     Raises:
-        RunError: there are none, or the file is damaged.
+        RunError: the file is missing or damaged.
     """
     path = path_of(folder, split)
     try:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
-from hpt.evaluate import evaluate
+from hpt.evaluate import Common, evaluate
 
 SETTINGS = {
     "weights": "unused",
@@ -26,15 +27,15 @@ def config(kind: str, **changes: object) -> EvaluateConfig:
     return EvaluateConfig.model_validate(SETTINGS | {"kind": kind} | changes)
 
 
-def run(settings: EvaluateConfig, dataset: Dataset, state: dict[str, Tensor], folder: Path, **options: Any):
+def run(
+    settings: EvaluateConfig,
+    dataset: Dataset,
+    state: dict[str, Tensor],
+    folder: Path,
+    common: Common | None = None,
+    **callbacks: Any,
+):
     logged: dict[int, dict[str, float]] = {}
     folder.mkdir(exist_ok=True)
-    found = evaluate(
-        settings,
-        dataset,
-        state,
-        folder,
-        log=lambda metrics, step: logged.setdefault(step, {}).update(metrics),
-        **{"progress": lambda *_: None, **options},
-    )
-    return found, logged
+    log = lambda metrics, step: logged.setdefault(step, {}).update(metrics)  # noqa: E731
+    return evaluate(settings, dataset, state, folder, Callbacks(log=log, **callbacks), common=common), logged

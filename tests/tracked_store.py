@@ -11,7 +11,7 @@ import numpy as np
 
 from hpt import predictions
 from hpt.config import EvaluateConfig, PretrainConfig, resolve
-from hpt.evaluate import write_per_class
+from hpt.evaluate.results import write_per_class
 from hpt.predictions import Predictions
 from hptctl import runs, tracking
 from hptctl.report.findings import Findings

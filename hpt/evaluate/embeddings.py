@@ -1,4 +1,4 @@
-"""Features of a dataset's images as a file for other programs, and as a map of two dimensions."""
+"""The features of a dataset's images, as a file for other programs and as a map in two dimensions."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpt import encoder
 from hpt.callbacks import Progress
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
 from hpt.data.listing import SPLITS, Labels
 from hpt.errors import ConfigError, DataError, did_you_mean
-from hpt.evaluate.features import embed
+from hpt.evaluate.features import embed, load_backbone
 from hpt.files import replacing
-from hpt.processes import choose_device, use_bf16
+from hpt.processes import Compute
 
 Method = Literal["pca", "tsne", "umap"]
 METHODS: tuple[Method, ...] = ("pca", "tsne", "umap")
 SUFFIXES = (".npz", ".parquet")
 COMPONENTS = 50
-"""t-SNE starts from so many principal components, as scikit-learn advises."""
+"""Number of principal components that t-SNE and UMAP start from, as scikit-learn advises."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Pooled features of n images, in the order of the splits and within them of the dataset."""
+    """The pooled features of n images, ordered by split and, within a split, as in the dataset."""
 
     features: NDArray[np.float32]
     """[n, d]"""
     names: NDArray[np.str_]
     """[n]"""
     splits: NDArray[np.str_]
-    """[n] train, val or test."""
+    """[n] `train`, `val` or `test`."""
     labels: Labels
-    """[n] class numbers, -1 for none; or [n, C] of 0 and 1 of a multi-label set, NaN for none."""
+    """[n] class numbers, -1 for no label; or [n, C] of 0 and 1 of a multi-label set, NaN for no label."""
     classes: NDArray[np.str_]
     """[C]; empty where the dataset has no labels."""
 
     def label_names(self) -> list[list[str]]:
-        """The classes of each image: one, several, or none."""
+        """The names of each image's classes: one, several, or none."""
         if self.labels.ndim == 2:
             return [[str(self.classes[c]) for c in np.flatnonzero(row > 0)] for row in self.labels]
         return [[str(self.classes[label])] if label >= 0 else [] for label in self.labels]
@@ -57,24 +56,21 @@ def extract(
     dataset: Dataset,
     state: Mapping[str, Tensor],
     splits: Sequence[str],
-    *,
     progress: Progress,
 ) -> Embeddings:
-    """Features of the test view of every image of some splits, by the backbone `state`.
+    """The features of the test view of every image in `splits`, by the backbone `state`.
 
     Raises:
-        DataError: these splits have no image. HptError: NaN or infinity among the features.
+        DataError: these splits have no images. HptError: a feature is NaN or infinite.
     """
     rows = [dataset.splits[split] for split in splits]
     if not any(map(len, rows)):
         raise DataError(f"{dataset.name} has no images in {', '.join(splits)}", "choose another --split")
-    device = choose_device(config.device)
-    backbone = encoder.build(config.backbone, seed=0)
-    backbone.load_state_dict(dict(state), strict=True)
-    backbone.to(device)
+    compute = Compute.of(config)
+    backbone = load_backbone(config.backbone, state, compute.device)
     every = np.concatenate(rows)
-    images, bf16 = dataset.images.subset(every), use_bf16(config.precision, device)
-    features = embed(backbone, images, config.image_size, device, bf16=bf16, progress=progress, what="features")
+    images = dataset.images.subset(every)
+    features = embed(backbone, images, config.image_size, compute, progress, "features")
     return Embeddings(
         features=features.cpu().numpy(),
         names=np.array(images.names, dtype=np.str_),
@@ -85,21 +81,26 @@ def extract(
 
 
 def check_suffix(path: Path) -> None:
-    """A ConfigError when a file of features cannot be named so, or its folder is not there."""
+    """Check the name of a file for features.
+
+    Raises:
+        ConfigError: its suffix is unknown, or its folder is missing.
+    """
     if path.suffix not in SUFFIXES:
         raise ConfigError(
             f"features cannot be written as '{path.name}'{did_you_mean(path.suffix, SUFFIXES)}",
             f"end --out in {' or '.join(SUFFIXES)}",
         )
     if not path.absolute().parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} does not exist", "make it, or choose another --out")
+        raise ConfigError(f"the folder {path.parent} does not exist", "create it, or choose another --out")
 
 
 def write(path: Path, found: Embeddings, about: Mapping[str, Any]) -> None:
-    """Write them with facts about them, atomically: `.npz` (NumPy), or `.parquet` with a row an image.
+    """Write the embeddings and facts about them atomically, as `.npz` (NumPy) or `.parquet` with a row for each image.
 
-    An npz holds `features` [n, d], `names`, `splits`, `labels`, `classes`, `about` (JSON). A parquet has the columns
-    `name`, `split`, `labels` (a list of class names), `features` (a list of d floats), and `about` in its metadata.
+    An npz file holds `features` [n, d], `names`, `splits`, `labels`, `classes` and `about` (JSON). A parquet file has
+    the columns `name`, `split`, `labels` (a list of class names) and `features` (a list of d floats), and `about` in
+    its metadata.
     """
     text = json.dumps(dict(about), sort_keys=True)
     with replacing(path) as part, part.open("wb") as file:
@@ -124,18 +125,18 @@ def write(path: Path, found: Embeddings, about: Mapping[str, Any]) -> None:
 def plane(
     features: NDArray[np.float32], method: Method, seed: int = 0
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Features [n, d] as points [n, 2], and PCA's shares of variance of the two axes (NaN for the others).
+    """Features [n, d] as points [n, 2], and the shares of variance of the two axes (NaN unless the method is PCA).
 
-    t-SNE is scikit-learn's, of 50 principal components, with its perplexity of 30 or a third of the images; UMAP is
-    umap-learn's, an extra. Neither's distances between clusters mean much.
+    t-SNE is scikit-learn's on 50 principal components, with a perplexity of 30 or, if less, a third of the images; UMAP
+    is umap-learn's on the same components and an extra. Distances between clusters mean little in either.
 
     Raises:
-        DataError: fewer than three images. ConfigError: UMAP is not installed.
+        DataError: there are fewer than three images. ConfigError: UMAP is not installed.
     """
     from sklearn.decomposition import PCA
 
     if len(features) < 3:
-        raise DataError(f"{len(features)} images make no map", "use more images")
+        raise DataError(f"{len(features)} images are too few for a map", "use three or more")
     pca = PCA(n_components=min(COMPONENTS, *features.shape), random_state=seed)
     components = pca.fit_transform(features.astype(np.float64))
     if components.shape[1] < 2:
@@ -159,10 +160,10 @@ def plane(
 
 
 def splits_of(text: str) -> tuple[str, ...]:
-    """`"all"` or a split's name.
+    """The splits that `--split` names: all of them for `all`, or one.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: there is no such split.
     """
     if text == "all":
         return SPLITS
@@ -173,7 +174,7 @@ def splits_of(text: str) -> tuple[str, ...]:
 
 
 def rank(found: Embeddings) -> float:
-    """Effective rank of the features (`hpt.representation`)."""
+    """The effective rank of the features (`hpt.representation`)."""
     from hpt.representation import effective_rank
 
     return effective_rank(torch.from_numpy(found.features))

@@ -1,58 +1,61 @@
-"""Pooled features of a frozen backbone."""
+"""What a frozen model makes of images: pooled features of test views and of augmented views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from hpt import augment
+from hpt import augment, encoder
 from hpt.callbacks import Progress
 from hpt.config import AugmentConfig
 from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError
+from hpt.processes import Compute
 
 BATCH = 256
-View = Callable[[Tensor], Tensor]
+
+
+def load_backbone(architecture: str, state: Mapping[str, Tensor], device: torch.device) -> nn.Module:
+    """The encoder with these weights (torchvision's keys without `fc`, all of them), on the device."""
+    backbone = encoder.build(architecture, seed=0)
+    backbone.load_state_dict(dict(state), strict=True)
+    return backbone.to(device)
 
 
 @contextmanager
-def frozen(backbone: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Without gradients, and with BatchNorm in eval mode: in train mode it would move its running statistics."""
-    was = backbone.training
-    backbone.eval()
+    was = model.training
+    model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        backbone.train(was)
+        model.train(was)
 
 
-def embed(
-    backbone: nn.Module,
-    images: Images,
-    size: int,
-    device: torch.device,
-    *,
-    bf16: bool,
-    progress: Progress,
-    what: str,
-) -> Tensor:
-    """Features [n, d] of the test views, fp32 on the device.
+def outputs(model: nn.Module, images: Images, size: int, compute: Compute, progress: Progress, what: str) -> Tensor:
+    """The model's outputs [n, ...] for the test views of `size` pixels, fp32 on the device."""
+    parts = []
+    with frozen(model), compute.autocast():
+        for rows in torch.arange(len(images)).split(BATCH):
+            raw = raw_batch(images, rows, compute.device)
+            parts.append(model(augment.centre_view(raw, size, images.mean, images.std)).float())
+            progress(int(rows[-1]) + 1, len(images), what)
+    return torch.cat(parts)
+
+
+def embed(backbone: nn.Module, images: Images, size: int, compute: Compute, progress: Progress, what: str) -> Tensor:
+    """Features [n, d] of the test views of `size` pixels, fp32 on the device.
 
     Raises:
-        HptError: NaN or infinity among them.
+        HptError: a feature is NaN or infinite.
     """
-    parts = []
-    with frozen(backbone), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for rows in torch.arange(len(images)).split(BATCH):
-            raw = raw_batch(images, rows, device)
-            parts.append(backbone(augment.centre_view(raw, size, images.mean, images.std)).float())
-            progress(int(rows[-1]) + 1, len(images), what)
-    features = torch.cat(parts)
+    features = outputs(backbone, images, size, compute, progress, what)
     bad = int((~features.isfinite()).any(dim=1).sum())
     if bad:
         raise HptError(
@@ -69,15 +72,17 @@ def embed_views(
     uniform: Tensor,
     policy: AugmentConfig,
     size: int,
-    device: torch.device,
-    *,
-    bf16: bool,
+    compute: Compute,
 ) -> Tensor:
-    """Features [n, d] of augmented views of the images `rows` [n], drawn by `uniform` [n, augment.COLUMNS]."""
+    """Features [n, d] of augmented views of the images `rows` [n], fp32 on the device.
+
+    Args:
+        uniform: the random numbers [n, augment.COLUMNS] that determine the views.
+    """
     parts = []
-    with frozen(backbone), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with frozen(backbone), compute.autocast():
         for some, numbers in zip(rows.split(BATCH), uniform.split(BATCH), strict=True):
-            raw = raw_batch(images, some, device)
+            raw = raw_batch(images, some, compute.device)
             view = augment.parameters(numbers, raw.sizes, policy)
             seen = augment.train_view(raw, view, size, images.mean, images.std, policy.blur_sigma[1])
             parts.append(backbone(seen).float())

@@ -1,11 +1,10 @@
-"""Finetuning: all weights and a new linear head on few labels, the best on val kept.
+"""Finetuning: all weights and a new linear head are trained on few labels, and the best on val are kept.
 
-One that was stopped goes on from its checkpoint and ends in the same bits.
+A finetuning that was stopped goes on from its checkpoint and ends with the same bits.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpt import augment, checkpoint, weights
-from hpt.callbacks import Log, Progress, Stop
-from hpt.config import EvaluateConfig
-from hpt.data.images import Images
+from hpt import augment, checkpoint, encoder, weights
 from hpt.data.loader import raw_batch
-from hpt.errors import HptError, Interrupted, RunError
-from hpt.evaluate.features import BATCH, frozen
+from hpt.errors import HptError, Interrupted
+from hpt.evaluate.features import outputs
 from hpt.evaluate.objective import NONE, figures, loss_of
+from hpt.evaluate.setup import MODEL, Setup
 from hpt.randomness import generator
 from hpt.schedule import first_drop, parse_schedule, thirds
 from hpt.sgd import SGD
-
-log_ = logging.getLogger("hpt.finetune")
 
 
 class Classifier(nn.Module):
@@ -45,175 +40,185 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class Common:
-    """What finetunings that differ in their schedule alone have in common: the steps before the learning rate drops."""
-
-    folder: Path
-    """Where the states that they share are kept; one for all of them, and theirs only."""
-    schedules: tuple[str, ...]
-    """Of all of them."""
-
-
-@dataclass(frozen=True)
 class Best:
-    """The weights that did best on val, and how well."""
+    """The weights that did best on val."""
 
     state: dict[str, Tensor]
-    """Of the Classifier, on the CPU."""
+    """The Classifier's state, on the CPU."""
     val: float
-    """The metric that chose."""
+    """The metric on val that chose it."""
     step: int
+    """Optimizer steps behind it."""
     steps: int
+    """Optimizer steps of the whole finetuning."""
     shared: int = 0
-    """Steps that another finetuning had made (`Common`)."""
+    """Steps taken over from another finetuning (`Common`)."""
 
 
-def finetune(
-    config: EvaluateConfig,
-    model: Classifier,
-    train: tuple[Images, Tensor],
-    val: tuple[Images, Tensor],
-    metric: str,
-    *,
-    device: torch.device,
-    bf16: bool,
-    log: Log,
-    progress: Progress,
-    checkpoints: Path | None = None,
-    common: Common | None = None,
-    stop: Stop = lambda: 0,
-) -> Best:
-    """Train on `train` (images, labels [n] or [n, C]); look at `val` every `eval_every` optimizer steps and at the end.
+class Finetuning:
+    """A classifier of which everything is trained, at its best step on val."""
 
-    A batch that does not fit is split into micro-batches whose gradients add up; the schedule counts optimizer steps,
-    whatever their number. BatchNorm sees a micro-batch at a time. Goes on from the newest of `checkpoints`, or else
-    from the last state in `common` that this schedule passes through, whose figures it logs as its own; and leaves
-    such states there.
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        width, classes = encoder.feature_dim(setup.config.backbone), len(setup.dataset.classes)
+        self.model = Classifier(setup.backbone, width, classes, setup.config.seed).to(setup.compute.device)
+
+    def fit(self) -> dict[str, str]:
+        best = finetune(self.setup, self.model)
+        self.model.load_state_dict(best.state)
+        shared = {"shared_steps": str(best.shared)} if best.shared else {}
+        return {"chosen": f"step {best.step} of {best.steps}"} | shared
+
+    def scores(self, split: str) -> Tensor:
+        config, compute, progress = self.setup.config, self.setup.compute, self.setup.callbacks.progress
+        images = self.setup.images(split)
+        return outputs(self.model, images, config.image_size, compute, progress, f"predicting {split}").cpu()[None]
+
+    def save(self, folder: Path) -> None:
+        dataset = self.setup.dataset
+        metadata = {"backbone": self.setup.config.backbone, "dataset": dataset.name}
+        weights.save(
+            self.model.state_dict(), folder / MODEL, metadata=metadata | {"classes": "\n".join(dataset.classes)}
+        )
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.model.load_state_dict(load_file(folder / MODEL))
+
+
+def finetune(setup: Setup, model: Classifier) -> Best:
+    """Train `model` and keep its best state on val, measured every `eval_every` optimizer steps and at the end.
+
+    A batch that does not fit is split into micro-batches whose gradients add up; the schedule counts optimizer steps
+    whatever their number. BatchNorm sees a micro-batch at a time. Goes on from the newest of the setup's checkpoints,
+    or else from the last shared state (`Common`) that its schedule passes through, whose figures it logs as its own; it
+    leaves such states for others.
 
     Raises:
-        Interrupted: `stop` said so; a checkpoint of that step is saved. HptError: the loss is no longer finite.
+        Interrupted: a stop was requested; a checkpoint of that step is saved.
+        HptError: the loss or the scores on val are not finite.
     """
-    tune = config.finetune
-    images, labels = train
-    batch = min(tune.batch_size, len(images))
-    steps = parse_schedule(tune.schedule).steps(len(images), batch)
-    per_pass = -(-len(images) // batch)
-    policy = augment.crop_policy(tune.min_scale)
-    model.to(device)
-    body = SGD(model.backbone.parameters(), momentum=tune.momentum)
-    head = SGD(model.head.parameters(), momentum=tune.momentum)
-
-    first = shared = 0
-    best: Best | None = None
-    curve: list[tuple[int, dict[str, float]]] = []  # what was logged, for those who go on from a common state
+    config, tune, callbacks, common = setup.config, setup.config.finetune, setup.callbacks, setup.common
+    training = _Training(setup, model)
+    steps = parse_schedule(tune.schedule).steps(len(setup.train.images), training.batch)
     drop = first_drop(steps)
-    drops = {first_drop(parse_schedule(each).steps(len(images), batch)) for each in common.schedules} if common else {0}
+    drops = common.drops(len(setup.train.images), training.batch) if common is not None else {0}
     forks = {each for each in drops if 0 < each <= drop and each < max(drops)}
-    saved = checkpoint.newest(checkpoints) if checkpoints is not None else None
-    if saved is None and common is not None and (saved := _common_state(common, drop)) is not None:
+
+    # ---- restore
+    first = shared = 0
+    saved = checkpoint.newest(setup.checkpoints) if setup.checkpoints is not None else None
+    if saved is None and common is not None and (saved := common.newest(until=drop)) is not None:
         shared = int(saved["step"])
-        progress(shared, steps, "finetuning")  # before the figures: who judges them must know the length
+        callbacks.progress(shared, steps, "finetuning")  # before the figures: a pruner judges them by the length
         for at, metrics in saved["curve"]:
-            log(metrics, at)
+            callbacks.log(metrics, at)
     if saved is not None:
-        first, curve = int(saved["step"]), [*saved.get("curve", ())]
-        model.load_state_dict(saved["model"])
-        body.load_state_dict(saved["body"])
-        head.load_state_dict(saved["head"])
-        best = Best(**saved["best"]) if saved["best"] is not None else None
+        first = int(saved["step"])
+        training.load_state_dict(saved)
         shared = max(shared, int(saved.get("shared", 0)))
 
-    def note(metrics: dict[str, float], at: int) -> None:
-        log(metrics, at)
-        if forks and at <= max(forks):
-            curve.append((at, metrics))
+    def log(metrics: dict[str, float], step: int) -> None:
+        callbacks.log(metrics, step)
+        if forks and step <= max(forks):
+            training.curve.append((step, metrics))
 
-    def state() -> dict[str, object]:
-        trained = {"model": model.state_dict(), "body": body.state_dict(), "head": head.state_dict()}
-        return trained | {"best": vars(best) if best is not None else None, "curve": curve}
-
+    # ---- loop
     for step in range(first, steps):
-        number, at = divmod(step, per_pass)
-        order = torch.randperm(len(images), generator=generator(config.seed, "finetune order", number))
-        rows = order.tensor_split(per_pass)[at]  # nearly equal: one image left over would leave BatchNorm no variance
-        uniform = augment.draw(len(rows), generator(config.seed, "finetune view", step))
         lr = thirds(step, steps, tune.lr)
-        model.train()
-        loss_sum = torch.zeros((), device=device)
-        for some in torch.arange(len(rows)).tensor_split(-(-len(rows) // tune.micro_batch)):
-            raw = raw_batch(images, rows[some], device)
-            view = augment.parameters(uniform[some], raw.sizes, policy)
-            inputs = augment.train_view(raw, view, config.image_size, images.mean, images.std)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = model(inputs)
-            loss = loss_of(logits.float(), labels[rows[some]].to(device)).sum() / len(rows)
-            loss.backward()
-            loss_sum += loss.detach()
-        body.step(lr)
-        head.step(lr * tune.head_lr_multiplier)
-
+        loss = training.step(step, lr)
         done = step + 1
         if done % config.log_every == 0 or done == steps:
-            value = loss_sum.item()
-            if not value < float("inf"):
-                raise HptError(
-                    f"the loss is {value} at step {done}",
-                    f"finetune.lr {tune.lr:g} is too high here: lower it",
-                )
-            note({"loss": value, "lr": lr}, done)
+            log({"loss": _finite(loss.item(), done, tune.lr), "lr": lr}, done)
         if done % tune.eval_every == 0 or done == steps:
-            scores = predict(config, model, val[0], device, bf16=bf16, progress=lambda *_: None)
-            figure = figures(metric, scores[None], val[1]).item()
-            if figure == NONE:
-                raise HptError(f"the scores on val are not finite at step {done}", "lower finetune.lr")
-            note({"val_curve": figure}, done)
-            if best is None or figure > best.val:
-                weights_now = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-                best = Best(weights_now, figure, done, steps)
-        progress(done, steps, "finetuning")
-        signum = stop() if done < steps else 0
-        if checkpoints is not None and done < steps and (signum or done % config.checkpoint_every == 0):
-            checkpoint.save(checkpoints, done, state() | {"shared": shared})
+            log({"val_curve": training.evaluate(done, steps)}, done)
+        callbacks.progress(done, steps, "finetuning")
+        signum = callbacks.stop() if done < steps else 0
+        if setup.checkpoints is not None and done < steps and (signum or done % config.checkpoint_every == 0):
+            checkpoint.save(setup.checkpoints, done, training.state_dict() | {"shared": shared})
         if common is not None and done in forks and done not in checkpoint.steps(common.folder):
-            checkpoint.save(common.folder, done, state(), keep=len(drops))
+            checkpoint.save(common.folder, done, training.state_dict(), keep=len(drops))
         if signum:
             raise Interrupted(signum, f"stopped at step {done} of {steps}; its checkpoint is saved")
-    assert best is not None  # a schedule has one step at least
-    return replace(best, steps=steps, shared=shared)
+    assert training.best is not None  # a schedule has one step at least
+    return replace(training.best, steps=steps, shared=shared)
 
 
-def _common_state(common: Common, drop: int) -> dict[str, Any] | None:
-    try:
-        return checkpoint.newest(common.folder, until=drop)
-    except RunError as error:
-        log_.warning("%s: these steps are made again", error)
-        return None
+class _Training:
+    """A classifier in training: one optimizer step, one evaluation on val, and all that a checkpoint holds."""
+
+    def __init__(self, setup: Setup, model: Classifier) -> None:
+        tune = setup.config.finetune
+        self.setup = setup
+        self.model = model.to(setup.compute.device)
+        self.body = SGD(model.backbone.parameters(), momentum=tune.momentum)
+        self.head = SGD(model.head.parameters(), momentum=tune.momentum)
+        self.best: Best | None = None
+        self.curve: list[tuple[int, dict[str, float]]] = []
+        """What was logged, for those who go on from a shared state."""
+        self.policy = augment.crop_policy(tune.min_scale)
+        count = len(setup.train.images)
+        self.batch = min(tune.batch_size, count)
+        self.per_pass = -(-count // self.batch)
+
+    def step(self, step: int, lr: float) -> Tensor:
+        """Take an optimizer step; returns the loss [] before it."""
+        config, tune, compute = self.setup.config, self.setup.config.finetune, self.setup.compute
+        images, labels = self.setup.train
+        number, at = divmod(step, self.per_pass)
+        order = torch.randperm(len(images), generator=generator(config.seed, "finetune order", number))
+        rows = order.tensor_split(self.per_pass)[at]  # of nearly equal sizes: BatchNorm has no variance of one image
+        uniform = augment.draw(len(rows), generator(config.seed, "finetune view", step))
+        self.model.train()
+        loss_sum = torch.zeros((), device=compute.device)
+        for some in torch.arange(len(rows)).tensor_split(-(-len(rows) // tune.micro_batch)):
+            raw = raw_batch(images, rows[some], compute.device)
+            view = augment.parameters(uniform[some], raw.sizes, self.policy)
+            inputs = augment.train_view(raw, view, config.image_size, images.mean, images.std)
+            with compute.autocast():
+                logits = self.model(inputs)
+            loss = loss_of(logits.float(), labels[rows[some]].to(compute.device)).sum() / len(rows)
+            loss.backward()
+            loss_sum += loss.detach()
+        self.body.step(lr)
+        self.head.step(lr * tune.head_lr_multiplier)
+        return loss_sum
+
+    def evaluate(self, done: int, steps: int) -> float:
+        """The metric on val after `done` of `steps`, at which the state is kept if it is the best so far."""
+        setup = self.setup
+        images, labels = setup.val
+        logits = outputs(self.model, images, setup.config.image_size, setup.compute, lambda *_: None, "val").cpu()
+        figure = figures(setup.metric, logits[None], labels).item()
+        if figure == NONE:
+            raise HptError(f"the scores on val are not finite at step {done}", "lower finetune.lr")
+        if self.best is None or figure > self.best.val:
+            state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+            self.best = Best(state, figure, done, steps)
+        return figure
+
+    def state_dict(self) -> dict[str, object]:
+        trained = {"model": self.model.state_dict(), "body": self.body.state_dict(), "head": self.head.state_dict()}
+        return trained | {"best": vars(self.best) if self.best is not None else None, "curve": self.curve}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.body.load_state_dict(state["body"])
+        self.head.load_state_dict(state["head"])
+        self.best = Best(**state["best"]) if state["best"] is not None else None
+        self.curve = [*state.get("curve", ())]
 
 
-def predict(
-    config: EvaluateConfig,
-    model: Classifier,
-    images: Images,
-    device: torch.device,
-    *,
-    bf16: bool,
-    progress: Progress,
-) -> Tensor:
-    """Logits [n, C] of the test views, on the CPU."""
-    model.to(device)
-    parts = []
-    with frozen(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for rows in torch.arange(len(images)).split(BATCH):
-            raw = raw_batch(images, rows, device)
-            view = augment.centre_view(raw, config.image_size, images.mean, images.std)
-            parts.append(model(view).float().cpu())
-            progress(int(rows[-1]) + 1, len(images), "predicting")
-    return torch.cat(parts)
+def _finite(loss: float, step: int, lr: float) -> float:
+    if not loss < float("inf"):
+        raise HptError(f"the loss is {loss} at step {step}", f"finetune.lr {lr:g} is too high here: lower it")
+    return loss
 
 
 def read_head(file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The linear head of a classifier's file, as torchvision names it (`fc.weight` [C, d], `fc.bias` [C]), and its
-    classes."""
+    """The linear head in a classifier's file, by torchvision's names (`fc.weight` [C, d], `fc.bias` [C]), and the names
+    of its classes."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as kept:

@@ -1,27 +1,39 @@
-"""Which training labels an evaluation may use."""
+"""Which training labels an evaluation may use, and whether a dataset has those that it needs."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpt.config import PROTOCOL_LABELS, EvaluateConfig, parse_labels
+from hpt.data.dataset import Dataset
 from hpt.errors import DataError
+from hpt.files import write_text
+
+log = logging.getLogger("hpt.evaluate")
+
+NAMED = 5
+"""Classes that a message names."""
 
 
 def choose(
     labels: NDArray[np.int64] | NDArray[np.float32], classes: int, config: EvaluateConfig, names: Sequence[str] = ()
 ) -> NDArray[np.int64]:
-    """Sorted positions in `labels` ([n], or [n, C] of 0 and 1) that may be used: drawn by seed, not balanced, each
-    class that has an image at least once.
+    """The sorted positions in `labels` ([n], or [n, C] of 0 and 1) that may be used.
 
-    `5-per-class` draws five images of each class, or more where images have several. `names` are the classes', for
-    messages.
+    They are drawn by seed and not balanced, but hold every class that has an image at least once. `5-per-class` draws
+    five images of each class, or more where images have several classes.
+
+    Args:
+        names: of the classes, for messages.
 
     Raises:
-        DataError: more asked for than there are, or fewer than classes.
+        DataError: the budget exceeds the labels that there are, or is too small to hold every class.
     """
     everything = np.arange(len(labels))
     wanted = config.labels
@@ -67,12 +79,65 @@ def _per_class(
 
 
 def _cover(has: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Rows of `has` [n, C] that hold each class `count` times, or as often as it occurs.
+    """The rows of `has` [n, C] that hold each class `count` times, or as often as it occurs.
 
-    The rarest class first, and of each the first rows: the commoner ones then need fewer rows of their own, or none.
+    The rarest class comes first, and of each class the first rows: commoner classes then need fewer rows of their own,
+    or none.
     """
     chosen = np.zeros(len(has), dtype=np.bool_)
     for each in np.argsort(has.sum(axis=0), kind="stable"):
         missing = max(0, count - np.count_nonzero(has[chosen, each]))
         chosen[np.flatnonzero(has[:, each] & ~chosen)[:missing]] = True
     return np.flatnonzero(chosen)
+
+
+def check_labels(dataset: Dataset, config: EvaluateConfig) -> None:
+    """Check that the dataset has classes to distinguish, and training images of each.
+
+    Raises:
+        DataError: it has no labels, one class only, or classes without training images that `allow_absent_classes` does
+            not allow; of a multi-label set these are warned about.
+    """
+    if not dataset.classes:
+        raise DataError(
+            f"dataset '{dataset.name}' has no labels, so nothing can be evaluated on it",
+            "use class folders, or a list with labels",
+        )
+    if dataset.task == "single-label" and len(dataset.classes) < 2:
+        raise DataError(
+            f"dataset '{dataset.name}' has one class only ('{dataset.classes[0]}')",
+            "an evaluation needs two or more",
+        )
+    absent = [name for name, count in zip(dataset.classes, dataset.per_class("train"), strict=True) if not count]
+    if not absent:
+        return
+    said = (
+        f"{len(absent)} of {len(dataset.classes)} classes of '{dataset.name}' have no training images:"
+        f" {enumerated(absent)}"
+    )
+    if dataset.task == "single-label" and not config.allow_absent_classes:
+        raise DataError(
+            said, "correct the folders' names, or count their images as errors by --set allow_absent_classes=true"
+        )
+    log.warning("%s", said)
+
+
+def write_labels(folder: Path, config: EvaluateConfig, names: Sequence[str], available: int) -> dict[str, str]:
+    """Facts about the labels used, which are those of the training images `names` of all that are `available`.
+
+    Where they are not all, `artifacts/labels.txt` lists these images.
+    """
+    text = "".join(f"{name}\n" for name in names)
+    if len(names) < available:
+        (folder / "artifacts").mkdir(exist_ok=True)
+        write_text(folder / "artifacts" / "labels.txt", text)
+    return {
+        "labels": config.labels or (str(len(names)) if len(names) < available else "all"),
+        "labels_used": str(len(names)),
+        "labels_fingerprint": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32],
+    }
+
+
+def enumerated(classes: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(classes[:NAMED]) + (f" and {len(classes) - NAMED} more" if len(classes) > NAMED else "")

@@ -1,32 +1,31 @@
 """Linear probe: how separable the classes are in a frozen backbone's features.
 
-All learning rates and reruns train in one pass, as a bank of heads that sees the same features; the backbone, which
-is nearly all of the cost, runs once. A probe that was stopped goes on from its checkpoint and ends in the same bits.
+All learning rates and reruns train in one pass, as a bank of heads on the same features; the backbone, which is nearly
+all of the cost, runs once. A probe that was stopped goes on from its checkpoint and ends with the same bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpt import augment, checkpoint
-from hpt.callbacks import Log, Progress, Stop
-from hpt.config import EvaluateConfig
-from hpt.data.images import Images
+from hpt import augment, checkpoint, weights
 from hpt.errors import HptError, Interrupted
-from hpt.evaluate.features import embed, embed_views
+from hpt.evaluate.features import embed_views
 from hpt.evaluate.objective import NONE, figures, loss_of
+from hpt.evaluate.setup import MODEL, Setup
 from hpt.randomness import generator
 from hpt.schedule import thirds
 
 
 class HeadBank:
-    """H linear heads with a learning rate each, trained together: SGD with momentum, no weight decay."""
+    """H linear heads, each with its own learning rate, trained together: SGD with momentum, no weight decay."""
 
     def __init__(self, features: int, classes: int, lrs: list[float], seeds: list[int], momentum: float) -> None:
         # N(0, 0.01) and zero bias, as MoCo's linear classifier
@@ -50,7 +49,7 @@ class HeadBank:
         return flat.view(len(features), heads, classes).transpose(0, 1)
 
     def step(self, features: Tensor, labels: Tensor, lr_factor: float) -> Tensor:
-        """One step of every head on features [n, d] and labels [n] or [n, C]; the losses before it, [H]."""
+        """Take one step of every head on features [n, d] and labels [n] or [n, C]; returns the losses [H] before it."""
         with torch.enable_grad():
             parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
             losses = loss_of(self.logits(features), labels)  # H x n
@@ -63,7 +62,7 @@ class HeadBank:
         return losses.detach().mean(dim=1)
 
     def state_dict(self) -> dict[str, Tensor | list[Tensor]]:
-        """Weights and velocities."""
+        """The weights and velocities."""
         return {"weight": self.weight, "bias": self.bias, "velocity": self._velocity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -74,148 +73,192 @@ class HeadBank:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A trained probe: the heads of the chosen learning rate, each at its best on val."""
+class Heads:
+    """R linear heads on the same features, one for each rerun."""
 
-    lr: float
     weight: Tensor
-    """[R, C, d] one head a rerun."""
+    """[R, C, d]"""
     bias: Tensor
     """[R, C]"""
-    val: list[float]
-    """[R] the best figure on val, at which the head was kept."""
-    steps: list[int]
-    """[R] the step of it."""
-    by_lr: dict[float, float]
-    """Mean over reruns of the best figure on val, for each learning rate tried."""
 
-    def scores(self, features: Tensor) -> Tensor:
-        """[n, d] -> [R, n, C] logits."""
+    def logits(self, features: Tensor) -> Tensor:
+        """[n, d] -> [R, n, C]."""
         return torch.einsum("nd,rcd->rnc", features, self.weight) + self.bias[:, None]
 
 
-def train_probe(
-    config: EvaluateConfig,
-    backbone: nn.Module,
-    train: tuple[Images, Tensor],
-    val: tuple[Images, Tensor],
-    classes: int,
-    metric: str,
-    *,
-    device: torch.device,
-    bf16: bool,
-    log: Log,
-    progress: Progress,
-    checkpoints: Path | None = None,
-    stop: Stop = lambda: 0,
-) -> Probe:
-    """Train the bank on `train`, keep each head at its best on `val` by `metric`, choose the learning rate by val.
+@dataclass(frozen=True)
+class Probe:
+    """A trained probe."""
 
-    Of learning rates that tie, the first listed wins; of equal evaluations the earliest. Goes on from the newest of
-    `checkpoints`.
+    lr: float
+    """The learning rate that val chose."""
+    heads: Heads
+    """Its heads, each at its best step on val."""
+    val: list[float]
+    """[R] the metric of each head on val at that step."""
+    steps: list[int]
+    """[R] that step."""
+    by_lr: dict[float, float]
+    """The best metric on val for each learning rate tried, averaged over the reruns."""
+
+
+class LinearProbe:
+    """Linear heads on the frozen features, the learning rate and the step chosen on val."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+
+    def fit(self) -> dict[str, str]:
+        self.probe = probe = train_probe(self.setup)
+        self.heads = probe.heads
+        return {
+            "chosen": f"lr={probe.lr:g}",
+            "chosen_steps": " ".join(map(str, probe.steps)),
+            "tried": ", ".join(f"lr={lr:g}: {value:.4f}" for lr, value in probe.by_lr.items()),
+        }
+
+    def scores(self, split: str) -> Tensor:
+        return self.heads.logits(self.setup.features(self.setup.images(split), f"{split} features")).cpu()
+
+    def save(self, folder: Path) -> None:
+        if self.setup.config.test:  # nothing will ask for the heads again
+            return
+        heads = {f"head.{name}": tensor for name, tensor in vars(self.heads).items()}
+        metadata = {"dataset": self.setup.dataset.name, "lr": f"{self.probe.lr:g}"}
+        weights.save(heads, folder / MODEL, metadata=metadata)
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        heads = load_file(folder / MODEL, device=str(self.setup.compute.device))
+        self.heads = Heads(heads["head.weight"], heads["head.bias"])
+
+
+def train_probe(setup: Setup) -> Probe:
+    """Train a bank of heads, keep each at its best step on val, and choose the learning rate by val.
+
+    Of tied learning rates the first listed is chosen, of equal evaluations the earliest. Goes on from the newest of
+    the setup's checkpoints.
 
     Raises:
-        Interrupted: `stop` said so; a checkpoint of that step is saved. HptError: every learning rate diverged.
+        Interrupted: a stop was requested; a checkpoint of that step is saved.
+        HptError: every learning rate diverged.
     """
-    linear = config.linear
-    images, labels = train
-    labels, val_labels = labels.to(device), val[1].to(device)
-    val_features = embed(backbone, val[0], config.image_size, device, bf16=bf16, progress=progress, what="val features")
+    config, linear, callbacks = setup.config, setup.config.linear, setup.callbacks
+    device = setup.compute.device
+    images, labels = setup.train
+    labels, val_labels = labels.to(device), setup.val.labels.to(device)
+    val_features = setup.features(setup.val.images, "val features")
     lrs = [lr for lr in linear.lrs for _ in range(linear.reruns)]
     seeds = [config.seed * 1000 + rerun for _ in linear.lrs for rerun in range(linear.reruns)]
+    classes = len(setup.dataset.classes)
     bank = HeadBank(val_features.shape[1], classes, lrs, seeds, linear.momentum).to(device)
-    best = torch.full((len(lrs),), NONE, device=device)
-    best_step = torch.zeros(len(lrs), dtype=torch.int64, device=device)
-    best_weight, best_bias = bank.weight.clone(), bank.bias.clone()
+    best = _Best(bank)
     batch = min(linear.batch_size, len(images))
     per_pass = -(-len(images) // batch)
 
     first = 0
-    saved = checkpoint.newest(checkpoints) if checkpoints is not None else None
+    saved = checkpoint.newest(setup.checkpoints) if setup.checkpoints is not None else None
     if saved is not None:
         first = int(saved["step"])
         bank.load_state_dict(saved["bank"])
-        best, best_step, best_weight, best_bias = (each.to(device) for each in saved["best"])
-    source = _Features(config, backbone, images, device, bf16, progress)
+        best.load_state(saved["best"])
+    features_of = _TrainFeatures(setup)
     for step in range(first, linear.steps):
         number, at = divmod(step, per_pass)
         order = torch.randperm(len(images), generator=generator(config.seed, "probe order", number))
         rows = order[at * batch : (at + 1) * batch]
-        losses = bank.step(source(rows, step), labels[rows.to(device)], thirds(step, linear.steps, 1.0))
+        losses = bank.step(features_of(rows, step), labels[rows.to(device)], thirds(step, linear.steps, 1.0))
         done = step + 1
         if done % linear.eval_every == 0 or done == linear.steps:
-            found = figures(metric, bank.logits(val_features), val_labels)  # H
-            better = found > best
-            best, best_step = torch.where(better, found, best), torch.where(better, done, best_step)
-            best_weight[better], best_bias[better] = bank.weight[better], bank.bias[better]
-            by_lr = found.view(len(linear.lrs), -1).mean(dim=1).tolist()
-            loss_by_lr = losses.view(len(linear.lrs), -1).mean(dim=1).tolist()
-            curve = {f"val_curve/lr_{lr:g}": v for lr, v in zip(linear.lrs, by_lr, strict=True) if v >= 0}
-            finite = {f"loss/lr_{lr:g}": v for lr, v in zip(linear.lrs, loss_by_lr, strict=True) if v < float("inf")}
-            log(curve | finite, done)
-        progress(done, linear.steps, "probing")
-        signum = stop() if done < linear.steps else 0
-        if checkpoints is not None and (signum or done % config.checkpoint_every == 0):
-            kept = [best, best_step, best_weight, best_bias]
-            checkpoint.save(checkpoints, done, {"bank": bank.state_dict(), "best": kept})
+            found = figures(setup.metric, bank.logits(val_features), val_labels)  # H
+            best.update(found, done)
+            callbacks.log(_curve(linear.lrs, found, losses), done)
+        callbacks.progress(done, linear.steps, "probing")
+        signum = callbacks.stop() if done < linear.steps else 0
+        if setup.checkpoints is not None and (signum or done % config.checkpoint_every == 0):
+            checkpoint.save(setup.checkpoints, done, {"bank": bank.state_dict(), "best": best.state()})
         if signum:
             raise Interrupted(signum, f"stopped at step {done} of {linear.steps}; its checkpoint is saved")
+    return best.choose(linear.lrs)
 
-    per_lr = best.view(len(linear.lrs), linear.reruns)
-    chosen = int(per_lr.mean(dim=1).argmax())
-    if bool((per_lr[chosen] == NONE).any()):
-        raise HptError(
-            f"no learning rate of {', '.join(f'{lr:g}' for lr in linear.lrs)} gave finite scores on val",
-            "lower linear.lrs, or look at the weights: `hptctl evaluate knn` needs no learning rate",
+
+def _curve(lrs: Sequence[float], val: Tensor, losses: Tensor) -> dict[str, float]:
+    """What is logged of each learning rate, averaged over its heads: the metric on val and the loss, where finite."""
+    by_lr, loss_by_lr = (each.view(len(lrs), -1).mean(dim=1).tolist() for each in (val, losses))
+    curve = {f"val_curve/lr_{lr:g}": value for lr, value in zip(lrs, by_lr, strict=True) if value >= 0}
+    finite = {f"loss/lr_{lr:g}": value for lr, value in zip(lrs, loss_by_lr, strict=True) if value < float("inf")}
+    return curve | finite
+
+
+class _Best:
+    """Each head of a bank at its best step on val so far."""
+
+    def __init__(self, bank: HeadBank) -> None:
+        self.bank, device = bank, bank.weight.device
+        heads = len(bank.weight)
+        self.val = torch.full((heads,), NONE, device=device)  # H
+        self.step = torch.zeros(heads, dtype=torch.int64, device=device)  # H
+        self.weight, self.bias = bank.weight.clone(), bank.bias.clone()
+
+    def update(self, val: Tensor, step: int) -> None:
+        """Keep the heads that do better on val [H] than before."""
+        better = val > self.val
+        self.val, self.step = torch.where(better, val, self.val), torch.where(better, step, self.step)
+        self.weight[better], self.bias[better] = self.bank.weight[better], self.bank.bias[better]
+
+    def choose(self, lrs: Sequence[float]) -> Probe:
+        """The heads of the learning rate whose mean over the reruns is best on val."""
+        per_lr = self.val.view(len(lrs), -1)
+        chosen = int(per_lr.mean(dim=1).argmax())
+        if bool((per_lr[chosen] == NONE).any()):
+            raise HptError(
+                f"no learning rate of {', '.join(f'{lr:g}' for lr in lrs)} gave finite scores on val",
+                "lower linear.lrs, or look at the weights: `hptctl evaluate knn` needs no learning rate",
+            )
+        reruns = per_lr.shape[1]
+        heads = slice(chosen * reruns, (chosen + 1) * reruns)
+        return Probe(
+            lr=lrs[chosen],
+            heads=Heads(self.weight[heads], self.bias[heads]),
+            val=per_lr[chosen].tolist(),
+            steps=self.step[heads].tolist(),
+            by_lr=dict(zip(lrs, per_lr.mean(dim=1).tolist(), strict=True)),
         )
-    heads = slice(chosen * linear.reruns, (chosen + 1) * linear.reruns)
-    return Probe(
-        lr=linear.lrs[chosen],
-        weight=best_weight[heads],
-        bias=best_bias[heads],
-        val=per_lr[chosen].tolist(),
-        steps=best_step[heads].tolist(),
-        by_lr=dict(zip(linear.lrs, per_lr.mean(dim=1).tolist(), strict=True)),
-    )
+
+    def state(self) -> list[Tensor]:
+        return [self.val, self.step, self.weight, self.bias]
+
+    def load_state(self, state: list[Tensor]) -> None:
+        self.val, self.step, self.weight, self.bias = (each.to(self.val.device) for each in state)
 
 
-class _Features:
-    """Training features of a step: fresh views (the protocol), or drawn from a few views embedded once."""
+class _TrainFeatures:
+    """The training features of a step: of fresh views (the protocol), or drawn from a few views embedded once."""
 
-    def __init__(
-        self,
-        config: EvaluateConfig,
-        backbone: nn.Module,
-        images: Images,
-        device: torch.device,
-        bf16: bool,
-        progress: Progress,
-    ) -> None:
-        self.config, self.backbone, self.images, self.device, self.bf16 = (
-            config,
-            backbone,
-            images,
-            device,
-            bf16,
-        )
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
         self.stored: list[Tensor] = []
-        everything = torch.arange(len(images))
-        for number in range(config.linear.views):
+        everything, views = torch.arange(len(setup.train.images)), setup.config.linear.views
+        for number in range(views):
             self.stored.append(self._embed(everything, "probe views", number))
-            progress(number + 1, config.linear.views, "training views")
+            setup.callbacks.progress(number + 1, views, "training views")
 
     def __call__(self, rows: Tensor, step: int) -> Tensor:
         if not self.stored:
             return self._embed(rows, "probe view", step)
-        random = generator(self.config.seed, "probe choice", step)
+        random = generator(self.setup.config.seed, "probe choice", step)
         choice = torch.randint(len(self.stored), (len(rows),), generator=random)
-        features = torch.empty(len(rows), self.stored[0].shape[1], device=self.device)
+        device = self.setup.compute.device
+        features = torch.empty(len(rows), self.stored[0].shape[1], device=device)
         for number, stored in enumerate(self.stored):
             mine = (choice == number).nonzero()[:, 0]
-            features[mine.to(self.device)] = stored[rows[mine].to(self.device)]
+            features[mine.to(device)] = stored[rows[mine].to(device)]
         return features
 
     def _embed(self, rows: Tensor, purpose: str, step: int) -> Tensor:
-        uniform = augment.draw(len(rows), generator(self.config.seed, purpose, step))
-        policy, size = augment.crop_policy(self.config.linear.min_scale), self.config.image_size
-        return embed_views(self.backbone, self.images, rows, uniform, policy, size, self.device, bf16=self.bf16)
+        config, setup = self.setup.config, self.setup
+        uniform = augment.draw(len(rows), generator(config.seed, purpose, step))
+        policy = augment.crop_policy(config.linear.min_scale)
+        images = setup.train.images
+        return embed_views(setup.backbone, images, rows, uniform, policy, config.image_size, setup.compute)

@@ -1,4 +1,4 @@
-"""What an evaluation minimises and what val chooses by, for images of one label or of several.
+"""The loss that an evaluation minimises and the metric that chooses on val, for one label per image or several.
 
 Labels are class numbers [n] (int64), or 0 and 1 [n, C] (float32) of a multi-label set.
 """
@@ -17,14 +17,14 @@ from hpt.errors import DataError
 from hpt.metrics import weighted
 
 NONE = -1.0
-"""The figure of logits that are not finite: below every other."""
+"""In place of the metric of logits that are not finite: less than any metric."""
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each image, [..., n] of logits [..., n, C].
+    """The loss [..., n] of each image, from logits [..., n, C].
 
-    Cross-entropy, or of several labels the mean over the classes of binary cross-entropy, which the authors of HPT
-    minimise on multi-label sets (github.com/cjrd/self-supervised-pretraining, models/heads/cls_head.py).
+    It is the cross-entropy; for a multi-label set the mean over the classes of the binary cross-entropy, as the authors
+    of HPT have it (github.com/cjrd/self-supervised-pretraining, models/heads/cls_head.py).
     """
     if labels.ndim == 2:
         targets = labels.expand_as(logits)
@@ -35,8 +35,8 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def figures(metric: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """The metric of each of H models' logits [H, n, C]: [H], on their device; `NONE` where they are not finite."""
-    if metric == "top1":  # the usual one, without leaving the device
+    """The metric [H] of each of H models' logits [H, n, C], on their device; `NONE` where they are not finite."""
+    if metric == "top1":  # the most frequent, which need not leave the device
         found = (logits.argmax(dim=2) == labels).float().mean(dim=1)
     else:
         truth, once = labels.cpu().numpy(), np.ones((1, len(labels)), dtype=np.float32)
@@ -49,10 +49,11 @@ def figures(metric: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_metric(metric: str, labels: Labels, classes: Sequence[str], where: str) -> None:
-    """See that the labels of a split define a metric.
+    """Check that the labels of a split define a metric; `where` names the split in messages.
 
     Raises:
-        ConfigError: the task has no such metric. DataError: the labels leave it undefined.
+        ConfigError: the metric is not defined for labels of this kind.
+        DataError: these labels leave it undefined.
     """
     once = np.ones((1, len(labels)), dtype=np.float32)
     value = weighted(metric, np.zeros((len(labels), len(classes)), dtype=np.float32), labels)(once)[0]

@@ -1,8 +1,8 @@
-"""Looks at the representation while it is being pretrained, so that a run that is too long is seen as it happens.
+"""Measures of the representation during pretraining, which show while it runs whether a run is too long.
 
-Each look measures the same images and views, so what changes between looks is the backbone. kNN on val needs labels,
-which stay in here: pretraining gets figures and nothing else. The other measures need none, and stand in where there
-are no labels.
+Every look measures the same images and views, so only the backbone changes between looks. kNN on val needs labels,
+which stay in this module: pretraining receives the measures and nothing else. The other measures need no labels and
+take its place where there are none.
 """
 
 from __future__ import annotations
@@ -21,47 +21,46 @@ from hpt.data.images import Images
 from hpt.data.listing import Labels, unlabelled
 from hpt.errors import DataError
 from hpt.evaluate.features import embed, embed_views
-from hpt.evaluate.knn import as_logits, knn_scores
+from hpt.evaluate.knn import knn_logits
 from hpt.evaluate.objective import check_metric
 from hpt.metrics import weighted
-from hpt.processes import use_bf16
+from hpt.processes import Compute
 from hpt.randomness import generator
 
 log = logging.getLogger("hpt.online")
 
 PAIRS = 512
-"""Images of which two views each are embedded for the alignment."""
+"""Number of images for the alignment, of which two views each are embedded."""
 EFFECTIVE_RANK = "probe/effective_rank"
 
 
 class OnlineProbe:
     """kNN on val, alignment, uniformity and effective rank of a backbone's pooled features.
 
-    Alignment is of two views as pretraining draws them; the rest is of test views of train images (of all that
-    pretraining sees, where no train split is at hand). The effective rank (RankMe) is of as many images as
-    `config.probe_images` allows, so it compares looks of one run and no others.
+    Alignment compares two views as pretraining draws them; the others use test views of train images (of all images
+    that pretraining sees, where there is no train split). The effective rank (RankMe) depends on the number of images,
+    which `config.probe_images` limits, so only looks of the same run are comparable by it.
     """
 
-    def __init__(self, config: PretrainConfig, dataset: Dataset, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.bf16 = use_bf16(config.precision, device)
+    def __init__(self, config: PretrainConfig, dataset: Dataset, compute: Compute) -> None:
+        self.config, self.compute = config, compute
         train, val = (self._some(dataset, name) for name in ("train", "val"))
         self.classes, self.metric = len(dataset.classes), dataset.metric
         self.bank = dataset.images.subset(train) if len(train) > 1 else self._few(dataset.pretraining_images())
         self.val: tuple[Images, Labels] | None = None
         self.labels = torch.empty(0)
         if (why := _no_labels(dataset, train, val)) is None:
-            self.labels = torch.from_numpy(dataset.labels[train]).to(device)
+            self.labels = torch.from_numpy(dataset.labels[train]).to(compute.device)
             self.val = dataset.images.subset(val), dataset.labels[val]
         self.favours = f"probe/knn_{self.metric}" if self.val else EFFECTIVE_RANK
         others = f"{len(self.bank)} images" if why else f"{len(train)} train and {len(val)} val images"
         log.info("probing on %s%s", others, f"; no kNN: {why}" if why else "")
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """The figures, named `probe/...`.
+        """The measures, named `probe/...`.
 
         Raises:
-            HptError: NaN or infinity among the features.
+            HptError: a feature is NaN or infinite.
         """
         features = self._embed(backbone, self.bank)
         found = {
@@ -71,21 +70,19 @@ class OnlineProbe:
         }
         if self.val is not None:
             images, truth = self.val
-            votes = knn_scores(features, self.labels, self._embed(backbone, images), self.classes, KnnConfig())
-            scores, once = as_logits(votes, self.labels).cpu().numpy(), np.ones((1, len(truth)), dtype=np.float32)
-            found[self.favours] = float(weighted(self.metric, scores, truth)(once)[0])
+            logits = knn_logits(features, self.labels, self._embed(backbone, images), self.classes, KnnConfig())
+            once = np.ones((1, len(truth)), dtype=np.float32)
+            found[self.favours] = float(weighted(self.metric, logits.cpu().numpy(), truth)(once)[0])
         return found
 
     def _embed(self, backbone: nn.Module, images: Images) -> Tensor:
-        size = self.config.image_size
-        return embed(backbone, images, size, self.device, bf16=self.bf16, progress=lambda *_: None, what="")
+        return embed(backbone, images, self.config.image_size, self.compute, lambda *_: None, "")
 
     def _views(self, backbone: nn.Module, which: str) -> Tensor:
         rows = torch.arange(min(PAIRS, len(self.bank)))
         uniform = augment.draw(len(rows), generator(self.config.seed, f"online view {which}"))
-        return embed_views(
-            backbone, self.bank, rows, uniform, self.config.augment, self.config.image_size, self.device, bf16=self.bf16
-        )
+        policy, size = self.config.augment, self.config.image_size
+        return embed_views(backbone, self.bank, rows, uniform, policy, size, self.compute)
 
     def _some(self, dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
         return dataset.splits[split][self._draw(len(dataset.splits[split]))]
@@ -99,7 +96,7 @@ class OnlineProbe:
 
 
 def _no_labels(dataset: Dataset, train: npt.NDArray[np.int64], val: npt.NDArray[np.int64]) -> str | None:
-    """Why kNN cannot be measured; None where it can."""
+    """Why kNN on val cannot be measured; None where it can."""
     if not dataset.classes:
         return f"{dataset.name} has no labels"
     for name, rows in (("train", train), ("val", val)):

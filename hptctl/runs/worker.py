@@ -21,17 +21,16 @@ import numpy as np
 import torch
 
 from hpt import weights
-from hpt.callbacks import Log, Stop
+from hpt.callbacks import Callbacks, Log, Stop
 from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
 from hpt.errors import HptError, RunError
-from hpt.evaluate import evaluate, score_on_test
-from hpt.evaluate.finetune import Common
+from hpt.evaluate import Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import notes, pretrain
-from hpt.processes import Processes
+from hpt.processes import Compute, Processes
 from hptctl import console
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
@@ -158,7 +157,9 @@ def _pretrain(
         run.write_status(facts=facts)
         for line in notes(config, len(images)) if not display.silent else ():
             console.note(f"note: {line}")
-    watch = OnlineProbe(config, dataset, processes.device) if processes.main and config.probe_interval else None
+    watch = None
+    if processes.main and config.probe_interval:
+        watch = OnlineProbe(config, dataset, Compute.of(config, processes.device))
     # `base` has nothing to save, and is simply ended by a signal.
     with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
         outcome = pretrain(
@@ -203,10 +204,8 @@ def _evaluate(
     run.write_status(facts=facts)
     refuse_leak(run, dataset, facts)
     with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
-        found = evaluate(
-            config, dataset, loaded.state, run.path,
-            log=log, progress=display.progress, stop=asked, common=materials.common(config),
-        )  # fmt: skip
+        callbacks = Callbacks(log, display.progress, asked)
+        found = evaluate(config, dataset, loaded.state, run.path, callbacks, common=materials.common(config))
     log(found.metrics, final_step(run))
     return found.metrics, Facts.of(found.facts)
 
@@ -224,7 +223,7 @@ def test(run: Run) -> None:
     with Display() as display:
         materials = Materials()
         dataset, loaded = materials.dataset(config, display), materials.weights_of(run, config)
-        found = score_on_test(config, dataset, loaded.state, run.path, progress=display.progress)
+        found = score_on_test(config, dataset, loaded.state, run.path, Callbacks(progress=display.progress))
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
     run.write_status(results=status.results | found.metrics, facts=merged(status.facts, Facts.of(found.facts)))

@@ -22,8 +22,8 @@ from typing import Any
 
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, Pruned, RunError
-from hpt.evaluate import check_labels
-from hpt.evaluate.finetune import Common
+from hpt.evaluate import Common
+from hpt.evaluate.labels import check_labels
 from hptctl import console, runs
 from hptctl.console import Display
 from hptctl.runs import Run, launch, worker

@@ -16,6 +16,7 @@ from hpt.data.dataset import Dataset
 from hpt.data.images import Images
 from hpt.errors import ConfigError, Interrupted
 from hpt.evaluate.online import OnlineProbe
+from hpt.processes import Compute
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,9 @@ class Scripted:
 def test_looks_and_kept_backbones_change_no_bit_of_a_run(dataset: Dataset, images: Images, tmp_path: Path) -> None:
     run(config(steps=4), images, tmp_path / "plain")
     watched = config(steps=4, probe_every=2, save_at=(1, 3))
-    outcome, logged = run(watched, images, tmp_path / "watched", watch=OnlineProbe(watched, dataset, CPU))
+    outcome, logged = run(
+        watched, images, tmp_path / "watched", watch=OnlineProbe(watched, dataset, Compute.of(watched, CPU))
+    )
     plain, looked = (tmp_path / name / "backbone.safetensors" for name in ("plain", "watched"))
     assert plain.read_bytes() == looked.read_bytes()
     probes = [line for line in logged if "probe/knn_top1" in line]

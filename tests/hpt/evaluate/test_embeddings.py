@@ -79,7 +79,7 @@ def test_a_map_is_of_principal_components_or_of_t_sne_and_repeats_itself() -> No
     assert np.isnan(shares).all()
     centres = points[:30].mean(axis=0), points[30:].mean(axis=0)
     assert np.linalg.norm(centres[0] - centres[1]) > points[:30].std() + points[30:].std()
-    with pytest.raises(DataError, match="2 images make no map"):
+    with pytest.raises(DataError, match="2 images are too few for a map"):
         embeddings.plane(features[:2], "pca")
 
 

@@ -19,6 +19,7 @@ from small_evaluation import SETTINGS, config, run
 from torch import Tensor, nn
 
 from hpt import encoder, predictions
+from hpt.callbacks import Callbacks
 from hpt.data.dataset import Dataset
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
 from hpt.evaluate import evaluate, score_on_test
@@ -78,7 +79,7 @@ def test_without_test_the_test_images_are_not_touched_until_the_winner_is_known(
     settings = config("finetune", test=False)
     found, _ = run(settings, blind, state, tmp_path)
     assert not any(key.startswith("test/") for key in found.metrics)
-    later = score_on_test(settings, dataset, state, tmp_path, progress=lambda *_: None)
+    later = score_on_test(settings, dataset, state, tmp_path, Callbacks())
     together, _ = run(config("finetune"), dataset, state, tmp_path / "together")
     assert later.metrics["test/top1"] == together.metrics["test/top1"]
 
@@ -124,7 +125,7 @@ def test_the_metric_that_was_asked_for_chooses(dataset: Dataset, state: dict[str
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"metric": "map"}, ConfigError, "'map' is no single-label metric"),
+        ({"metric": "map"}, ConfigError, "'map' is not a single-label metric"),
         ({"labels": "500"}, DataError, "there are 84 labelled training images"),
     ],
 )
@@ -181,7 +182,7 @@ def test_an_evaluation_that_was_stopped_goes_on_to_the_same_bits(
         asked = itertools.count(1)
         stop = (lambda asked=asked, after=after: signal.SIGTERM if next(asked) == after else 0) if after else lambda: 0
         try:
-            found = evaluate(settings, dataset, state, folder, log=lambda *_: None, progress=lambda *_: None, stop=stop)
+            found = evaluate(settings, dataset, state, folder, Callbacks(stop=stop))
         except Interrupted:
             assert after
             assert (folder / "checkpoints").is_dir()

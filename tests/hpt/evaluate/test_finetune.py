@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,20 @@ from small_evaluation import SETTINGS, config, run
 from torch import Tensor, nn
 
 from hpt import checkpoint
+from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
 from hpt.errors import Interrupted
-from hpt.evaluate.finetune import Classifier, Common, finetune
+from hpt.evaluate.finetune import Classifier, finetune
+from hpt.evaluate.setup import Common, Setup
+from hpt.processes import Compute
 from hpt.randomness import generator
 
 
 def test_micro_batches_add_up_to_the_batch_and_the_schedule_counts_optimizer_steps(dataset: Dataset) -> None:
     """Without BatchNorm, which sees a micro-batch at a time, the parts of a batch must not show in the outcome."""
     rows = np.sort(np.concatenate([dataset.splits["train"], dataset.splits["val"]]))
-    images, labels = dataset.images.subset(rows), torch.from_numpy(dataset.labels[rows])
+    both = replace(dataset, splits={"train": rows, "val": rows})
     outcomes = []
     for micro_batch in (24, 7):
         tune = {"schedule": "6-steps", "batch_size": 24, "micro_batch": micro_batch, "eval_every": 6, "lr": 0.001}
@@ -33,17 +37,9 @@ def test_micro_batches_add_up_to_the_batch_and_the_schedule_counts_optimizer_ste
             flat[2].weight.copy_(torch.randn(16, 48, generator=generator(0, "w")) * 0.1)
             flat[2].bias.zero_()
         lrs: dict[int, float] = {}
-        best = finetune(
-            settings,
-            Classifier(flat, 16, 3, seed=0),
-            (images, labels),
-            (images, labels),
-            "top1",
-            device=torch.device("cpu"),
-            bf16=False,
-            log=lambda metrics, step, lrs=lrs: lrs.update({step: metrics["lr"]} if "lr" in metrics else {}),
-            progress=lambda *_: None,
-        )
+        log = lambda metrics, step, lrs=lrs: lrs.update({step: metrics["lr"]} if "lr" in metrics else {})  # noqa: E731
+        setup = Setup(settings, both, flat, Compute.of(settings), Callbacks(log=log))
+        best = finetune(setup, Classifier(flat, 16, 3, seed=0))
         assert list(lrs.values()) == pytest.approx([1e-3] * 2 + [1e-4] * 2 + [1e-5] * 2)
         outcomes.append(best.state)
     for name, value in outcomes[0].items():

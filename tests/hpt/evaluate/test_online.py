@@ -10,21 +10,22 @@ import torch
 from safetensors.torch import load_file
 from small_pretraining import config, run
 
+from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset, load
 from hpt.evaluate import evaluate
 from hpt.evaluate.online import OnlineProbe
+from hpt.processes import Compute
 
 CPU = torch.device("cpu")
 
 
 def test_a_look_finds_what_an_evaluation_of_the_backbone_finds(dataset: Dataset, tmp_path: Path) -> None:
     watched = config(steps=2, probe_every=2)
-    outcome, _ = run(watched, dataset.pretraining_images(), tmp_path, watch=OnlineProbe(watched, dataset, CPU))
+    watch = OnlineProbe(watched, dataset, Compute.of(watched, CPU))
+    outcome, _ = run(watched, dataset.pretraining_images(), tmp_path, watch=watch)
     asked = EvaluateConfig(kind="knn", weights="-", dataset="-", backbone="resnet18", image_size=32, test=False)
-    found = evaluate(
-        asked, dataset, load_file(outcome.backbone), tmp_path, log=lambda *_: None, progress=lambda *_: None
-    )
+    found = evaluate(asked, dataset, load_file(outcome.backbone), tmp_path, Callbacks())
     assert outcome.results["probe/knn_top1"] == pytest.approx(found.metrics["val/top1"])
 
 
@@ -39,7 +40,7 @@ def test_without_labels_the_effective_rank_favours(
     dataset = load(str(flat), settings.data, side=settings.data.side(32))
     logging.getLogger("hpt").propagate = True
     caplog.set_level(logging.INFO, "hpt")
-    watch = OnlineProbe(settings, dataset, CPU)
+    watch = OnlineProbe(settings, dataset, Compute.of(settings, CPU))
     assert "no kNN: flat has no labels" in caplog.text
     outcome, logged = run(settings, dataset.pretraining_images(), tmp_path / "run", watch=watch)
     assert outcome.facts["best_by"] == "probe/effective_rank"
