@@ -17,7 +17,7 @@ from hpt.config import EvaluateConfig
 from hpt.data.dataset import load
 from hpt.evaluate.linear import train_probe
 from hpt.evaluate.setup import Setup
-from hpt.processes import Compute, choose_device
+from hpt.processes import Compute, Processes
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
 
-    device = choose_device(options.device)
+    device = Processes(1, options.device).device
     common = {"kind": "linear", "weights": "", "dataset": str(options.images), "image_size": options.image_size}
     banks = {"one head": {"lrs": (0.3,), "reruns": 1}, "nine heads": {"lrs": (0.3, 3.0, 30.0), "reruns": 3}}
     seconds: dict[str, list[float]] = {name: [] for name in banks}

@@ -13,8 +13,6 @@ from hpt.data.listing import Labels
 from hpt.errors import RunError
 from hpt.files import replacing
 
-Scores = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -24,7 +22,7 @@ class Predictions:
     """[n] names of the images."""
     labels: Labels
     """[n] class numbers, or [n, C] of 0 and 1 of a multi-label set."""
-    scores: Scores
+    scores: NDArray[np.float32]
     """[R, n, C] logits of each rerun; kNN's are the logarithm of its votes, -inf for none."""
     classes: NDArray[np.str_]
     """[C] names of the classes."""

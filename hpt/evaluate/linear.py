@@ -153,7 +153,7 @@ def train_probe(setup: Setup) -> Probe:
     seeds = [config.seed * 1000 + rerun for _ in linear.lrs for rerun in range(linear.reruns)]
     classes = len(setup.dataset.classes)
     bank = HeadBank(val_features.shape[1], classes, lrs, seeds, linear.momentum).to(device)
-    best = _Best(bank)
+    best = _BestHeads(bank)
     batch = min(linear.batch_size, len(images))
     per_pass = -(-len(images) // batch)
 
@@ -191,7 +191,7 @@ def _curve(lrs: Sequence[float], val: Tensor, losses: Tensor) -> dict[str, float
     return curve | finite
 
 
-class _Best:
+class _BestHeads:
     """Each head of a bank at its best step on val so far."""
 
     def __init__(self, bank: HeadBank) -> None:

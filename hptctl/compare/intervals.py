@@ -17,6 +17,7 @@ import numpy as np
 from hpt import predictions
 from hpt.errors import HptError, RunError
 from hpt.files import write_text
+from hpt.metrics import Scores
 from hpt.predictions import Predictions
 from hpt.statistics import difference, resample
 from hpt.user_folders import cache_folder
@@ -115,7 +116,7 @@ def _stamp(cell: Cell, folders: Mapping[str, Path]) -> list[tuple[int, int]] | N
 def _measure(cells: Sequence[Cell], folders: Mapping[str, Path]) -> Pairs:
     """Intervals of the pairs whose predictions are of the same images."""
     alike: list[Cell] = []
-    scores: list[list[predictions.Scores]] = []
+    scores: list[list[Scores]] = []
     first: Predictions | None = None
     for cell in cells:
         try:
