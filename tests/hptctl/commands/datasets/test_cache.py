@@ -17,7 +17,7 @@ from hpt.data.cache_store import entries
 from hpt.data.dataset import load
 from hpt.data.embedded import OUTLINE_NAMES, draw_shape
 from hpt.errors import UserError
-from hptctl.commands import datasets
+from hptctl.commands.datasets import cache
 
 
 @pytest.fixture
@@ -56,17 +56,17 @@ def test_the_cache_is_listed_within_80_columns_and_pruned(folder: Path, capsys: 
     del dataset
     capsys.readouterr()
 
-    datasets.list_cache(as_json=True)
+    cache.list_cache(as_json=True)
     facts = json.loads(capsys.readouterr().out)
     (stored,) = facts["entries"]
     assert (stored["images"], stored["in_use"], stored["datasets"]) == (24, False, [str(folder)])
     assert facts["bytes"] == stored["bytes"]
-    datasets.prune(unused_for="1h", as_json=True)
+    cache.prune(unused_for="1h", as_json=True)
     assert json.loads(capsys.readouterr().out)["removed"] == []
-    datasets.prune(max_size="0.01 MB", dry_run=True)
+    cache.prune(max_size="0.01 MB", dry_run=True)
     assert "would remove 1 entry" in capsys.readouterr().out
     assert len(entries()) == 1
-    datasets.prune(max_size="1KiB")
+    cache.prune(max_size="1KiB")
     assert "removed 1 entry" in capsys.readouterr().out
     assert entries() == []
 
@@ -85,5 +85,5 @@ def test_the_cache_is_listed_within_80_columns_and_pruned(folder: Path, capsys: 
 def test_bad_input_to_prune_removes_nothing(folder: Path, given: dict[str, Any], expected: str) -> None:
     load(str(folder), DataConfig(), side=72)
     with pytest.raises(UserError, match=expected):
-        datasets.prune(**given)
+        cache.prune(**given)
     assert len(entries()) == 1

@@ -21,7 +21,7 @@ from hpt.data.embedded import OUTLINE_NAMES, draw_shape
 from hpt.errors import UserError
 from hpt.randomness import generator
 from hptctl.charts import contact_sheet
-from hptctl.commands import datasets
+from hptctl.commands.datasets.preview import preview as show
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_bad_input_to_preview_is_one_line_and_leaves_nothing(
 ) -> None:
     (folder.parent / "cache").mkdir()
     with pytest.raises(UserError) as caught:
-        datasets.preview(**({"dataset": str(folder), "image_size": 32} | given))
+        show(**({"dataset": str(folder), "image_size": 32} | given))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
