@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from program import command
+from program import Hptctl, checked, command, run_as_process, run_inside
 
 from hptctl import tracking
 
@@ -83,15 +84,15 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hptctl(workplace: Path):
-    """Run `hptctl` as a process of its own in the working folder; its output, and its exit code to be checked."""
+def hptctl(workplace: Path) -> Hptctl:
+    """Run `hptctl` in the working folder, inside this process; its output, and its exit code to be checked."""
+    return partial(checked, run_inside, cwd=workplace)
 
-    def run(*arguments: str, code: int = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=workplace)
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
 
-    return run
+@pytest.fixture
+def hptctl_process(workplace: Path) -> Hptctl:
+    """Run `hptctl` in the working folder as a process of its own, which takes seconds to start."""
+    return partial(checked, run_as_process, cwd=workplace)
 
 
 @pytest.fixture(scope="session")
