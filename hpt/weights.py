@@ -132,6 +132,11 @@ class KnownWeights:
     def file_name(self) -> str:
         return urllib.parse.urlsplit(self.url).path.rpartition("/")[2]
 
+    @property
+    def path(self) -> Path:
+        """Where the cache keeps the file, whether it has been fetched or not."""
+        return cache_folder() / "weights" / self.file_name
+
 
 _MOCO = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints"
 _MOCO_PAGE = "https://github.com/facebookresearch/moco"
@@ -250,7 +255,7 @@ def locate(name: str, *, progress: Progress | None = None) -> Path | None:
     known = KNOWN.get(name)
     if known is None:
         return None
-    path = cache_folder() / "weights" / known.file_name
+    path = known.path
     if not path.exists():
         logger.info("fetching %s (%s) into %s", name, known.url, path.parent)
         try:

@@ -11,7 +11,7 @@ from hpt.data.catalog import CATALOG
 from hpt.data.listing import Listing
 from hpt.data.own_rows import own_rows
 from hpt.data.paths import find_path, list_path, name_of_path
-from hpt.data.row import CatalogRow
+from hpt.data.row import Absence, CatalogRow
 from hpt.errors import DataError, did_you_mean
 
 
@@ -71,6 +71,21 @@ def name_of(found: CatalogRow | Path) -> str:
 def place_of(found: CatalogRow | Path) -> Path:
     """Where a dataset's images lie, or would lie: the row's folder, or the folder, zip file or list itself."""
     return found.place if isinstance(found, CatalogRow) else found
+
+
+def absence_of(found: CatalogRow | Path) -> Absence | None:
+    """What it would take to get a dataset, by looking at names alone; None where it is on this machine."""
+    return found.absence() if isinstance(found, CatalogRow) else None
+
+
+def published_sizes(found: CatalogRow | Path) -> dict[str, int]:
+    """The published number of images of each split, 0 where it is unknown; train and val together count as train."""
+    counts = found.counts if isinstance(found, CatalogRow) else {}
+    return {
+        "train": counts.get("train", 0) or counts.get("train+val", 0),
+        "val": counts.get("val", 0),
+        "test": counts.get("test", 0),
+    }
 
 
 def list_images(found: CatalogRow | Path, progress: Progress | None = None) -> Listing:

@@ -122,7 +122,7 @@ class CatalogRow(Description):
         return _megabytes(self.archives)
 
     @property
-    def fetched(self) -> bool:
+    def downloadable(self) -> bool:
         """Whether a program can download all of it."""
         return bool(self.archives) and all(archive.url for archive in self.archives)
 
@@ -143,7 +143,7 @@ class CatalogRow(Description):
         by: GotBy = "prepare"
         if not all(archive.url for archive in left):
             by = "person"
-        elif self.fetched and 0 < self.megabytes <= AT_ONCE:
+        elif self.downloadable and 0 < self.megabytes <= AT_ONCE:
             by = "run"
         return Absence(self.name, what, by, _megabytes(left))
 
@@ -166,16 +166,24 @@ class CatalogRow(Description):
         Raises:
             DataError: files are missing, cannot be downloaded, or are damaged.
         """
-        absence = self.absence()
-        if absence is not None and absence.by == "run":
-            log.info("downloading %s to %s", self.name, self.place)
-            self.prepare(progress)
+        self.fetch(progress)
         if what := self.missing():
             raise self.not_here(what)
         if not self.keep:
             return self._read()
         files = [path for pattern in self.keep for path in sorted(self.place.glob(pattern))]
         return annotation_cache.keep(self.name, files, self.source(self.place), self._read)
+
+    def fetch(self, progress: Progress | None = None) -> None:
+        """Download the dataset where it is missing and so small that a run does so by itself.
+
+        Raises:
+            DataError: as `prepare`.
+        """
+        absence = self.absence()
+        if absence is not None and absence.by == "run":
+            log.info("downloading %s to %s", self.name, self.place)
+            self.prepare(progress)
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Download what a program may download, and unpack what is not unpacked yet; one process at a time.
@@ -206,7 +214,7 @@ class CatalogRow(Description):
         return DataError(
             f"{self.name} is not here: {what} is missing in {self.place}",
             f"hptctl datasets prepare {self.name} gets it"
-            if self.fetched
+            if self.downloadable
             else f"hptctl datasets prepare {self.name} says how to get it",
         )
 

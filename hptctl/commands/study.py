@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,10 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
+    from hpt.data.row import Absence
     from hptctl.runs import Run
     from hptctl.study.definition import Cell, Study
-    from hptctl.study.progress import Progress
+    from hptctl.study.progress import Missing, Progress
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a grid of pretrainings and evaluations; what is done is not done again."
@@ -105,8 +107,9 @@ def run(
 
         hptctl study run my-study.toml --jobs 2
     """
-    made = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    _conduct(*made, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
+    definition, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
+    progress.fetch()
+    _conduct(definition, cells, progress, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
 
 
 @app.command()
@@ -155,6 +158,7 @@ def retry(
         hptctl study retry quick --dataset digits
     """
     definition, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
+    progress.fetch()
     again = {cell.id for cell in cells if progress[cell.id].state in {"failed", "waits"}}
     wanted = _with_needed(cells, again)
     _conduct(definition, wanted, progress, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
@@ -221,6 +225,7 @@ def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json
     found = {cell.id: progress[cell.id] for cell in cells}
     counts = Counter(each.state for each in found.values())
     total, images = sum(c.seconds for c in costs.values()), sum(c.images + c.forward for c in costs.values())
+    missing = progress.missing()
     if as_json:
         rows = [
             {"cell": cell.id, "kind": cell.kind, "feeds": cell.feeds, "config": cell.config.model_dump(mode="json")}
@@ -228,7 +233,9 @@ def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json
             | (asdict(costs[cell.id]) | {"seconds": _finite(costs[cell.id].seconds)})
             for cell in cells
         ]
-        console.print_json({"cells": rows, "counts": dict(counts), "images": images, "seconds": _finite(total)})
+        fetch = {"datasets": [asdict(each) for each in missing.datasets], "weights": list(missing.weights)}
+        facts = {"cells": rows, "counts": dict(counts), "images": images, "seconds": _finite(total), "fetch": fetch}
+        console.print_json(facts)
         return
     measured = not math.isnan(total)
     rows_ = []
@@ -242,11 +249,34 @@ def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json
     for state in ("failed", "no data"):
         for why in dict.fromkeys(each.why for each in found.values() if each.state == state):
             console.say(f"{state}: {why}")
+    for line in _missing_lines(missing):
+        console.say(line)
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
     cost_ = (
         f"; {images:,} images to see, {total / 3600:,.1f} hours at this machine's speed" if measured and images else ""
     )
     console.say(f"{len(cells)} cells: {said}{cost_}")
+
+
+def _missing_lines(missing: Missing) -> Iterator[str]:
+    """What a run would download first, and what has to be there before it begins."""
+    by_run = [_with_size(each) for each in missing.datasets if each.by == "run"]
+    by_run += [f"the weights {name}" for name in missing.weights]
+    if by_run:
+        yield f"run downloads first: {', '.join(by_run)}"
+    large = [_with_size(each) for each in missing.datasets if each.by == "prepare"]
+    by_hand = [each.name for each in missing.datasets if each.by == "person"]
+    before = [f"by hptctl datasets prepare: {', '.join(large)}"] if large else []
+    before += [f"by hand: {', '.join(by_hand)}"] if by_hand else []
+    if before:
+        yield f"to get before a run, {'; '.join(before)}"
+
+
+def _with_size(absence: Absence) -> str:
+    if not absence.megabytes:
+        return absence.name
+    large = absence.megabytes >= 1000
+    return f"{absence.name} ({f'{absence.megabytes / 1000:.1f} GB' if large else f'{absence.megabytes} MB'})"
 
 
 def _finite(value: float) -> float | None:

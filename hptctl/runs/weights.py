@@ -50,6 +50,15 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
     )
 
 
+def would_fetch(text: str) -> bool:
+    """Whether `find_weights` would download what a text names: a known base that the cache does not hold yet."""
+    from hpt.weights import KNOWN
+
+    if text not in KNOWN or runs.find(text) is not None or Path(text).is_file():
+        return False
+    return not KNOWN[text].path.exists()
+
+
 def step_of(file: Path) -> int | None:
     """The step of a backbone that a pretraining kept on its way; None for other files."""
     step = file.stem.removeprefix("step-")

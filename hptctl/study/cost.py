@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpt.config import PROTOCOL_LABELS, EvaluateConfig, PretrainConfig
+from hpt.config import PROTOCOL_LABELS, EvaluateConfig, PretrainConfig, parse_labels
 from hpt.data.dataset import Dataset
-from hpt.data.listing import SPLITS
 from hpt.errors import DataError
 from hpt.schedule import parse_schedule
 from hptctl import runs
@@ -17,7 +16,7 @@ from hptctl.sweep.plan import configs
 
 
 @dataclass(frozen=True)
-class Cost:
+class CellCost:
     """What a cell takes."""
 
     images: int
@@ -28,7 +27,7 @@ class Cost:
     """By this machine's measured speed of the bare model; NaN where it was not measured."""
 
 
-def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[str, Cost]:
+def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[str, CellCost]:
     """What is left to do of each cell; seconds only where `measured`, which takes some itself."""
     from hpt.pretrain import image_seconds
 
@@ -44,18 +43,13 @@ def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[
                 speeds[key] = image_seconds(config)
             training, looking = speeds.get(key, (0.0, 0.0))
             seconds = (images * training + forward * looking) / int(getattr(config, "processes", 1))
-        out[cell.id] = Cost(images, forward, seconds)
+        out[cell.id] = CellCost(images, forward, seconds)
     return out
 
 
 def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
     """Images through the model with and without a backward pass, for what is left of a cell."""
-    config = cell.config
-    try:
-        dataset: Dataset | None = progress.dataset(config)
-    except DataError:
-        dataset = None
-    sizes = {name: len(rows) for name, rows in dataset.splits.items()} if dataset else dict.fromkeys(SPLITS, 0)
+    config, sizes = cell.config, progress.sizes(cell.config)
     if isinstance(config, PretrainConfig):
         if config.strategy == "base":
             return 0, round((sizes["train"] + sizes["val"]) * config.share)
@@ -64,7 +58,7 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
     evaluated = sizes["val"] + sizes["test"]
     if config.kind == "knn":
         return 0, sizes["train"] + evaluated
-    labels = _labels(config, dataset)
+    labels = _labels(config, progress.readable(config), sizes["train"])
     if config.kind == "linear":
         drawn = config.linear.views * labels or config.linear.steps * min(config.linear.batch_size, labels or 10**9)
         return 0, drawn + evaluated
@@ -78,11 +72,19 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
     return images, forward + sizes["test"]
 
 
-def _labels(config: EvaluateConfig, dataset: Dataset | None) -> int:
-    """Training labels that an evaluation will use; 0 where that is not known."""
+def _labels(config: EvaluateConfig, dataset: Dataset | None, train: int) -> int:
+    """Training labels that an evaluation will use; 0 where that is not known.
+
+    `train` is the published number of training images, by which those of a dataset that is not here are reckoned.
+    """
     from hpt.evaluate.labels import choose
 
-    if dataset is None or not dataset.classes:
+    if dataset is None:
+        wanted = config.labels or (str(PROTOCOL_LABELS) if config.kind == "finetune" else "all")
+        kind, value = parse_labels(wanted)
+        known = {"all": train, "count": min(train, int(value)), "share": round(train * value)}
+        return known.get(kind, 0)
+    if not dataset.classes:
         return 0
     try:
         return len(choose(dataset.split("train")[1], len(dataset.classes), config, dataset.classes))

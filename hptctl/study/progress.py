@@ -3,6 +3,9 @@
 A cell is done when a finished run has its fingerprint (`hpt.config.fingerprint`: method, images, split, weights,
 version), in this folder or in the tracking store, whoever made it. So a study has no state of its own that could be
 lost: what is done is found anew each time.
+
+Looking downloads nothing. Of a dataset that a run would download first, it cannot be told what is done: its cells are
+left until `Progress.fetch` gets it.
 """
 
 from __future__ import annotations
@@ -14,22 +17,25 @@ from typing import Any, Literal
 
 from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
+from hpt.data.listing import SPLITS
+from hpt.data.names import absence_of, find, published_sizes
+from hpt.data.row import Absence, CatalogRow
 from hpt.errors import DataError, RunError, WeightsError
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
-from hptctl.runs.weights import backbone_of, find_weights, kept_backbone
+from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, would_fetch
 from hptctl.study.definition import Backbone, Cell, Study, cells
 from hptctl.sweep.plan import protocol
 
-State = Literal["done", "left", "stopped", "running", "failed", "no data", "waits"]
+CellState = Literal["done", "left", "stopped", "running", "failed", "no data", "waits"]
 
 
 @dataclass(frozen=True)
 class Found:
     """What there is of a cell."""
 
-    state: State
+    state: CellState
     run: str = ""
     """Name of its run, where there is one."""
     why: str = ""
@@ -45,12 +51,22 @@ class Found:
         return dict(self.backbones).get(step)
 
 
+@dataclass(frozen=True)
+class Missing:
+    """What the cells that are not done need and this machine does not have yet."""
+
+    datasets: tuple[Absence, ...]
+    weights: tuple[str, ...]
+    """The names of known weights, which a run fetches."""
+
+
 class Progress:
     """What is there of a study's cells, looked up once when it is made."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = {cell.id: cell for cell in cells}
         self._datasets: dict[tuple[str, int], Dataset | DataError] = {}
+        self._absences: dict[str, Absence | None] = {}
         self._known: dict[str, str | None] = {}
         self.refresh()
 
@@ -65,6 +81,31 @@ class Progress:
             finished = [r for r in _records() if r.state == "FINISHED"]
             self._elsewhere = {r.facts.fingerprint: r for r in finished if r.facts.fingerprint}
         self._found: dict[str, Found] = {}
+        self._absences.clear()
+
+    def fetch(self) -> None:
+        """Get the datasets that a run would download by itself, since without them it cannot be told what is done."""
+        for name in dict.fromkeys(cell.config.dataset for cell in self.cells.values()):
+            try:
+                row = find(name)
+                if isinstance(row, CatalogRow):
+                    with console.Display() as display:
+                        row.fetch(display.progress)
+            except DataError as error:
+                same = (cell.config for cell in self.cells.values() if cell.config.dataset == name)
+                self._datasets |= dict.fromkeys(map(_key, same), error)
+        self._absences.clear()
+        self._found.clear()
+
+    def missing(self) -> Missing:
+        """What the cells that are not done need and this machine does not have yet."""
+        left = [cell for cell in self.cells.values() if self[cell.id].state != "done"]
+        datasets = {name: self._absence_or_none(name) for name in dict.fromkeys(cell.config.dataset for cell in left)}
+        bases = dict.fromkeys(cell.config.weights for cell in left if cell.backbone is None)
+        return Missing(
+            datasets=tuple(absence for absence in datasets.values() if absence is not None),
+            weights=tuple(name for name in bases if name is not None and would_fetch(name)),
+        )
 
     def __getitem__(self, id: str) -> Found:
         """What there is of a cell."""
@@ -72,15 +113,18 @@ class Progress:
             self._found[id] = self._look(self.cells[id])
         return self._found[id]
 
-    def dataset(self, config: PretrainConfig | EvaluateConfig) -> Dataset:
-        """The dataset of a cell, decoded where it is not yet.
+    def dataset(self, config: PretrainConfig | EvaluateConfig) -> Dataset | None:
+        """The dataset of a cell, decoded where it is not yet; None where a run would have to download it first.
 
         Raises:
-            DataError: it is not there, or not fit.
+            DataError: it is not here and no run downloads it, or it is not fit.
         """
-        key = (config.dataset, config.data.side(config.image_size))
+        key = _key(config)
         if key not in self._datasets:
             try:
+                absence = self._absence(config.dataset)
+                if absence is not None and absence.by == "run":
+                    return None
                 with console.Display() as display:
                     self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
             except DataError as error:
@@ -89,6 +133,23 @@ class Progress:
         if isinstance(found, DataError):
             raise found
         return found
+
+    def readable(self, config: PretrainConfig | EvaluateConfig) -> Dataset | None:
+        """As `dataset`; None wherever it cannot be read."""
+        try:
+            return self.dataset(config)
+        except DataError:
+            return None
+
+    def sizes(self, config: PretrainConfig | EvaluateConfig) -> dict[str, int]:
+        """Images of each split of a cell's dataset; as published where it cannot be read, 0 where nothing is known."""
+        dataset = self.readable(config)
+        if dataset is not None:
+            return {split: len(rows) for split, rows in dataset.splits.items()}
+        try:
+            return published_sizes(find(config.dataset))
+        except DataError:
+            return dict.fromkeys(SPLITS, 0)
 
     def weights_of(self, backbone: Backbone) -> str:
         """How `--weights` names a cell's backbone."""
@@ -118,10 +179,9 @@ class Progress:
 
     def _finished_run(self, cell: Cell) -> Found | None:
         """The finished run of a cell's fingerprint: one of this folder, or else one that the store knows."""
-        start = self._sha256(cell)
-        if start is None:
+        start, dataset = self._sha256(cell), self.readable(cell.config)
+        if start is None or dataset is None:
             return None
-        dataset = self.dataset(cell.config)
         of: Callable[..., str] = partial(fingerprint, cell.config)
         if cell.sweep and isinstance(cell.config, EvaluateConfig):
             of = protocol(cell.config).fingerprint
@@ -173,6 +233,17 @@ class Progress:
             return Found("stopped", run.name)
         return Found("left")
 
+    def _absence(self, dataset: str) -> Absence | None:
+        if dataset not in self._absences:
+            self._absences[dataset] = absence_of(find(dataset))
+        return self._absences[dataset]
+
+    def _absence_or_none(self, dataset: str) -> Absence | None:
+        try:
+            return self._absence(dataset)
+        except DataError:  # of a name that means nothing: that is said in its cells' states
+            return None
+
     def _config_of_run(self, cell: Cell) -> dict[str, Any]:
         """As `run.json` of the cell's run has it."""
         config = self.config(cell)
@@ -180,6 +251,11 @@ class Progress:
         if cell.sweep and isinstance(config, EvaluateConfig):
             return protocol(config).model_dump(mode="json") | {"evaluate": pinned}
         return pinned
+
+
+def _key(config: PretrainConfig | EvaluateConfig) -> tuple[str, int]:
+    """A dataset, and the side to which its images are decoded."""
+    return config.dataset, config.data.side(config.image_size)
 
 
 def _done(cell: Cell, run: Run) -> Found | None:
@@ -209,12 +285,10 @@ def _records() -> list[tracking.Record]:
 
 def _sha256_of(weights: str) -> str | None:
     """Of known weights that are in the cache, a file, or a run."""
-    from hpt.user_folders import cache_folder
-    from hpt.weights import KNOWN, read
+    from hpt.weights import read
 
-    if runs.find(weights) is None and weights in KNOWN:
-        file = cache_folder() / "weights" / KNOWN[weights].file_name
-        return read(file).sha256 if file.exists() else None
+    if would_fetch(weights):
+        return None
     try:
         return read(find_weights(weights)[0]).sha256
     except (WeightsError, RunError):
@@ -234,6 +308,7 @@ def run_ids(name: str) -> set[str]:
         )
     study = Study.model_validate(run.spec().config)
     progress = Progress(cells(study, backbone_of))
+    progress.fetch()
     found = [progress[id] for id in progress.cells]
     ids = [each.mlflow_id or runs.tracked_id(runs.get(each.run)) for each in found if each.state == "done"]
     if not (known := {id for id in ids if id is not None}):

@@ -79,7 +79,7 @@ def _readiness(row: CatalogRow) -> str:
     if row.ready():
         return "yes"
     size = f"{row.megabytes / 1000:.1f} GB" if row.megabytes else ""
-    return size if row.fetched else f"by hand{size and ', '}{size}"
+    return size if row.downloadable else f"by hand{size and ', '}{size}"
 
 
 def read(dataset: str, image_size: int | None, sets: list[str] | None) -> Dataset:
@@ -105,7 +105,7 @@ def row_facts(row: CatalogRow) -> dict[str, Any]:
         "title": row.title,
         "licence": row.licence,
         "page": row.page,
-        "downloads": row.fetched,
+        "downloads": row.downloadable,
         "published_counts": dict(row.counts),
         "published_mean": row.mean and list(row.mean),
         "published_std": row.std and list(row.std),
