@@ -232,3 +232,54 @@ def test_a_row_that_is_not_right_is_one_line(tmp_path: Path, text: str, expected
         load("a", CONFIG, side=32)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_everything_that_is_wrong_with_the_users_rows_is_said_at_once(tmp_path: Path) -> None:
+    own_row(
+        tmp_path,
+        """
+        loose = 3
+        [a]
+        license = "b"
+        mean = [2, 0.5, 0.5]
+        shares = {tst = 0.1}
+        [digits]
+        path = "a"
+        """,
+    )
+    with pytest.raises(DataError) as caught:
+        rows()
+    assert str(caught.value).replace(str(tmp_path), "") == (
+        "/data/catalog.toml: 'loose' is not a table: begin the row with [loose]; "
+        "[a]: unknown shares.tst 'tst' (did you mean 'test'?): choose one of train, val, test; "
+        "mean.0 = 2: input should be less than or equal to 1; path is missing; "
+        "unknown field 'license' (did you mean 'licence'?); "
+        "'digits' is taken: give the row another name"
+    )
+
+
+def test_the_users_row_says_what_a_row_of_the_catalogue_says(tmp_path: Path) -> None:
+    own_row(
+        tmp_path,
+        """
+        [my-xrays]
+        path = "x rays"
+        task = "multi-label"
+        classes = 3
+        counts = {"train+val" = 30, test = 10}
+        note = "by patient"
+        """,
+    )
+    own, published = rows()["my-xrays"], CATALOG["chexpert"]
+    assert type(own) is type(published)
+    assert (own.task, own.classes, own.counts, own.note) == (
+        "multi-label",
+        3,
+        {"train+val": 30, "test": 10},
+        "by patient",
+    )
+    assert (own.title, own.domain, own.licence) == (
+        f"the images of {tmp_path / 'data' / 'x rays'}",
+        "own",
+        "none stated",
+    )

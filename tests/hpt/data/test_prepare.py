@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from miniatures import FOLDERS
+from publisher_host import Quiet, offer_ucmerced, serving
 
 from hpt.config import DataConfig
-from hpt.data import catalog
 from hpt.data.catalog import CATALOG
 from hpt.data.dataset import load
-from hpt.data.fetch import Checksum
-from hpt.data.row import CatalogRow
+from hpt.data.row import Absence, CatalogRow
 from hpt.data.unpack import unfinished
 from hpt.errors import DataError
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    asked: list[str] = []  # noqa: RUF012  one server at a time
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -43,39 +27,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     monkeypatch.setenv("HPTCTL_DATA", str(tmp_path / "data"))
     folder = tmp_path / "host"
     folder.mkdir()
-    Quiet.asked.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", folder
-        server.shutdown()
-        thread.join()
-
-
-def pack(name: str, archive: Path, work: Path) -> None:
-    """A miniature as the archive that its publisher offers."""
-    FOLDERS[name](work)
-    with zipfile.ZipFile(archive, "w") as packed:
-        for path in sorted(work.rglob("*")):
-            packed.write(path, path.relative_to(work))
+    with serving(folder) as address:
+        yield address, folder
 
 
 @pytest.fixture
 def ucmerced(host: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogRow:
     """UC Merced's row with a miniature of its archive behind its address."""
-    url, folder = host
-    pack("ucmerced", folder / "UCMerced_LandUse.zip", tmp_path / "work")
-    data = (folder / "UCMerced_LandUse.zip").read_bytes()
-    (real,) = CATALOG["ucmerced"].archives
-    archive = replace(
-        real,
-        url=f"{url}/UCMerced_LandUse.zip",
-        size=len(data),
-        checksum=Checksum("sha256", hashlib.sha256(data).hexdigest()),
-    )
-    row = CATALOG["ucmerced"].model_copy(update={"archives": (archive,)})
-    monkeypatch.setitem(catalog.CATALOG, "ucmerced", row)
-    return row
+    return offer_ucmerced(*host, tmp_path / "work", monkeypatch)
 
 
 def test_a_dataset_is_downloaded_checked_unpacked_and_read(ucmerced: CatalogRow, tmp_path: Path) -> None:
@@ -125,6 +84,24 @@ def test_a_large_dataset_is_not_downloaded_unasked(host: tuple[str, Path], monke
         load("coco-2014", DataConfig(), side=32)
     with pytest.raises(DataError, match=r"bdd is not here: .*; hptctl datasets prepare bdd says how to get it"):
         load("bdd", DataConfig(), side=32)
+    assert Quiet.asked == []
+
+
+def test_what_it_takes_to_get_a_dataset_is_told_by_names_alone(ucmerced: CatalogRow, host: tuple[str, Path]) -> None:
+    assert ucmerced.absence() == Absence("ucmerced", "UCMerced_LandUse/Images/*/*.tif", by="run", megabytes=332)
+    assert CATALOG["coco-2014"].absence() == Absence(
+        "coco-2014", "annotations/instances_train2014.json", by="prepare", megabytes=253 + 13_511 + 6_645
+    )
+    assert CATALOG["bdd"].absence() == Absence(
+        "bdd", "bdd100k/labels/bdd100k_labels_images_train.json", by="person", megabytes=0
+    )
+    assert CATALOG["digits"].absence() is None
+    assert not ucmerced.place.exists()
+    ucmerced.place.mkdir(parents=True)
+    (ucmerced.place / "UCMerced_LandUse.zip").write_bytes((host[1] / "UCMerced_LandUse.zip").read_bytes())
+    assert ucmerced.absence() == Absence("ucmerced", "UCMerced_LandUse/Images/*/*.tif", by="run", megabytes=0)
+    ucmerced.fetch()
+    assert ucmerced.absence() is None
     assert Quiet.asked == []
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from publisher_host import Quiet, offer_ucmerced, serving
 from small_study import STUDY, states
 
+from hpt.weights import KNOWN
 from hptctl.runs.weights import backbone_of
 from hptctl.study import definition as grid
 from hptctl.study.progress import Progress
@@ -85,3 +88,55 @@ def test_cells_are_chosen_by_pattern_with_what_they_need(hptctl, study: Path) ->
     found = json.loads(hptctl("study", "status", "mine.toml", "--only", "knn-hpt*@2", "--json").stdout)
     assert {row["cell"] for row in found["cells"]} == {"own", "hpt-my-digits-s0", "knn-hpt-my-digits-s0@2"}
     assert "did you mean 'own'" in hptctl("study", "status", "mine.toml", "--only", "owm", code=2).stderr
+
+
+PUBLISHED = """
+datasets = ["ucmerced", "bdd"]
+preset = "tiny"
+strategies = ["target"]
+evaluations = ["knn"]
+
+[steps]
+target = [2]
+
+[set]
+batch_size = 8
+device = "cpu"
+"""
+
+
+def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
+    hptctl, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HPTCTL_CACHE", str(workplace / "cache"))
+    monkeypatch.setenv("HPTCTL_DATA", str(workplace / "data"))
+    (workplace / "host").mkdir()
+    (workplace / "mine.toml").write_text(PUBLISHED)
+    one = ("mine.toml", "--dataset", "ucmerced")
+    with serving(workplace / "host") as address:
+        offer_ucmerced(address, workplace / "host", workplace / "work", monkeypatch)
+        for name, known in KNOWN.items():
+            monkeypatch.setitem(KNOWN, name, replace(known, url=f"{address}/{known.file_name}"))
+
+        said = hptctl("study", "plan", "mine.toml").stdout
+        assert "\nrun downloads first: ucmerced (332 MB)\nto get before a run, by hand: bdd\n4 cells: " in said
+        assert "no data: bdd is not here: " in said and "hptctl datasets prepare bdd says how to get it" in said
+        found = json.loads(hptctl("study", "status", *one, "--json").stdout)
+        absent = {"name": "ucmerced", "missing": "UCMerced_LandUse/Images/*/*.tif", "by": "run", "megabytes": 332}
+        assert found["fetch"] == {"datasets": [absent], "weights": []}
+        assert {row["cell"]: (row["state"], row["images"], row["forward"]) for row in found["cells"]} == {
+            "target-ucmerced-s0@2": ("left", 16, 16),
+            "knn-target-ucmerced-s0@2": ("left", 0, 2_100),  # as published
+        }
+        (workplace / "from-base.toml").write_text(PUBLISHED.replace("target", "hpt"))
+        based = hptctl("study", "plan", "from-base.toml", "-d", "ucmerced").stdout
+        assert "run downloads first: ucmerced (332 MB), the weights moco-v2-800ep" in based
+        assert Quiet.asked == []
+        assert not (workplace / "data").exists()
+
+        assert "2 of 2 cells are done" in hptctl("study", "run", *one).stdout
+        assert Quiet.asked == ["/UCMerced_LandUse.zip"]
+        found = json.loads(hptctl("study", "plan", *one, "--json").stdout)
+        assert (found["counts"], found["fetch"]) == ({"done": 2}, {"datasets": [], "weights": []})
+        assert len(Quiet.asked) == 1
