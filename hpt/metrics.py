@@ -29,6 +29,14 @@ Weighted = Callable[[Weights], Float]
 
 SINGLE_LABEL = ("top1", "top5", "balanced_accuracy", "auroc")
 MULTI_LABEL = ("auroc", "map")
+NAMES = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "mean AUROC",
+    "map": "mean average precision",
+}
+"""What the metrics are called in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,11 @@ def left_out(labels: Labels, classes: int) -> dict[str, list[int]]:
     absent = np.flatnonzero(positives == 0).tolist()
     one_sided = np.flatnonzero((positives == 0) | (positives == len(labels))).tolist()
     return {"balanced_accuracy" if labels.ndim == 1 else "map": absent, "auroc": one_sided}
+
+
+def in_words(metric: str) -> str:
+    """What a metric is called in a sentence: `top1` -> `top-1 accuracy`."""
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def hits(scores: Scores, labels: Labels, k: int = 1) -> NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from hpt import augment
 from hpt.config import PretrainConfig
 from hpt.data.dataset import Dataset
 from hpt.data.images import Images
-from hpt.data.listing import Listing, unlabelled
 from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.randomness import generator
@@ -57,15 +56,6 @@ def choose(dataset: Dataset, split: str, count: int, seed: int) -> Indices:
     chosen = rows[np.argsort(turn, kind="stable")][:count]
     by_class: Indices = chosen[np.lexsort((chosen, dataset.labels[chosen]))]
     return by_class
-
-
-def class_names(dataset: Dataset | Listing, index: int) -> str:
-    """The class of an image, or its classes; empty where it is unlabelled."""
-    if unlabelled(dataset.labels[[index]])[0]:
-        return ""
-    if dataset.labels.ndim == 1:
-        return dataset.classes[int(dataset.labels[index])]
-    return ", ".join(dataset.classes[i] for i in np.flatnonzero(dataset.labels[index] > 0)) or "no class"
 
 
 def look(images: Images, config: PretrainConfig, views: int) -> list[Seen]:

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from hptctl.format import reading
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 PLAIN_SECONDS = 5.0
@@ -174,38 +176,4 @@ class Display:
         shown |= {key.removeprefix("probe/"): value for key, value in metrics.items() if key.startswith("probe/knn")}
         if shown:
             self._shown |= shown
-            self._figures = "  ".join(f"{key} {_short(value)}" for key, value in self._shown.items())
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    """0.8432 -> `84.3 %`."""
-    return f"{100 * value:.1f} %"
-
-
-def ago(seconds: float) -> str:
-    """A duration in one unit: `42 s`, `3 min`, `5 h`, `2 d`."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def hours(seconds: float) -> str:
-    """How long work takes: `42 s`, `3 min`, `1.5 h`, `3,412 h`: whoever pays for machines counts in hours."""
-    if seconds < 7200:
-        return ago(seconds)
-    return f"{seconds / 3600:,.{0 if seconds >= 36000 else 1}f} h"
-
-
-def size(count: int) -> str:
-    """Bytes in one unit: `512 B`, `34.4 MiB`, `1.5 GiB`."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
+            self._figures = "  ".join(f"{key} {reading(value)}" for key, value in self._shown.items())

@@ -74,12 +74,13 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tracked_store import Store, fill
 
     from hptctl.report import page
+    from hptctl.report.selection import Selection
 
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         fill(Store())
-        page.write(folder / "report.html", page.Selection(experiment="test"))
+        page.write(folder / "report.html", Selection(experiment="test"))
     return folder
 
 

@@ -15,7 +15,7 @@ from hpt.evaluate.results import write_per_class
 from hpt.predictions import Predictions
 from hptctl import runs, tracking
 from hptctl.report.findings import Findings
-from hptctl.report.frame import Cell
+from hptctl.report.results import Result
 
 ODD = "<script>alert(1)</script> $x^ & 图"
 T0 = 1_760_000_000.0
@@ -260,7 +260,7 @@ def fill(store: Store) -> None:
     store.evaluate("linear", store.pretrain("hpt", "aerial", 5000, source=hpt[0]), "aerial", None, right=(330, 330))
 
 
-def cell(findings: Findings, arm: str, steps: int, target: str = "aerial") -> Cell:
+def result(findings: Findings, arm: str, steps: int, target: str = "aerial") -> Result:
     return next(
         c for c in findings.every
         if (c.target, c.evaluation, c.arm, c.steps) == (target, "linear probe", arm, steps)

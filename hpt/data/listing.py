@@ -89,3 +89,22 @@ def unlabelled(labels: Labels) -> npt.NDArray[np.bool_]:
     """[N] which images have no labels. One of a multi-label set that has no class is labelled, with zeros."""
     first = labels if labels.ndim == 1 else labels[:, 0]
     return ~(first >= 0)
+
+
+class Labelled(Protocol):
+    """Images with labels: a listing, or a dataset."""
+
+    @property
+    def labels(self) -> Labels: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+
+def class_names(images: Labelled, index: int) -> str:
+    """The class of an image, or its classes; empty where the image is unlabelled."""
+    if unlabelled(images.labels[[index]])[0]:
+        return ""
+    if images.labels.ndim == 1:
+        return images.classes[int(images.labels[index])]
+    return ", ".join(images.classes[i] for i in np.flatnonzero(images.labels[index] > 0)) or "no class"

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hpt.errors import ConfigError
 from hpt.files import replacing
-from hptctl.charts import svg as charts
+from hptctl.charts.style import INK, MUTED, font_file
+from hptctl.format import thousands
 
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 3]"""
@@ -24,12 +25,12 @@ MARGIN, GAP, LINE = 16, 8, 18
 TYPE = 13
 MOST_PIXELS = 80_000_000
 """Programs that show pictures refuse more."""
-INK, MUTED, EMPTY, PAPER = "#100f0e", "#5c5b5a", "#cfcecd", "#e4e3e2"
+EMPTY, PAPER = "#cfcecd", "#e4e3e2"
 """The paper is grey, so that the edges of white tiles are seen as well as of black ones."""
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One image: its pixels, what became of it (all of one side), and what it is."""
 
     image: Pixels
@@ -38,7 +39,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SheetLayout:
     """Where the tiles of a sheet lie, in pixels."""
 
     rows: int
@@ -61,26 +62,26 @@ class Layout:
         return MARGIN + column * (self.side + GAP), self.head + row * (self.side + 2 * LINE + GAP)
 
 
-def layout(title: str, rows: int, columns: int, side: int) -> Layout:
+def layout(title: str, rows: int, columns: int, side: int) -> SheetLayout:
     """The layout of tiles of `side` pixels below a title.
 
     Raises:
         ConfigError: too large a picture.
     """
     scale = -(-TILE // side)
-    place = Layout(rows, columns, scale, side * scale, 0)
+    place = SheetLayout(rows, columns, scale, side * scale, 0)
     lines = _wrap(title, place.size[0] - 2 * MARGIN)
-    place = Layout(rows, columns, scale, side * scale, MARGIN + (len(lines) + 1) * LINE + GAP)
+    place = SheetLayout(rows, columns, scale, side * scale, MARGIN + (len(lines) + 1) * LINE + GAP)
     width, height = place.size
     if width * height > MOST_PIXELS:
         raise ConfigError(
-            f"the sheet would have {width:,} x {height:,} pixels, more than programs show",
+            f"the sheet would have {thousands(width)} x {thousands(height)} pixels, more than programs show",
             "lower --images, --views or --image-size",
         )
     return place
 
 
-def draw(title: str, headings: Sequence[str], rows: Sequence[Row], place: Layout) -> Image.Image:
+def draw(title: str, headings: Sequence[str], rows: Sequence[SheetRow], place: SheetLayout) -> Image.Image:
     """The sheet; `headings` stand over the image and its tiles."""
     sheet = Image.new("RGB", place.size, PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -131,7 +132,7 @@ def _enlarged(pixels: Pixels, scale: int) -> Image.Image:
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     # Pillow's own font has ASCII only.
-    return ImageFont.truetype(charts.font_file(), TYPE)
+    return ImageFont.truetype(font_file(), TYPE)
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
@@ -42,8 +43,16 @@ class Drawing:
         return self._chart()
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A drawing, and what is written below it."""
+
+    svg: Drawing
+    caption: str
+
+
 def draw(chart: Callable[..., Markup], *arguments: object, **options: object) -> Drawing:
-    """Order a chart: a function of `charts`, and what it draws."""
+    """Order a chart: a function of `hptctl.charts` that draws one, and what it draws."""
     return Drawing(partial(chart, *arguments, **options))
 
 

@@ -5,7 +5,6 @@ One palette and one type size for all, and the same trials give the same bytes.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,34 +18,17 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hpt.files import write_text
-from hptctl.charts.svg import COLOURS, GRID, INK, MUTED, SURFACE, percent
+from hptctl.charts.style import COLOURS, GRID, INK, MUTED, NEUTRAL, SURFACE
+from hptctl.charts.svg import save
+from hptctl.format import percent, unbroken
 
 STATES = {"complete": COLOURS["hpt"], "pruned": "#b9b8b6", "fail": COLOURS["target"]}
 SCALE = LinearSegmentedColormap.from_list("val", ["#dfe9f1", COLOURS["hpt"], "#00263c"])
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sweep",
-    "text.parse_math": False,
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.facecolor": SURFACE,
-    "figure.facecolor": SURFACE,
-    "grid.color": GRID,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-}
+_STYLE: Any = NEUTRAL | {"font.size": 10, "axes.facecolor": SURFACE, "figure.facecolor": SURFACE}
 
 
 @dataclass(frozen=True)
-class Point:
+class DrawnTrial:
     """A trial, as far as it is drawn."""
 
     number: int
@@ -62,7 +44,7 @@ class Point:
 
 def write(
     folder: Path,
-    points: Sequence[Point],
+    points: Sequence[DrawnTrial],
     names: Sequence[str],
     importances: Mapping[str, float],
     *,
@@ -81,10 +63,13 @@ def write(
             drawn["sweep-importance"] = _importance(importances)
         if any(point.started for point in points):
             drawn["sweep-timeline"] = _timeline(points)
-        return [_save(figure, folder / f"{name}.svg") for name, figure in drawn.items()]
+        paths = {folder / f"{name}.svg": figure for name, figure in drawn.items()}
+        for path, figure in paths.items():
+            save(figure, path, salt="sweep")
+        return list(paths)
 
 
-def _history(points: Sequence[Point]) -> Figure:
+def _history(points: Sequence[DrawnTrial]) -> Figure:
     """Val of each trial in the order of their numbers, and the best so far."""
     figure, axes = _blank(6.4, 3.2)
     done = [point for point in points if point.value is not None]
@@ -106,7 +91,7 @@ def _history(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _parallel(done: Sequence[Point], names: Sequence[str], log: Sequence[str]) -> Figure:
+def _parallel(done: Sequence[DrawnTrial], names: Sequence[str], log: Sequence[str]) -> Figure:
     """Each complete trial as a line through its values, the better the darker; the best is thick."""
     figure, axes = _blank(max(4.8, 1.8 * (len(names) + 1)), 3.6)
     low, high = _limits(done)
@@ -120,7 +105,9 @@ def _parallel(done: Sequence[Point], names: Sequence[str], log: Sequence[str]) -
     axes.set_xticks(range(len(names) + 1), [*names, "val"])
     axes.set_yticks([])
     axes.set_xlim(-0.2, len(names) + 0.35)
-    for x, ticks in enumerate([*(places[name][1] for name in names), [(0.0, percent(low)), (1.0, percent(high))]]):
+    for x, ticks in enumerate(
+        [*(places[name][1] for name in names), [(0.0, unbroken(percent(low))), (1.0, unbroken(percent(high)))]]
+    ):
         axes.axvline(x, color=GRID, zorder=0)
         for height, text in ticks:
             axes.annotate(
@@ -131,7 +118,7 @@ def _parallel(done: Sequence[Point], names: Sequence[str], log: Sequence[str]) -
     return figure
 
 
-def _heat_map(done: Sequence[Point]) -> Figure:
+def _heat_map(done: Sequence[DrawnTrial]) -> Figure:
     """Val by learning rate and schedule: of a grid its cells, of a range of learning rates a point per trial."""
     schedules = sorted({str(p.params["schedule"]) for p in done}, key=lambda text: (len(text), text))
     figure, axes = _blank(6.4, 1.4 + 0.5 * len(schedules))
@@ -147,7 +134,7 @@ def _heat_map(done: Sequence[Point]) -> Figure:
             share = (value - low) / ((high - low) or 1.0)
             axes.barh(row, 0.96, 0.92, column - 0.48, color=SCALE(share))
             dark = share > 0.45
-            axes.text(column, row, percent(value), ha="center", va="center", color=SURFACE if dark else INK)
+            axes.text(column, row, unbroken(percent(value)), ha="center", va="center", color=SURFACE if dark else INK)
         axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     else:
         axes.scatter(
@@ -177,7 +164,7 @@ def _importance(importances: Mapping[str, float]) -> Figure:
     return figure
 
 
-def _timeline(points: Sequence[Point]) -> Figure:
+def _timeline(points: Sequence[DrawnTrial]) -> Figure:
     """Which worker did what when."""
     begun = [point for point in points if point.started is not None]
     workers = sorted({point.worker for point in begun})
@@ -218,20 +205,20 @@ def _places(values: Sequence[Any], log: bool) -> tuple[list[float], list[tuple[f
     return heights, [(0.0, f"{min(values):.3g}"), (1.0, f"{max(values):.3g}")]
 
 
-def _limits(done: Sequence[Point]) -> tuple[float, float]:
+def _limits(done: Sequence[DrawnTrial]) -> tuple[float, float]:
     values = [point.value or 0.0 for point in done]
     return min(values), max(values)
 
 
 def _bar(figure: Figure, axes: Axes, norm: Normalize) -> None:
     bar = figure.colorbar(ScalarMappable(norm, SCALE), ax=axes, pad=0.02, aspect=12)
-    bar.ax.yaxis.set_major_formatter(lambda value, _: percent(value, 0))
+    bar.ax.yaxis.set_major_formatter(lambda value, _: unbroken(percent(value, 0)))
     bar.outline.set_visible(False)
 
 
 def _percents(axes: Axes, label: str) -> None:
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_formatter(lambda value, _: percent(value, 0 if high - low > 0.04 else 1))
+    axes.yaxis.set_major_formatter(lambda value, _: unbroken(percent(value, 0 if high - low > 0.04 else 1)))
     axes.set_ylabel(label)
     axes.grid(axis="y")
 
@@ -239,10 +226,3 @@ def _percents(axes: Axes, label: str) -> None:
 def _blank(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    write_text(path, text.getvalue())
-    return path

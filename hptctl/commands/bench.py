@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hptctl import options
+from hptctl.format import percent, size, thousands
 
 BAR = 30
 
@@ -65,11 +66,12 @@ def bench(
         f"{settings.backbone}, {settings.image_size} px, batch {settings.batch_size}, {settings.strategy}",
         ("stage", ">ms", ">share", ""),
         [
-            (stage, f"{1000 * seconds:.0f}", console.percent(seconds / whole), "█" * round(BAR * seconds / whole))
+            (stage, f"{1000 * seconds:.0f}", percent(seconds / whole), "█" * round(BAR * seconds / whole))
             for stage, seconds in found.stages.items()
         ],
     )
     console.say(
-        f"{found.images_per_second:,.0f} images/s; the bare model step does {found.bare_images_per_second:,.0f}:"
-        f" ours takes {found.ratio_to_bare:.3f} times as long; peak memory {found.peak_bytes / 2**30:.1f} GiB"
+        f"{thousands(found.images_per_second)} images/s;"
+        f" the bare model step does {thousands(found.bare_images_per_second)}:"
+        f" ours takes {found.ratio_to_bare:.3f} times as long; peak memory {size(found.peak_bytes)}"
     )

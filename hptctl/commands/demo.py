@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hptctl.format import duration, percent, with_spread
+
 BASE, TARGET = "shapes", "digits"
 
 
@@ -61,12 +63,11 @@ def demo(
         probe = launch.create_evaluation(config("linear", run), name=None, experiment="demo")
         launch.execute(probe)
         results = probe.status().results
-        spread = f"{100 * results['test/top1_std']:.1f}"
         rows.append(
             (
                 strategy,
-                console.percent(results["val/top1"]),
-                f"{console.percent(results['test/top1'])} ± {spread}",
+                percent(results["val/top1"]),
+                with_spread(results["test/top1"], results["test/top1_std"]),
             )
         )
 
@@ -79,7 +80,7 @@ def demo(
     console.say("")
     console.table(f"Linear probe on {TARGET}", ("strategy", ">val", ">test"), rows)
     best = sweep.status()
-    test = console.percent(best.results["test/top1"])
+    test = percent(best.results["test/top1"])
     console.say(f"finetuned on {best.facts.labels_used} labels ({best.facts.chosen}): test {test}")
-    console.say(f"report: {made.path.resolve()}   (in {console.ago(time.monotonic() - start)})")
+    console.say(f"report: {made.path.resolve()}   (in {duration(time.monotonic() - start)})")
     console.say(f"MLflow: cd {folder} && hptctl ui")

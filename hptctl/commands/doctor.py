@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from hptctl import options
+from hptctl.format import size
 
 PACKAGES = ("torch", "torchvision", "accelerate", "mlflow", "optuna", "pandas", "typer", "numpy", "pillow")
+ENOUGH = 10**9
+"""Bytes of a disk that a run needs, at least."""
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -42,9 +45,9 @@ def doctor(as_json: options.Json = False) -> None:
     for what, folder in (("working folder", Path.cwd()), ("cache", cache_folder())):
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         writable = os.access(existing, os.W_OK)
-        free = shutil.disk_usage(existing).free / 1e9
-        fine = writable and free > 1
-        text = f"{folder}, {free:,.0f} GB free" + ("" if writable else ", cannot be written")
+        free = shutil.disk_usage(existing).free
+        fine = writable and free > ENOUGH
+        text = f"{folder}, {size(free)} free" + ("" if writable else ", cannot be written")
         checks.append((what, fine, text))
     if as_json:
         console.print_json([{"check": name, "ok": fine, "found": text} for name, fine, text in checks])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hptctl import options
+from hptctl.format import count, duration, percent
 
 if TYPE_CHECKING:
     from hpt.config import PretrainConfig
@@ -168,7 +169,7 @@ def _show(run: Run, as_json: bool) -> None:
         for key, label in (("loss", "loss"), ("contrastive_top1", "contrastive accuracy"))
         if key in status.results
     )
-    console.say(f"{run.name}: {status.facts.text().get('images', '?')} images, {console.ago(seconds)}{figures}")
+    console.say(f"{run.name}: {status.facts.text().get('images', '?')} images, {duration(seconds)}{figures}")
     for line in _seen_on_the_way(run):
         console.say(line)
     console.say(f"backbone: {run.backbone}")
@@ -179,7 +180,6 @@ def _show(run: Run, as_json: bool) -> None:
 
 def _seen_on_the_way(run: Run) -> Iterator[str]:
     """What the looks at the representation say of the run's length."""
-    from hptctl import console
 
     facts, last = run.status().facts, run.status().results
     if facts.best_step is None or facts.best_by is None or facts.best_figure is None:
@@ -187,12 +187,12 @@ def _seen_on_the_way(run: Run) -> Iterator[str]:
     key, step = facts.best_by, facts.best_step
     labelled = key.startswith("probe/knn_")
     what = f"kNN {key.removeprefix('probe/knn_')} on val" if labelled else key.removeprefix("probe/").replace("_", " ")
-    best, end = (console.percent(v) if labelled else f"{v:.1f}" for v in (facts.best_figure, last[key]))
+    best, end = (percent(v) if labelled else f"{v:.1f}" for v in (facts.best_figure, last[key]))
     if step == run.spec().tags.steps:
         yield f"{what} was best at the end: {best}"
         return
     kept = "the backbone is that one" if facts.kept_step is not None else "--keep-best would keep that one"
-    where = f"after {step:,} steps" if step else "before the first step"
+    where = f"after {count(step, 'step')}" if step else "before the first step"
     yield f"{what} was best {where}: {best} (at the end {end}); {kept}"
 
 
@@ -212,6 +212,6 @@ def _plan(settings: PretrainConfig, as_json: bool) -> None:
     console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
     if seconds:
         console.say(
-            f"{steps:,} steps of {settings.batch_size} images: about {console.ago(seconds)} on this machine,"
+            f"{count(steps, 'step')} of {settings.batch_size} images: about {duration(seconds)} on this machine,"
             " by a quick measurement of the model alone"
         )

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hptctl.format import count, size
+
 if TYPE_CHECKING:
     from hptctl.report.page import Summary
 
 WATCH_SECONDS = 2.0
 """Between two looks at the store."""
+STDOUT = Path("-")
 
 
 def report(
@@ -70,14 +73,15 @@ def report(
     from hpt.errors import ConfigError
     from hptctl import console
     from hptctl.report import formats, page
+    from hptctl.report.selection import Selection, read
 
     only = None
     if study is not None:
         from hptctl.study.progress import run_ids
 
         only = run_ids(study)
-    selection = page.Selection(experiment=experiment, names=tuple(run or ()), datasets=tuple(dataset or ()), only=only)
-    if out != page.STDOUT:
+    selection = Selection(experiment=experiment, names=tuple(run or ()), datasets=tuple(dataset or ()), only=only)
+    if out != STDOUT:
         formats.of(out, format)
         if images and formats.of(out, format) != "html":
             raise ConfigError("--images are for a page", "drop it, or write an .html")
@@ -86,7 +90,7 @@ def report(
         return
     if watch:
         raise ConfigError("--watch writes again and again, which standard output is not for", "give a file as --out")
-    console.print_text(page.render(page.read(selection), formats.of(out, format or "md")))
+    console.print_text(page.render(read(selection), formats.of(out, format or "md")))
 
 
 def _watch(write: Callable[[], Summary]) -> None:
@@ -114,5 +118,4 @@ def _watch(write: Callable[[], Summary]) -> None:
 def _say(made: Summary) -> None:
     from hptctl import console
 
-    datasets = f"{made.datasets} dataset{'s' * (made.datasets != 1)}"
-    console.say(f"{made.path}: {datasets}, {made.runs} runs, {made.bytes / 1024:,.0f} KiB")
+    console.say(f"{made.path}: {count(made.datasets, 'dataset')}, {count(made.runs, 'run')}, {size(made.bytes)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hptctl import options
+from hptctl.format import duration, percent
 
 if TYPE_CHECKING:
     from hptctl.runs import Status
@@ -54,7 +55,7 @@ def list_runs(
                 "" if spec.tags.steps is None else str(spec.tags.steps),
                 status.state,
                 _headline(status),
-                console.ago(time.time() - spec.created),
+                duration(time.time() - spec.created),
             )
             for _, spec, status in rows
         ],
@@ -123,11 +124,10 @@ def sync(
 
 
 def _headline(status: Status) -> str:
-    from hptctl import console
 
     results, metric = status.results, status.facts.metric or "top1"
     for split in ("test", "val"):
         if f"{split}/{metric}" in results:
-            figure = console.percent(results[f"{split}/{metric}"])
+            figure = percent(results[f"{split}/{metric}"])
             return f"{split} {figure}" + ("" if metric == "top1" else f" {metric}")
     return f"loss {results['loss']:.3f}" if "loss" in results else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.format import count, hours, thousands, with_spread
 
 if TYPE_CHECKING:
     from hpt.data.row import Absence
@@ -242,18 +243,20 @@ def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json
     for cell in cells:
         each, cost = found[cell.id], costs[cell.id]
         state = each.state + (f" (feeds {cell.feeds})" if cell.feeds > 1 else "")
-        hours = [console.hours(cost.seconds) if cost.seconds else ""] if measured else []
+        time = [hours(cost.seconds / 3600) if cost.seconds else ""] if measured else []
         seen = cost.images + cost.forward
-        rows_.append((cell.id, state, f"{seen:,}" if seen else "", *hours))
+        rows_.append((cell.id, state, thousands(seen) if seen else "", *time))
     console.table("", ("cell", "state", ">images", *([">time"] if measured else [])), rows_)
     for state in ("failed", "no data"):
         for why in dict.fromkeys(each.why for each in found.values() if each.state == state):
             console.say(f"{state}: {why}")
     for line in _missing_lines(missing):
         console.say(line)
-    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    said = ", ".join(f"{many} {state}" for state, many in counts.items())
     cost_ = (
-        f"; {images:,} images to see, {total / 3600:,.1f} hours at this machine's speed" if measured and images else ""
+        f"; {count(images, 'image')} to see, {hours(total / 3600)} at this machine's speed"
+        if measured and images
+        else ""
     )
     console.say(f"{len(cells)} cells: {said}{cost_}")
 
@@ -324,7 +327,7 @@ def _conduct(
 
 
 def _result(cell: Cell, progress: Progress) -> tuple[str, ...]:
-    from hptctl import console, runs
+    from hptctl import runs
     from hptctl.runs.record import recorded
 
     run: Run | None = runs.find(progress[cell.id].run)
@@ -334,7 +337,6 @@ def _result(cell: Cell, progress: Progress) -> tuple[str, ...]:
     metric = recorded(status.facts.metric, "its metric")
 
     def figure(split: str) -> str:
-        spread = status.results.get(f"{split}/{metric}_std")
-        return console.percent(status.results[f"{split}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread else "")
+        return with_spread(status.results[f"{split}/{metric}"], status.results.get(f"{split}/{metric}_std"))
 
     return cell.id, metric, figure("val"), figure("test")

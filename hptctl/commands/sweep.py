@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.format import percent, with_spread
 
 if TYPE_CHECKING:
     from hpt.config import EvaluateConfig, PretrainConfig
@@ -328,7 +329,7 @@ def best(sweep: Sweep, as_json: options.Json = False) -> None:
     if as_json:
         console.print_json(asdict(winner) | {"fields": fields, "results": status.results, "facts": status.facts.text()})
         return
-    console.say(f"trial {winner.number}: val {winner.metric} {console.percent(winner.value or 0.0)}")
+    console.say(f"trial {winner.number}: val {winner.metric} {percent(winner.value or 0.0)}")
     console.say("  " + " ".join(f"--set {field}={_text(value)}" for field, value in fields.items()))
     console.say(f"run {winner.run}")
     _say_test(found)
@@ -490,7 +491,7 @@ def _show(run: Run, as_json: bool) -> None:
             (
                 f"* {t.number}" if t.run and t.run == status.facts.winner else str(t.number),
                 *(short(t.params.get(name, "")) for name in names),
-                console.percent(t.value) if t.value is not None else "",
+                percent(t.value),
                 _state(t, rows),
                 t.run or "",
             )
@@ -509,7 +510,7 @@ def _state(trial: Trial, rows: list[Trial]) -> str:
     again = [other.number for other in rows if other.slot == trial.slot and other.number > trial.number]
     if trial.state == "fail":
         return "failed" + (f", again as {again[0]}" if again else "")
-    return f"pruned at {10 * max(trial.looks, default=0)} %" if trial.state == "pruned" else trial.state
+    return f"pruned at {percent(max(trial.looks, default=0) / 10, 0)}" if trial.state == "pruned" else trial.state
 
 
 def _last(name: str) -> str:
@@ -523,8 +524,7 @@ def _say_test(run: Run) -> None:
     if status.state != "finished" or status.facts.metric is None:
         return
     metric = status.facts.metric
-    spread = status.results.get(f"test/{metric}_std")
-    test = console.percent(status.results[f"test/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+    test = with_spread(status.results[f"test/{metric}"], status.results.get(f"test/{metric}_std"))
     console.say(
         f"* val chose {status.facts.chosen}: test {metric} {test} on {status.facts.test_images} images, computed once"
     )

@@ -1,5 +1,7 @@
 """Is one better than another?
 
-arms        evaluations made comparable: which runs, on the same images
-intervals   the differences between them, with intervals
+arms         which evaluations are compared: of the same images, from the predictions that runs kept
+intervals    the bootstrap: an interval for the difference between any two of them
+comparison   what `hptctl compare` says: every pair of arms, with verdicts and tests
+differences  what the report says: any two of its results, with intervals that are kept between reports
 """

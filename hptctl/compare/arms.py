@@ -1,18 +1,16 @@
-"""Is one evaluation better than another? The predictions that runs kept, compared image by image."""
+"""The arms of a comparison: which evaluations stand for the runs that were named, and whether they compare at all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from hpt import predictions
 from hpt.errors import RunError
-from hpt.metrics import Scores, hits, weighted
+from hpt.metrics import Scores, weighted
 from hpt.predictions import Predictions
-from hpt.statistics import Interval, McNemar, Verdict, difference, mcnemar, resample, verdict
 from hptctl import runs
 from hptctl.runs import Kind, Run
 from hptctl.runs.record import Facts, recorded
@@ -33,21 +31,15 @@ class Arm:
     seeds: tuple[Scores, ...]
     """Those of each run."""
 
+    def figures(self, metric: str) -> list[float]:
+        """The metric of each rerun."""
+        kept = self.predictions
+        once = np.ones((1, len(kept.labels)), dtype=np.float32)
+        return [float(weighted(metric, scores, kept.labels)(once)[0]) for scores in kept.scores]
+
     def facts(self) -> Facts:
         """Of its first run."""
         return self.runs[0].status().facts
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What the images say of two arms."""
-
-    a: str
-    b: str
-    interval: Interval
-    verdict: Verdict
-    mcnemar: McNemar | None
-    """Of accuracy; None where images have several labels."""
 
 
 def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm]:
@@ -98,42 +90,6 @@ def headline(found: Sequence[Arm]) -> str:
             f"say which one to compare: --metric {min(chose)}",
         )
     return chose.pop()
-
-
-def figures(arm: Arm, metric: str) -> list[float]:
-    """The metric of each rerun of an arm."""
-    kept = arm.predictions
-    once = np.ones((1, len(kept.labels)), dtype=np.float32)
-    return [float(weighted(metric, scores, kept.labels)(once)[0]) for scores in kept.scores]
-
-
-def compare(found: Sequence[Arm], metric: str, *, resamples: int, seed: int, level: float) -> list[Pair]:
-    """Every pair of arms. Intervals hold for a pair alone: of many pairs some will not cover the truth.
-
-    Raises:
-        ConfigError: the task has no such metric.
-    """
-    pairs = []
-    labels = found[0].predictions.labels
-    resampled = resample(metric, [arm.seeds for arm in found], labels, resamples=resamples, seed=seed)
-    for (a, in_a), (b, in_b) in combinations(zip(found, resampled, strict=True), 2):
-        interval = difference(in_a, in_b, seed=seed, level=level)
-        test = None
-        if labels.ndim == 1:
-            right_a, right_b = (np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in (a, b))
-            test = mcnemar(right_a, right_b)
-        pairs.append(Pair(a.name, b.name, interval, verdict(interval), test))
-    return pairs
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm 1979): the smallest of m times m, the next times m - 1, ... rising."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, at in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, p_values[at] * (len(p_values) - rank)))
-        adjusted[at] = highest
-    return adjusted
 
 
 def unfair(found: Sequence[Arm]) -> list[str]:

@@ -1,146 +1,31 @@
-"""Which figures differ: bootstrap intervals from the predictions that runs kept, and a rule of thumb without them."""
+"""The bootstrap of `hptctl compare` and of the report: an interval for the difference between any two models."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
-import numpy as np
-
-from hpt import predictions
-from hpt.errors import HptError, RunError
-from hpt.files import write_text
-from hpt.metrics import Scores
-from hpt.predictions import Predictions
-from hpt.statistics import difference, resample
-from hpt.user_folders import cache_folder
-from hptctl.report.frame import Cell
-from hptctl.runs import Run, tracked_id
-
-log = logging.getLogger("hptctl.report")
-
-RESAMPLES = 1000
-"""Of the test images. `hptctl compare --resamples 1000` gives the same intervals; its 2,000 take twice as long."""
-LEVEL = 0.95
-VERSION = 1
-"""Raised when the same predictions come to other intervals than before."""
+from hpt.metrics import Labels, Scores
+from hpt.statistics import Interval, difference, resample
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A figure less another one."""
+def pairwise(
+    metric: str, models: Sequence[Sequence[Scores]], labels: Labels, *, resamples: int, seed: int = 0, level: float
+) -> dict[tuple[int, int], Interval]:
+    """The interval of the difference between every two models, by their places: (0, 1), (0, 2), ...
 
-    points: float
-    """A share, as the figures are."""
-    low: float
-    high: float
-    """Of the 95 % interval; NaN where there is none and the spread decided."""
-    tie: bool
+    All models are resampled together, so that k of them cost k times what one costs. An interval holds for its pair
+    alone: of many pairs some will not cover the truth.
 
-    @property
-    def measured(self) -> bool:
-        """Whether there is an interval."""
-        return math.isfinite(self.low)
+    Args:
+        models: for each the scores [R, n, C] of each seed.
+        labels: [n], or [n, C] of a multi-label set.
 
-    def __neg__(self) -> Difference:
-        return Difference(-self.points, -self.high, -self.low, self.tie)
-
-
-class Differences:
-    """Any two cells of one dataset and evaluation, compared."""
-
-    def __init__(self, groups: Iterable[Sequence[Cell]], folders: Mapping[str, Path]) -> None:
-        """Intervals of all pairs within each group of cells, which have target and evaluation in common.
-
-        They are kept in the user's cache folder: 16 datasets of some thousand images take minutes once, and
-        nothing from then on. `folders`: of runs by their ids; those without predictions there get no interval.
-        """
-        self._intervals: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[float, float]] = {}
-        for group in groups:
-            self._intervals |= _kept(group, folders)
-
-    def __call__(self, a: Cell, b: Cell) -> Difference:
-        """a less b: a tie where 0 lies in the interval, or, without one, within the larger spread of the two."""
-        points = a.mean - b.mean
-        if a is b:
-            return Difference(0.0, 0.0, 0.0, True)
-        if (found := self._intervals.get((a.run_ids, b.run_ids))) is not None:
-            return Difference(points, *found, tie=found[0] <= 0 <= found[1])
-        if (found := self._intervals.get((b.run_ids, a.run_ids))) is not None:
-            return Difference(points, -found[1], -found[0], tie=found[0] <= 0 <= found[1])
-        return Difference(points, math.nan, math.nan, tie=abs(points) <= max(a.spread, b.spread))
-
-
-Pairs = dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[float, float]]
-
-
-def _kept(group: Sequence[Cell], folders: Mapping[str, Path]) -> Pairs:
-    """Intervals of a group's pairs, from the cache where its predictions are what they were."""
-    stamps = {cell: stamp for cell in group if (stamp := _stamp(cell, folders)) is not None}
-    if len(stamps) < 2:
-        return {}
-    about = [VERSION, np.__version__, RESAMPLES, LEVEL, [(c.metric, c.mean, c.run_ids, s) for c, s in stamps.items()]]
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-    file = cache_folder() / "intervals" / f"{key}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return {(tuple(a), tuple(b)): (low, high) for a, b, low, high in json.loads(file.read_bytes())}
-    found = _measure(list(stamps), folders)
-    with suppress(OSError):  # a full or read-only disk costs the time once more
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps([[a, b, low, high] for (a, b), (low, high) in found.items()]))
-    return found
-
-
-def _stamp(cell: Cell, folders: Mapping[str, Path]) -> list[tuple[int, int]] | None:
-    """Sizes and times of a cell's predictions; None where a run has none."""
-    out = []
-    for id in cell.run_ids:
-        folder = folders.get(id)
-        if folder is None or tracked_id(Run(folder)) != id:  # another run may have come into its place
-            return None
-        try:
-            stat = predictions.path_of(folder, "test").stat()
-        except OSError:
-            return None
-        out.append((stat.st_size, stat.st_mtime_ns))
-    return out
-
-
-def _measure(cells: Sequence[Cell], folders: Mapping[str, Path]) -> Pairs:
-    """Intervals of the pairs whose predictions are of the same images."""
-    alike: list[Cell] = []
-    scores: list[list[Scores]] = []
-    first: Predictions | None = None
-    for cell in cells:
-        try:
-            kept = [predictions.read(folders[id], "test") for id in cell.run_ids]
-        except RunError as error:
-            log.warning("%s: no interval", error)
-            continue
-        first = first or kept[0]
-        if all(_same_images(first, each) for each in kept):
-            alike.append(cell)
-            scores.append([each.scores for each in kept])
-    if first is None or len(alike) < 2:
-        return {}
-    try:
-        resampled = resample(alike[0].metric, scores, first.labels, resamples=RESAMPLES)
-    except HptError as error:
-        log.warning("%s, %s: %s: no intervals", alike[0].target, alike[0].evaluation, error)
-        return {}
-    found: Pairs = {}
-    for (a, in_a), (b, in_b) in combinations(zip(alike, resampled, strict=True), 2):
-        interval = difference(in_a, in_b, level=LEVEL)
-        found[a.run_ids, b.run_ids] = interval.low, interval.high
-    return found
-
-
-def _same_images(a: Predictions, b: Predictions) -> bool:
-    return all(np.array_equal(getattr(a, key), getattr(b, key)) for key in ("names", "labels", "classes"))
+    Raises:
+        ConfigError: no such metric. HptError: labels that leave it undefined, or scores that are NaN.
+    """
+    resampled = resample(metric, models, labels, resamples=resamples, seed=seed)
+    return {
+        (a, b): difference(resampled[a], resampled[b], seed=seed, level=level)
+        for a, b in combinations(range(len(models)), 2)
+    }

@@ -6,20 +6,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpt.metrics import in_words
 from hpt.strategies import STRATEGIES
-from hptctl.charts import svg as charts
-from hptctl.charts.drawing import draw
-from hptctl.charts.svg import percent
-from hptctl.compare.intervals import Difference
-from hptctl.report import words
+from hptctl.charts.bars import Bar, bars
+from hptctl.charts.drawing import Chart, draw
+from hptctl.compare.differences import Difference
+from hptctl.format import (
+    above_or_below,
+    compact,
+    count,
+    hours,
+    interval,
+    listed,
+    points,
+    roughly,
+    signed,
+    thousands,
+    unbroken,
+    with_spread,
+)
 from hptctl.report.findings import Findings, best
-from hptctl.report.frame import Cell
-from hptctl.report.words import Chart, Link
+from hptctl.report.names import MISSING
+from hptctl.report.results import Result, RunLink
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The best arm against another one."""
+class Rival:
+    """An arm that the best one is compared with."""
 
     arm: str
     points: str
@@ -38,13 +51,13 @@ class Answer:
     verdict: str
     """gain, tie, loss or open: the best further pretraining against `base`."""
     arm: str
-    figure: Link
+    figure: RunLink
     steps: int
     cost: str
     """Images seen, and hours of what; nothing where it is not known."""
     metric: str
     evaluation: str
-    comparisons: tuple[Comparison, ...]
+    rivals: tuple[Rival, ...]
     missing: tuple[str, ...]
     single_seeds: tuple[str, ...]
     """Arms of one seed, where not all of them are; `all` where they are."""
@@ -56,29 +69,29 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
     rivals = findings.rivals(target)
     top = best(rivals)
     assert top is not None
-    others = [cell for cell in rivals if cell is not top]
+    others = [result for result in rivals if result is not top]
     spent = findings.costs[top.place]
-    alone = tuple(cell.arm for cell in rivals if cell.std is None)
-    compared = [cell for cell in findings.shown if cell.target == target and cell.evaluation == top.evaluation]
+    alone = tuple(result.arm for result in rivals if result.std is None)
+    compared = [result for result in findings.shown if result.target == target and result.evaluation == top.evaluation]
     return Answer(
         section=section,
         target=target,
         verdict=findings.verdict(target),
         arm=top.arm,
-        figure=Link(percent(top.mean), top.run_ids[0]),
+        figure=top.link,
         steps=top.steps,
         cost=", ".join(
             part
             for part in (
-                f"{words.images(spent.images)} images" if spent.images > 0 else "",
-                f"{words.hours(spent.hours)} on {spent.hardware}" if spent.hours > 0 and spent.hardware else "",
+                f"{roughly(spent.images)} images" if spent.images > 0 else "",
+                f"{hours(spent.hours)} on {spent.hardware}" if spent.hours > 0 and spent.hardware else "",
             )
             if part
         ),
-        metric=words.metric(top.metric),
+        metric=in_words(top.metric),
         evaluation=top.evaluation,
-        comparisons=tuple(_comparison(cell.arm, findings.difference(top, cell)) for cell in others),
-        missing=tuple(name for name in ("base", "target") if name not in {cell.strategy for cell in rivals}),
+        rivals=tuple(_rival(result.arm, findings.difference(top, result)) for result in others),
+        missing=tuple(name for name in ("base", "target") if name not in {result.strategy for result in rivals}),
         single_seeds=("all",) if len(alone) == len(rivals) else alone,
         chart=_arms(compared, section),
     )
@@ -96,7 +109,7 @@ def lead(answers: Sequence[Answer]) -> str:
     for verdict, text in said.items():
         names = [each.target for each in answers if each.verdict == verdict]
         if names:
-            several = f"{len(names)} of {words.count(len(answers), 'dataset')}"
+            several = f"{len(names)} of {count(len(answers), 'dataset')}"
             parts.append(text.format(" and ".join(names) if len(names) < 3 else several))
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
@@ -110,15 +123,11 @@ def winners(findings: Findings) -> str:
         rivals = findings.rivals(target)
         top = best(rivals)
         assert top is not None
-        level = {cell.strategy for cell in rivals if cell is top or findings.difference(cell, top).tie}
+        level = {result.strategy for result in rivals if result is top or findings.difference(result, top).tie}
         for strategy in level & set(counts):
             counts[strategy] += 1
-    said = [f"{strategy} on {count}" for strategy, count in sorted(counts.items(), key=lambda each: -each[1]) if count]
-    return (
-        f"Best, or level with the best: {words.listed(said)} of {words.count(len(contested), 'dataset')}."
-        if said
-        else ""
-    )
+    said = [f"{strategy} on {wins}" for strategy, wins in sorted(counts.items(), key=lambda each: -each[1]) if wins]
+    return f"Best, or level with the best: {listed(said)} of {count(len(contested), 'dataset')}." if said else ""
 
 
 def picture(findings: Findings) -> Chart | None:
@@ -127,18 +136,17 @@ def picture(findings: Findings) -> Chart | None:
     for target in findings.targets:
         trained, base = findings.further(target)
         if trained is None or base is None:
-            found.append(charts.Bar(target, "", math.nan, math.nan, math.nan, words.MISSING))
+            found.append(Bar(target, "", math.nan, math.nan, math.nan, MISSING))
             said.append(f"{target}: no comparison, {'base' if base is None else 'further pretraining'} is missing")
             continue
         by = findings.difference(trained, base)
         low, high = _ends(by, max(trained.spread, base.spread))
-        label = (
-            f"{words.signed(by.points)} {trained.strategy} {charts.compact(trained.steps)}{' tie' if by.tie else ''}"
-        )
-        found.append(charts.Bar(target, trained.strategy, by.points, low, high, label))
-        span = f" (95 % interval {words.interval(by)})" if by.measured else ""
+        label = f"{signed(by.points)} {trained.strategy} {compact(trained.steps)}{' tie' if by.tie else ''}"
+        found.append(Bar(target, trained.strategy, by.points, low, high, label))
+        span = f" (95 % interval {interval(by.low, by.high)})" if by.measured else ""
         said.append(
-            f"{target}: {trained.arm} after {trained.steps:,} steps {words.signed(by.points)} points against base{span}"
+            f"{target}: {trained.arm} after {thousands(trained.steps)} steps"
+            f" {signed(by.points)} points against base{span}"
             f"{', a tie' if by.tie else ''}"
         )
     if all(math.isnan(bar.value) for bar in found):
@@ -147,37 +155,37 @@ def picture(findings: Findings) -> Chart | None:
     caption = (
         "The best further pretraining, after how many steps, and what it brings over base: points of the test figure"
     )
-    return Chart(draw(charts.bars, found, alt, "picture", differences=True), caption)
+    return Chart(draw(bars, found, alt, "picture", differences=True), caption)
 
 
 def _ends(by: Difference, spread: float) -> tuple[float, float]:
     return (by.low, by.high) if by.measured else (by.points - spread, by.points + spread)
 
 
-def _comparison(arm: str, by: Difference) -> Comparison:
-    span = f"{100 * by.low:.1f} to {100 * by.high:.1f}".replace("-", "−") if by.measured else ""
-    return Comparison(arm, words.points(by.points), by.tie, span)
+def _rival(arm: str, by: Difference) -> Rival:
+    span = f"{points(by.low)} to {points(by.high)}" if by.measured else ""
+    return Rival(arm, above_or_below(by.points), by.tie, span)
 
 
-def _arms(compared: Sequence[Cell], key: str) -> Chart:
+def _arms(compared: Sequence[Result], key: str) -> Chart:
     found = bars_of(compared)
     first = compared[0]
-    metric = words.metric(first.metric)
+    metric = in_words(first.metric)
     figures = "; ".join(f"{bar.name} {bar.label}" for bar in found)
     alt = f"Test {metric} on {first.target}, {first.evaluation}: {figures}"
-    return Chart(draw(charts.bars, found, alt, f"{key}-arms"), f"Test {metric}, {first.evaluation}")
+    return Chart(draw(bars, found, alt, f"{key}-arms"), f"Test {metric}, {first.evaluation}")
 
 
-def bars_of(compared: Sequence[Cell]) -> list[charts.Bar]:
-    """A row a cell, with one spread to either side."""
+def bars_of(compared: Sequence[Result]) -> list[Bar]:
+    """A row for each result, with one spread to either side."""
     return [
-        charts.Bar(
-            cell.arm,
-            cell.strategy,
-            cell.mean,
-            cell.mean - cell.spread,
-            cell.mean + cell.spread,
-            percent(cell.mean) + ("" if cell.std is None else f" ± {100 * cell.std:.1f}"),
+        Bar(
+            result.arm,
+            result.strategy,
+            result.mean,
+            result.mean - result.spread,
+            result.mean + result.spread,
+            unbroken(with_spread(result.mean, result.std)),
         )
-        for cell in compared
+        for result in compared
     ]

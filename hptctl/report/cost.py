@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hptctl.report.frame import Cell
+from hptctl.report.results import Result
 
 OF_A_COST = (
     "source_id",
@@ -23,7 +23,7 @@ OF_A_COST = (
 
 
 @dataclass(frozen=True)
-class Cost:
+class PretrainingCost:
     """Of one pretraining, the mean over seeds."""
 
     steps: int
@@ -37,15 +37,15 @@ class Cost:
     """Wh of the processors and GPUs; NaN where the hardware does not tell."""
 
 
-def cost(cell: Cell, runs: Mapping[Any, Mapping[Any, Any]]) -> Cost:
-    """Of the pretraining behind a cell, of one stage: what its weights came from is not in it.
+def cost(result: Result, runs: Mapping[Any, Mapping[Any, Any]]) -> PretrainingCost:
+    """Of the pretraining behind a result, of one stage: what its weights came from is not in it.
 
     Args:
         runs: `OF_A_COST` of all runs, by run id.
     """
-    found = [runs[source] for id in cell.run_ids if (source := runs[id]["source_id"]) in runs]
-    if cell.steps:
-        images = [cell.steps * _number(run["config.batch_size"]) for run in found]
+    found = [runs[source] for id in result.run_ids if (source := runs[id]["source_id"]) in runs]
+    if result.steps:
+        images = [result.steps * _number(run["config.batch_size"]) for run in found]
         speeds = [_number(run["images_per_second"]) for run in found]
         seconds = [seen / speed if speed > 0 else math.nan for seen, speed in zip(images, speeds, strict=True)]
     else:
@@ -54,7 +54,7 @@ def cost(cell: Cell, runs: Mapping[Any, Mapping[Any, Any]]) -> Cost:
         seconds = [took if took > 0 else math.nan for took in (_number(run["seconds"]) for run in found)]
     hardware = ", ".join(sorted({run["hardware"] for run in found if isinstance(run["hardware"], str)} - {""}))
     energy = _mean([_number(run["energy_wh"]) for run in found])
-    return Cost(cell.steps, _mean(images), _mean(seconds) / 3600, hardware, energy)
+    return PretrainingCost(result.steps, _mean(images), _mean(seconds) / 3600, hardware, energy)
 
 
 def _number(value: Any) -> float:

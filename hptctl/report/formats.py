@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from hpt.errors import ConfigError, did_you_mean
-from hptctl.charts.svg import percent
-from hptctl.report import answer, tables, words
-from hptctl.report.findings import Findings, against, best
-from hptctl.report.frame import Cell, deviations
+from hptctl.format import percent, thousands, unbroken
+from hptctl.report import answer, tables
+from hptctl.report.deviations import deviations
+from hptctl.report.findings import Findings
+from hptctl.report.names import MISSING
+from hptctl.report.results import Result
 from hptctl.report.tables import Table
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
@@ -41,25 +43,23 @@ def of(out: Path, format: str | None) -> str:
 def rows(findings: Findings) -> list[dict[str, Any]]:
     """A row a figure, in shares of 1; None where there is nothing."""
     out = []
-    for cell in findings.every:
-        rivals = [c for c in findings.shown if (c.target, c.evaluation) == (cell.target, cell.evaluation)]
-        base = best([c for c in rivals if c.strategy == "base" and c.own])
-        by = against(findings, cell, base)
-        spent = findings.costs[cell.place]
+    for result in findings.every:
+        by = findings.less_base(result)
+        spent = findings.costs[result.place]
         out.append(
             {
-                "dataset": cell.target,
-                "evaluation": cell.evaluation,
-                "arm": cell.arm,
-                "strategy": cell.strategy,
-                "steps": cell.steps,
-                "metric": cell.metric,
-                "val": _number(cell.val),
-                "test": cell.mean,
-                "test_std": cell.std,
-                "seeds": len(cell.run_ids),
-                "shown": cell in findings.shown,
-                "mark": tables.figure(findings, cell, rivals).mark,
+                "dataset": result.target,
+                "evaluation": result.evaluation,
+                "arm": result.arm,
+                "strategy": result.strategy,
+                "steps": result.steps,
+                "metric": result.metric,
+                "val": _number(result.val),
+                "test": result.mean,
+                "test_std": result.std,
+                "seeds": len(result.run_ids),
+                "shown": result in findings.shown,
+                "mark": tables.figure(findings, result).mark,
                 "less_base": None if by is None else by.points,
                 "less_base_low": None if by is None else _number(by.low),
                 "less_base_high": None if by is None else _number(by.high),
@@ -68,7 +68,7 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
                 "hours": _number(spent.hours),
                 "energy_wh": _number(spent.energy),
                 "hardware": spent.hardware,
-                "run_ids": list(cell.run_ids),
+                "run_ids": list(result.run_ids),
             }
         )
     return out
@@ -104,7 +104,13 @@ def as_json(findings: Findings) -> str:
             for evaluation in findings.evaluations
         },
         "speed_ups": [
-            {"dataset": target, "arm": f.cell.arm, "steps": f.cell.steps, "test": f.cell.mean, **asdict(f.speed_up)}
+            {
+                "dataset": target,
+                "arm": f.result.arm,
+                "steps": f.result.steps,
+                "test": f.result.mean,
+                **asdict(f.speed_up),
+            }
             for target in findings.targets
             for f in findings.faster(target)
         ],
@@ -125,9 +131,9 @@ def as_markdown(findings: Findings) -> str:
         compared = ", ".join(
             f"{c.points} {_md(c.arm)}"
             + (f" ({'tie, ' * c.tie}{c.interval})" if c.interval else " (a tie within noise)" * c.tie)
-            for c in each.comparisons
+            for c in each.rivals
         )
-        after = f" after {each.steps:,} steps" if each.steps else ""
+        after = f" after {thousands(each.steps)} steps" if each.steps else ""
         said = f"**{_md(each.arm)}** {each.figure.text} {_md(each.metric)} ({_md(each.evaluation)}){after}"
         missing = f". Missing: {', '.join(each.missing)}" if each.missing else ""
         lines.append(f"- {_md(each.target)}: {said}{f', {compared}' if compared else ''}{missing}.")
@@ -158,7 +164,7 @@ FORMATS: dict[str, Callable[[Findings], str]] = {
 """Beside html, which is a page (`hptctl.report.page`)."""
 
 
-def _pair(findings: Findings, a: Cell, b: Cell) -> dict[str, Any]:
+def _pair(findings: Findings, a: Result, b: Result) -> dict[str, Any]:
     by = findings.difference(a, b)
     return {
         "dataset": a.target,
@@ -190,9 +196,9 @@ def _md(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _md_figure(figure: tables.Figure | None) -> str:
+def _md_figure(figure: tables.TableFigure | None) -> str:
     if figure is None:
-        return f"*{words.MISSING}*"
+        return f"*{MISSING}*"
     value = f"{figure.value} {figure.std}".strip()
     return f"**{value}**" if figure.mark == "best" else f"{value} (tie)" if figure.mark == "tie" else value
 
@@ -220,10 +226,10 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in " ".join(text.split(" ")))
 
 
-def _latex_figure(figure: tables.Figure | None) -> str:
+def _latex_figure(figure: tables.TableFigure | None) -> str:
     if figure is None:
         return "--"
-    value = figure.value.removesuffix(percent(0)[-2:])
+    value = figure.value.removesuffix(unbroken(percent(0))[-2:])
     number = rf"\textbf{{{value}}}" if figure.mark == "best" else value
     return number + (rf" {_latex(figure.std)}" if figure.std else "") + (r"$^{=}$" if figure.mark == "tie" else "")
 

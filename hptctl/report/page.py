@@ -6,7 +6,7 @@ The templates' context is the frozen dataclass below and those of its parts: wha
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,33 +15,21 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import hptctl
-from hpt.errors import ConfigError, DataError, RunError, did_you_mean
+from hpt.errors import ConfigError
 from hpt.files import write_text
-from hptctl import tracking
 from hptctl.charts import drawing
-from hptctl.report import formats, panels, words
+from hptctl.charts.drawing import Chart
+from hptctl.format import count, thousands, when
+from hptctl.report import formats, panels
 from hptctl.report.answer import Answer, answer, lead, picture, winners
-from hptctl.report.findings import Findings, gather
-from hptctl.report.frame import Deviation, counted, deviations, named, tidy, with_what_they_rest_on
-from hptctl.report.panels import Chains, Spent, Study
+from hptctl.report.deviations import Deviation, deviations
+from hptctl.report.findings import Findings
+from hptctl.report.frame import counted
+from hptctl.report.panels import Chains, CostRow, Robustness
 from hptctl.report.provenance import Provenance, Settings, provenance
 from hptctl.report.section import Section, section
+from hptctl.report.selection import EVERYTHING, Selection, read
 from hptctl.report.tables import Matrix, Table, matrix, table
-from hptctl.report.words import Chart
-
-STDOUT = Path("-")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which runs of the store a report is about; what they rest on comes with them."""
-
-    experiment: str | None = None
-    names: Sequence[str] = ()
-    """Runs with their evaluations and children, by name or MLflow id; none: all."""
-    datasets: Sequence[str] = ()
-    only: Collection[str] | None = None
-    """MLflow ids of runs, for instance of a study's cells."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +64,10 @@ class Page:
     """Presets other than the protocol's own, among the runs that count."""
     tables: tuple[Table, ...]
     matrices: tuple[Matrix, ...]
-    policies: tuple[Study, ...]
-    shares: tuple[Study, ...]
+    policies: tuple[Robustness, ...]
+    shares: tuple[Robustness, ...]
     chains: tuple[Chains, ...]
-    costs: tuple[Spent, ...]
+    costs: tuple[CostRow, ...]
     sections: tuple[Section, ...]
     provenance: tuple[Provenance, ...]
     settings: tuple[Settings, ...]
@@ -89,7 +77,7 @@ CHARTS = 8
 """Of a dataset with all that there may be."""
 
 
-def write(out: Path, selection: Selection = Selection(), *, format: str | None = None, images: int = 0) -> Summary:
+def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = None, images: int = 0) -> Summary:
     """Write the report on a selection of runs to `out`, atomically.
 
     `format` is one of `formats.FORMATS`; left out, the suffix of `out` says it. `images` of each dataset are drawn into
@@ -110,40 +98,6 @@ def write(out: Path, selection: Selection = Selection(), *, format: str | None =
     return Summary(len(findings.targets), len(findings.frame), len(text.encode()), out)
 
 
-def read(selection: Selection) -> Findings:
-    """What the selected runs of the store come to.
-
-    Raises:
-        RunError: no store, no such experiment or run, or no finished evaluation. DataError: no such dataset.
-    """
-    # All of them, since a run may start from one of another experiment.
-    records = tracking.read_runs()
-    wanted = {record.run_id for record in records}
-    if selection.experiment is not None:
-        known = {record.experiment for record in records}
-        if selection.experiment not in known:
-            near = did_you_mean(selection.experiment, known)
-            raise RunError(f"{tracking.uri()} has no runs of an experiment '{selection.experiment}'{near}")
-        wanted = {record.run_id for record in records if record.experiment == selection.experiment}
-    if selection.names:
-        wanted &= named(records, selection.names)
-    if selection.only is not None:
-        wanted &= set(selection.only)
-    if selection.datasets:
-        known = {record.tags.dataset for record in records if record.tags.dataset}
-        for name in selection.datasets:
-            if name not in known:
-                raise DataError(f"no run in the store is of a dataset '{name}'{did_you_mean(name, known)}")
-        wanted &= {record.run_id for record in records if record.tags.dataset in selection.datasets}
-    frame = tidy(with_what_they_rest_on(records, wanted))
-    evaluated = frame if frame.empty else counted(frame)
-    if evaluated.empty or (selection.datasets and not set(evaluated["dataset"]) & set(selection.datasets)):
-        of = f"experiment '{selection.experiment}' of " if selection.experiment else ""
-        among = " among the runs chosen" if selection.names or selection.datasets or selection.only is not None else ""
-        raise RunError(f"no finished evaluation runs in {of}{tracking.uri()}{among}", "`hptctl evaluate linear` first")
-    return gather(frame)
-
-
 def render(findings: Findings, format: str, *, images: int = 0) -> str:
     """The report as text in one of `formats.FORMATS`; a page draws `images` of each dataset."""
     if format == "html":
@@ -160,17 +114,17 @@ def build(findings: Findings, *, images: int = 0) -> Page:
     answers = tuple(answer(findings, target, ids[target]) for target in targets)
     runs = counted(frame)
     rows, settings = provenance(frame)
-    compared = [bool(c.interval) for each in answers for c in each.comparisons]
+    compared = [bool(c.interval) for each in answers for c in each.rivals]
     return Page(
         title="Does further pretraining help?",
         experiments=tuple(sorted(set(frame["experiment"]))),
-        newest=words.when(float(frame["end"].max())),
+        newest=when(float(frame["end"].max())),
         counts=", ".join(
             (
-                words.count(len(targets), "dataset"),
-                words.count(len(set(runs["arm"])), "strategy", "strategies"),
-                words.count(len(runs), "evaluation that counts", "evaluations that count"),
-                words.count(len(frame), "run in all", "runs in all"),
+                count(len(targets), "dataset"),
+                count(len(set(runs["arm"])), "strategy", "strategies"),
+                count(len(runs), "evaluation that counts", "evaluations that count"),
+                count(len(frame), "run in all", "runs in all"),
             )
         ),
         lead=lead(answers),
@@ -219,5 +173,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["thousands"] = thousands
     return environment

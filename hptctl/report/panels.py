@@ -8,32 +8,33 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from hpt.config import POLICIES
-from hptctl.charts import svg as charts
-from hptctl.charts.drawing import draw
-from hptctl.charts.svg import percent
-from hptctl.report import words
+from hpt.metrics import in_words
+from hptctl.charts.curves import Line, over
+from hptctl.charts.drawing import Chart, draw
+from hptctl.compare.differences import Difference
+from hptctl.format import energy, hours, interval, percent, roughly, round_percent, signed, thousands, unbroken
 from hptctl.report.findings import Findings, against, best
-from hptctl.report.frame import Cell, arm_order
-from hptctl.report.words import Chart, Link
+from hptctl.report.names import arm_order
+from hptctl.report.results import Result, RunLink
 
 
 @dataclass(frozen=True)
-class Loss:
+class Variant:
     """A figure, and what it lacks to that of the whole method."""
 
-    figure: Link
+    figure: RunLink
     lost: str
     """In points, with the interval; nothing where the whole method has not been run."""
 
 
 @dataclass(frozen=True)
-class Study:
+class Robustness:
     """Strategies x what was taken away, on one dataset."""
 
     target: str
     evaluation: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[Loss | None, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[Variant | None, ...]], ...]
     """(arm, strategy, a figure for each column)."""
     chart: Chart
 
@@ -46,13 +47,15 @@ class Chain:
     strategy: str
     arm: str
     steps: int
-    figure: Link
+    figure: RunLink
     against_direct: str
     """In points, with the interval; nothing for the direct way itself."""
 
 
 @dataclass(frozen=True)
 class Chains:
+    """The ways to a dataset that is reached over another one, beside the direct ones."""
+
     target: str
     evaluation: str
     metric: str
@@ -60,13 +63,13 @@ class Chains:
 
 
 @dataclass(frozen=True)
-class Spent:
+class CostRow:
     """What a figure of the tables cost."""
 
     target: str
     arm: str
     strategy: str
-    figure: Link
+    figure: RunLink
     evaluation: str
     steps: int
     images: str
@@ -75,122 +78,129 @@ class Spent:
     hardware: str
 
 
-def policies(findings: Findings) -> tuple[Study, ...]:
+def policies(findings: Findings) -> tuple[Robustness, ...]:
     """Of each dataset that was pretrained with fewer augmentations."""
     order = list(POLICIES)
-    variants = [cell for cell in findings.every if cell.policy != "baseline" and cell.share == 1]
-    return _studies(
+    variants = [result for result in findings.every if result.policy != "baseline" and result.share == 1]
+    return _robustness(
         findings,
         variants,
-        lambda cell: order.index(cell.policy) if cell.policy in order else len(order),
-        lambda cell: cell.policy,
+        lambda result: order.index(result.policy) if result.policy in order else len(order),
+        lambda result: result.policy,
         "policy",
     )
 
 
-def shares(findings: Findings) -> tuple[Study, ...]:
+def shares(findings: Findings) -> tuple[Robustness, ...]:
     """Of each dataset that was pretrained on a part of its images."""
-    variants = [cell for cell in findings.every if cell.share < 1 and cell.policy == "baseline"]
-    return _studies(findings, variants, lambda cell: cell.share, lambda cell: f"{100 * cell.share:g} %", "share")
+    variants = [result for result in findings.every if result.share < 1 and result.policy == "baseline"]
+    return _robustness(
+        findings, variants, lambda result: result.share, lambda result: round_percent(result.share), "share"
+    )
 
 
 def chains(findings: Findings) -> tuple[Chains, ...]:
     """Of each dataset that was reached over another one."""
     out = []
-    for (target, evaluation), mine in _groups([cell for cell in findings.shown if cell.own]):
-        trained = [cell for cell in mine if cell.strategy != "base"]
-        if not any(len(cell.chain) > 1 for cell in trained):
+    for (target, evaluation), mine in _groups([result for result in findings.shown if result.own]):
+        trained = [result for result in mine if result.strategy != "base"]
+        if not any(len(result.chain) > 1 for result in trained):
             continue
         rows = []
-        for cell in mine:
-            direct = best([c for c in mine if c.strategy == cell.strategy and len(c.chain) < 2])
-            over = against(findings, cell, direct) if len(cell.chain) > 1 else None
-            start = "random" if cell.strategy == "target" else "base"
-            ways = cell.chain if cell.strategy != "base" or len(cell.chain) > 1 else ()
+        for result in mine:
+            direct = best([c for c in mine if c.strategy == result.strategy and len(c.chain) < 2])
+            over = against(findings, result, direct) if len(result.chain) > 1 else None
+            start = "random" if result.strategy == "target" else "base"
+            ways = result.chain if result.strategy != "base" or len(result.chain) > 1 else ()
             rows.append(
                 Chain(
                     datasets=" → ".join((start, *ways)),
-                    strategy=cell.strategy,
-                    arm=cell.arm,
-                    steps=cell.steps,
-                    figure=Link(percent(cell.mean), cell.run_ids[0]),
-                    against_direct="" if over is None else _said(over.points, words.interval(over), over.tie),
+                    strategy=result.strategy,
+                    arm=result.arm,
+                    steps=result.steps,
+                    figure=result.link,
+                    against_direct="" if over is None else _said(over),
                 )
             )
-        out.append(Chains(target, evaluation, words.metric(mine[0].metric), tuple(rows)))
+        out.append(Chains(target, evaluation, in_words(mine[0].metric), tuple(rows)))
     return tuple(out)
 
 
-def costs(findings: Findings) -> tuple[Spent, ...]:
+def costs(findings: Findings) -> tuple[CostRow, ...]:
     """Of each figure of the tables, of the evaluation that answers for its dataset."""
     out = []
     for target in findings.targets:
-        for cell in findings.rivals(target):
-            spent = findings.costs[cell.place]
+        for result in findings.rivals(target):
+            spent = findings.costs[result.place]
             out.append(
-                Spent(
+                CostRow(
                     target=target,
-                    arm=cell.arm,
-                    strategy=cell.strategy,
-                    figure=Link(percent(cell.mean), cell.run_ids[0]),
-                    evaluation=cell.evaluation,
-                    steps=cell.steps,
-                    images=words.images(spent.images),
-                    hours=words.hours(spent.hours),
-                    energy=words.energy(spent.energy),
+                    arm=result.arm,
+                    strategy=result.strategy,
+                    figure=result.link,
+                    evaluation=result.evaluation,
+                    steps=result.steps,
+                    images=roughly(spent.images),
+                    hours=hours(spent.hours),
+                    energy=energy(spent.energy),
                     hardware=spent.hardware,
                 )
             )
     return tuple(out)
 
 
-def _studies(
-    findings: Findings, variants: Sequence[Cell], order: Callable[[Cell], float], name: Callable[[Cell], str], key: str
-) -> tuple[Study, ...]:
+def _robustness(
+    findings: Findings,
+    variants: Sequence[Result],
+    order: Callable[[Result], float],
+    name: Callable[[Result], str],
+    key: str,
+) -> tuple[Robustness, ...]:
     """Each variant beside the whole method from the same start, of as many steps."""
-    out: list[Study] = []
-    both = [*(cell for cell in variants if cell.own), *findings.wholes(variants)]
-    for (target, evaluation), cells in _groups(both):
-        names = list(dict.fromkeys(name(cell) for cell in sorted(cells, key=order)))
-        starts = Counter(strategy for strategy, _ in {(cell.strategy, cell.origin) for cell in cells})
+    out: list[Robustness] = []
+    both = [*(result for result in variants if result.own), *findings.wholes(variants)]
+    for (target, evaluation), results in _groups(both):
+        names = list(dict.fromkeys(name(result) for result in sorted(results, key=order)))
+        starts = Counter(strategy for strategy, _ in {(result.strategy, result.origin) for result in results})
         rows, lines = [], []
-        for (strategy, origin, steps), some in _alike(cells):
-            mine = {name(cell): cell for cell in some}
-            whole = next((cell for cell in some if not cell.variant), None)
+        for (strategy, origin, steps), some in _alike(results):
+            mine = {name(result): result for result in some}
+            whole = next((result for result in some if not result.variant), None)
             arm = strategy + (f" from {origin}" if starts[strategy] > 1 else "")
             losses = tuple(_loss(findings, mine[column], whole) if column in mine else None for column in names)
-            rows.append((f"{arm}, {steps:,} steps", strategy, losses))
+            rows.append((f"{arm}, {thousands(steps)} steps", strategy, losses))
             points = tuple(sorted((float(names.index(n)), c.mean, c.spread) for n, c in mine.items()))
-            lines.append(charts.Line(arm, strategy, points))
-        metric = words.metric(cells[0].metric)
+            lines.append(Line(arm, strategy, points))
+        metric = in_words(results[0].metric)
         said = "; ".join(
-            f"{line.arm} " + ", ".join(f"{percent(y)} with {names[int(x)]}" for x, y, _ in line.points)
+            f"{line.arm} " + ", ".join(f"{unbroken(percent(y))} with {names[int(x)]}" for x, y, _ in line.points)
             for line in lines
         )
         alt = f"Test {metric} on {target}, {evaluation}: {said}"
-        svg = draw(charts.over, names, lines, metric, alt, f"{key}-{len(out)}")
-        out.append(Study(target, evaluation, tuple(names), tuple(rows), Chart(svg, f"{target}, {evaluation}")))
+        svg = draw(over, names, lines, metric, alt, f"{key}-{len(out)}")
+        out.append(Robustness(target, evaluation, tuple(names), tuple(rows), Chart(svg, f"{target}, {evaluation}")))
     return tuple(out)
 
 
-def _alike(cells: Sequence[Cell]) -> list[tuple[tuple[str, str, int], list[Cell]]]:
+def _alike(results: Sequence[Result]) -> list[tuple[tuple[str, str, int], list[Result]]]:
     """Cells by strategy, start and steps, in the order of the strategies."""
-    ordered = sorted(cells, key=lambda c: (arm_order(c.strategy), c.origin, c.steps))
+    ordered = sorted(results, key=lambda c: (arm_order(c.strategy), c.origin, c.steps))
     return [(k, list(some)) for k, some in groupby(ordered, key=lambda c: (c.strategy, c.origin, c.steps))]
 
 
-def _groups(found: Sequence[Cell]) -> list[tuple[tuple[str, str], list[Cell]]]:
+def _groups(found: Sequence[Result]) -> list[tuple[tuple[str, str], list[Result]]]:
     """Cells by target and evaluation."""
-    ordered = sorted(found, key=lambda cell: (cell.target, cell.evaluation))
-    return [(key, list(some)) for key, some in groupby(ordered, key=lambda cell: (cell.target, cell.evaluation))]
+    ordered = sorted(found, key=lambda result: (result.target, result.evaluation))
+    return [(key, list(some)) for key, some in groupby(ordered, key=lambda result: (result.target, result.evaluation))]
 
 
-def _loss(findings: Findings, cell: Cell, whole: Cell | None) -> Loss:
-    by = against(findings, cell, whole)
-    lost = _said(by.points, words.interval(by), by.tie) if by is not None else "" if cell.variant else "the whole"
-    return Loss(Link(percent(cell.mean), cell.run_ids[0]), lost)
+def _loss(findings: Findings, result: Result, whole: Result | None) -> Variant:
+    by = against(findings, result, whole)
+    lost = _said(by) if by is not None else "" if result.variant else "the whole"
+    return Variant(result.link, lost)
 
 
-def _said(points: float, interval: str, tie: bool) -> str:
-    inside = "; ".join(part for part in (interval, "tie" if tie else "") if part)
-    return f"{words.signed(points)}{f' ({inside})' if inside else ''}"
+def _said(by: Difference) -> str:
+    """A difference in points, with its interval: `−1.3 (−2.0 to −0.5)`, `+0.2 (tie)`."""
+    inside = "; ".join(part for part in (interval(by.low, by.high), "tie" if by.tie else "") if part)
+    return f"{signed(by.points)}{f' ({inside})' if inside else ''}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hptctl.report import words
+from hptctl.format import percent, unbroken, when
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def _row(row: pd.Series, settings: str) -> Provenance:
         steps=int(row["steps"]),
         seed="/".join(seed for seed in seeds if seed),
         labels=str(row["labels"]),
-        test=words.share(float(row["test"])),
+        test=unbroken(percent(float(row["test"]))),
         standing=str(row["standing"]),
-        ended=words.when(float(row["end"])),
+        ended=when(float(row["end"])),
         settings=settings,
         digest=str(row["digest"])[:10],
         data=str(row["data_fingerprint"])[:10],

@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image
 
 from hpt.data.decode import decode
-from hpt.data.listing import Listing, Unreadable
+from hpt.data.listing import Listing, Unreadable, class_names
 from hpt.data.names import find, list_images
 from hpt.errors import HptError
-from hpt.preview import class_names
 
 SIDE = 96
 """Pixels of the longer side: 2 to 4 KiB each."""
@@ -37,7 +36,7 @@ class Sample:
     """Its class, or its classes."""
 
 
-def of(dataset: str, count: int) -> tuple[Sample, ...]:
+def samples_of(dataset: str, count: int) -> tuple[Sample, ...]:
     """Up to `count` images that are not of the test split, one of each class before a second of any; none where the
     dataset is not on this machine. `dataset` is what `--dataset` takes."""
     try:

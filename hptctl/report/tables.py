@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpt.metrics import in_words
 from hpt.strategies import STRATEGIES
-from hptctl.charts.svg import percent
-from hptctl.report import words
+from hptctl.format import spread
 from hptctl.report.findings import Findings, best
-from hptctl.report.frame import Cell, arm_order
-from hptctl.report.words import Link
+from hptctl.report.names import MISSING, arm_order
+from hptctl.report.results import Result, RunLink
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One cell of a table."""
+class TableFigure:
+    """A result, as a table shows it."""
 
     value: str
     std: str
     """`± 0.4`, or nothing for a single seed."""
-    runs: tuple[Link, ...]
+    runs: tuple[RunLink, ...]
     steps: int
     mark: str
     """best, tie (with the best) or nothing."""
@@ -31,10 +30,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
+    """An arm's figures, one for each column of the table."""
+
     arm: str
     strategy: str
-    figures: tuple[Figure | None, ...]
+    figures: tuple[TableFigure | None, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Table:
     evaluation: str
     columns: tuple[tuple[str, str], ...]
     """(dataset, metric)."""
-    rows: tuple[Row, ...]
+    rows: tuple[ArmRow, ...]
 
 
 @dataclass(frozen=True)
@@ -60,35 +61,36 @@ class Matrix:
 
 def table(findings: Findings, evaluation: str) -> Table:
     """Every strategy on every dataset that has been evaluated so, with gaps where there is nothing."""
-    shown = [cell for cell in findings.shown if cell.evaluation == evaluation]
-    targets = sorted({cell.target for cell in shown})
-    by_place = {(cell.arm, cell.target): cell for cell in shown}
+    shown = [result for result in findings.shown if result.evaluation == evaluation]
+    targets = sorted({result.target for result in shown})
+    by_place = {(result.arm, result.target): result for result in shown}
     rivals = {t: [c for c in shown if c.target == t] for t in targets}
     # A strategy keeps its row where nobody has run it: a gap that shows is a gap that gets filled.
-    found = {cell.arm: cell.strategy for cell in shown}
+    found = {result.arm: result.strategy for result in shown}
     found |= {name: name for name in STRATEGIES if name not in found.values()}
     rows = tuple(
-        Row(
+        ArmRow(
             arm,
             found[arm],
-            tuple(figure(findings, cell, rivals[t]) if (cell := by_place.get((arm, t))) else None for t in targets),
+            tuple(figure(findings, result) if (result := by_place.get((arm, t))) else None for t in targets),
         )
         for arm in sorted(found, key=arm_order)
     )
-    return Table(evaluation, tuple((t, words.metric(rivals[t][0].metric)) for t in targets), rows)
+    return Table(evaluation, tuple((t, in_words(rivals[t][0].metric)) for t in targets), rows)
 
 
-def figure(findings: Findings, cell: Cell, rivals: Sequence[Cell]) -> Figure:
-    """A cell among its rivals, of which it may be the best or tie with it."""
+def figure(findings: Findings, result: Result) -> TableFigure:
+    """A result among those beside it, of which it may be the best or tie with it."""
+    rivals = findings.beside(result)
     top = best(rivals)
     mark = ""
-    if top is not None and cell in rivals and len(rivals) > 1:  # the best of one is no news
-        mark = "best" if cell is top else "tie" if findings.difference(cell, top).tie else ""
-    return Figure(
-        value=percent(cell.mean),
-        std="" if cell.std is None else f"± {100 * cell.std:.1f}",
-        runs=tuple(Link(seed or "run", run_id) for seed, run_id in zip(cell.seeds, cell.run_ids, strict=True)),
-        steps=cell.steps,
+    if top is not None and result in rivals and len(rivals) > 1:  # the best of one is no news
+        mark = "best" if result is top else "tie" if findings.difference(result, top).tie else ""
+    return TableFigure(
+        value=result.figure,
+        std=spread(result.std),
+        runs=tuple(RunLink(seed or "run", run_id) for seed, run_id in zip(result.seeds, result.run_ids, strict=True)),
+        steps=result.steps,
         mark=mark,
     )
 
@@ -99,13 +101,13 @@ def matrix(findings: Findings, evaluation: str) -> Matrix | None:
     if not scores:
         return None
     arms = sorted({arm for pair in scores for arm in pair}, key=arm_order)
-    strategies = {cell.arm: cell.strategy for cell in findings.shown}
+    strategies = {result.arm: result.strategy for result in findings.shown}
 
     def words_of(row: str, column: str) -> str:
         found = scores.get((row, column))
         if row == column:
             return ""
-        return f"{found.wins} / {found.ties} / {found.losses}" if found else words.MISSING
+        return f"{found.wins} / {found.ties} / {found.losses}" if found else MISSING
 
     rows = tuple(tuple(words_of(row, column) for column in arms) for row in arms)
     return Matrix(evaluation, tuple((arm, strategies[arm]) for arm in arms), rows)

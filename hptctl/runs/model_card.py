@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hpt.errors import RunError
 from hptctl import __version__, runs
+from hptctl.format import count, thousands, with_spread
 from hptctl.runs import Run
 from hptctl.runs.record import recorded
 
@@ -18,16 +19,17 @@ def of_backbone(run: Run, step: int | None, line: str) -> str:
     spec, facts = run.spec(), run.status().facts
     config, tags, stored = spec.config, spec.tags, facts.text()
     steps = step if step is not None else _steps(run)
+    done = f"{thousands(steps)} of {thousands(recorded(tags.steps, 'its steps'))}"
     rows = {
         "architecture": config["backbone"],
         "strategy": config["strategy"],
         "pretrained on": f"{tags.dataset}, {stored.get('images', '?')} images of train and val, without labels",
-        "steps": f"{steps:,} of {tags.steps:,}, batch {config['batch_size']}, {config['image_size']} px",
+        "steps": f"{done}, batch {config['batch_size']}, {config['image_size']} px",
         "weights (sha256)": (facts.backbone_sha256_at.get(step) if step is not None else facts.backbone_sha256) or "",
     }
     return _page(
         run,
-        f"{run.name} after {step:,} steps" if step is not None else run.name,
+        f"{run.name} after {count(step, 'step')}" if step is not None else run.name,
         "A backbone for images, adapted by self-supervised pretraining (MoCo-v2, arXiv 2103.12718).",
         rows,
         line,
@@ -124,8 +126,7 @@ def _row(run: Run) -> str:
     metric, results = status.facts.metric, status.results
     if status.state != "finished" or f"test/{metric}" not in results:
         return ""
-    spread = results.get(f"test/{metric}_std")
-    test = f"{100 * results[f'test/{metric}']:.1f} %" + (f" ± {100 * spread:.1f}" if spread is not None else "")
+    test = with_spread(results[f"test/{metric}"], results.get(f"test/{metric}_std"))
     labels, images = status.facts.labels_used, status.facts.test_images
     return f"| {spec.kind} | {_cell(spec.tags.dataset or '')} | {labels} | {metric} | {test} | {images} |"
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from hpt.config import EvaluateConfig
 from hpt.errors import RunError
 from hpt.files import write_text
+from hpt.metrics import in_words
 from hptctl import console, tracking
+from hptctl.format import percent, thousands, unbroken
 from hptctl.runs import Run, launch
 from hptctl.runs.record import recorded
 
@@ -69,17 +71,17 @@ def evaluate(config: EvaluateConfig, experiment: str) -> Run:
 
 def draw(run: Run, kind: str, points: Sequence[Point]) -> Path:
     """`artifacts/curve-<kind>.svg` in the pretraining's folder: the test figure against steps."""
-    from hptctl.charts import svg as charts
-    from hptctl.report import words
+    from hptctl.charts.curves import Line, against_steps
+    from hptctl.charts.svg import standalone
 
-    metric = words.metric(recorded(points[0].run.status().facts.metric, "its metric"))
+    metric = in_words(recorded(points[0].run.status().facts.metric, "its metric"))
     drawn = tuple((float(p.step), p.figure("test"), p.spread("test") or 0.0) for p in points)
     strategy = recorded(run.spec().tags.strategy, "its strategy")
-    figures = ", ".join(f"{charts.percent(y)} at {x:,.0f} steps" for x, y, _ in drawn)
+    figures = ", ".join(f"{unbroken(percent(y))} at {thousands(x)} steps" for x, y, _ in drawn)
     alt = f"Test {metric} of {run.name} against pretraining steps, {kind}: {figures}"
-    svg = charts.against_steps([charts.Line(strategy, strategy, drawn)], metric, alt, f"{run.name}-{kind}")
+    svg = against_steps([Line(strategy, strategy, drawn)], metric, alt, f"{run.name}-{kind}")
     path = run.path / "artifacts" / f"curve-{kind}.svg"
     path.parent.mkdir(exist_ok=True)
-    write_text(path, charts.standalone(svg))
+    write_text(path, standalone(svg))
     tracking.carry(run)
     return path

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from hpt import cores
 from hpt.errors import HptError, Interrupted, RunError
 from hptctl import console, runs, tracking
+from hptctl.format import duration, percent
 from hptctl.runs import Busy, Run, launch
 from hptctl.runs.record import Facts, recorded
 from hptctl.runs.signals import Pending, held_back
@@ -374,7 +375,8 @@ def _draw(sweep: Run, plan: Plan, queue: Queue) -> None:
     folder = sweep.path / "artifacts"
     folder.mkdir(exist_ok=True)
     points = [
-        sweep_charts.Point(t.number, t.state, t.params, t.value, t.worker, t.started, t.ended) for t in queue.trials()
+        sweep_charts.DrawnTrial(t.number, t.state, t.params, t.value, t.worker, t.started, t.ended)
+        for t in queue.trials()
     ]
     log = [name for name, d in plan.space.dimensions.items() if getattr(d, "log", False)]
     sweep_charts.write(folder, points, list(plan.space.dimensions), importances(queue.study), log=log)
@@ -405,7 +407,7 @@ class _Board:
         total = len({trial.slot for trial in trials})
         counts = f"{len(ended)} of {total} trials ended"
         if best is not None:
-            counts += f", best val {console.percent(best.value or 0.0)} ({in_words(best.params)})"
+            counts += f", best val {percent(best.value or 0.0)} ({in_words(best.params)})"
         if self._live.live:
             self._live.show(f"{self.name}: {counts}", COLUMNS, [_row(trial) for trial in _interesting(trials, best)])
             return
@@ -433,10 +435,9 @@ def _interesting(trials: Sequence[Trial], best: Trial | None) -> list[Trial]:
 
 def _row(trial: Trial) -> tuple[str, ...]:
     look = max(trial.looks, default=0)
-    share = "" if trial.state == "complete" else f"{100 * look // LOOKS} %"
+    share = "" if trial.state == "complete" else percent(look / LOOKS, 0)
     val = trial.value if trial.value is not None else trial.looks.get(look)
-    figure = console.percent(val) if val is not None else ""
-    return str(trial.number), in_words(trial.params), share, figure, trial.state, trial.worker.rpartition("/")[2]
+    return str(trial.number), in_words(trial.params), share, percent(val), trial.state, trial.worker.rpartition("/")[2]
 
 
 def _line(trial: Trial) -> str:
@@ -444,6 +445,6 @@ def _line(trial: Trial) -> str:
     if trial.state == "running":
         return f"{what} begins on {trial.worker}"
     if trial.state == "complete":
-        took = console.ago((trial.ended or 0.0) - (trial.started or 0.0))
-        return f"{what}: val {console.percent(trial.value or 0.0)} in {took}"
+        took = duration((trial.ended or 0.0) - (trial.started or 0.0))
+        return f"{what}: val {percent(trial.value or 0.0)} in {took}"
     return f"{what}: {trial.reason}" if trial.state == "pruned" else f"{what} failed: {trial.reason}"

@@ -26,6 +26,7 @@ from hpt.evaluate import Common
 from hpt.evaluate.labels import check_labels
 from hptctl import console, runs
 from hptctl.console import Display
+from hptctl.format import percent
 from hptctl.runs import Run, launch, worker
 from hptctl.runs.signals import Pending, held_back
 from hptctl.runs.worker import Materials
@@ -259,7 +260,7 @@ class _Watcher:
         except StorageInternalError:  # away for a while: this look is not judged
             return
         if stop:
-            raise Pruned(f"pruned at {100 * tenth // LOOKS} % of its length, val {console.percent(max(looks))}")
+            raise Pruned(f"pruned at {percent(tenth / LOOKS, 0)} of its length, val {percent(max(looks))}")
 
 
 def _judge(base: PretrainConfig, plan: Plan) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hptctl.report import page
+from hptctl.report import selection
 from hptctl.report.findings import Findings
-from hptctl.report.page import Selection
+from hptctl.report.selection import Selection
 
 
 @pytest.fixture
@@ -34,4 +34,4 @@ def findings(report_folder: Path) -> Findings:
     """What the report makes of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(report_folder)
-        return page.read(Selection(experiment="test"))
+        return selection.read(Selection(experiment="test"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.format import count, duration, size, thousands
 
 if TYPE_CHECKING:
     from hpt.data.cache_store import StoredEntry
@@ -58,7 +59,7 @@ def list_cache(as_json: options.Json = False) -> None:
         return
     if found:
         _show_cached(found)
-    console.say(f"{_entries(len(found))}, {console.size(total)}, in {where}")
+    console.say(f"{count(len(found), 'entry', 'entries')}, {size(total)}, in {where}")
     for stored in found:
         if stored.reason:
             console.warn(
@@ -111,13 +112,11 @@ def prune(
         return
     if done.removed:
         _show_cached(done.removed)
-    console.say(f"{'would remove' if dry_run else 'removed'} {_entries(len(done.removed))}, {console.size(freed)}")
+    console.say(
+        f"{'would remove' if dry_run else 'removed'} {count(len(done.removed), 'entry', 'entries')}, {size(freed)}"
+    )
     for stored in done.in_use:
         console.note(f"{_of(stored)} stays: it is in use")
-
-
-def _entries(count: int) -> str:
-    return f"{count} entr{'y' if count == 1 else 'ies'}"
 
 
 def _of(stored: StoredEntry) -> str:
@@ -143,7 +142,7 @@ def _show_cached(found: Sequence[StoredEntry]) -> None:
     from hptctl import console
 
     def number(value: int | None) -> str:
-        return "?" if value is None else f"{value:,}"
+        return "?" if value is None else thousands(value)
 
     console.table(
         "",
@@ -152,8 +151,8 @@ def _show_cached(found: Sequence[StoredEntry]) -> None:
             (
                 number(stored.images),
                 number(stored.side),
-                console.size(stored.bytes),
-                f"{console.ago(max(0.0, time.time() - stored.used))} ago",
+                size(stored.bytes),
+                f"{duration(max(0.0, time.time() - stored.used))} ago",
                 f"{stored.state}, in use" if stored.in_use and stored.state != "being built" else stored.state,
                 _of(stored),
             )

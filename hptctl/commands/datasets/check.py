@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.format import count, thousands
 
 if TYPE_CHECKING:
     from hpt.data.check import CheckResult
@@ -67,7 +68,7 @@ def check(
         if sheet:
             console.say(f"{sheet} shows {min(SHOWN, len(report.leaks) + len(report.repeats))} of the pairs")
         if written:
-            console.say(f"{place}: {_images(len(report.to_leave_out()))} that runs now leave out")
+            console.say(f"{place}: {count(len(report.to_leave_out()), 'image')} that runs now leave out")
         elif report.leaks:
             console.say("--quarantine lists them, so that runs leave the copies in train and val out")
     if report.leaks and not written:
@@ -77,12 +78,12 @@ def check(
 def _show(name: str, report: CheckResult, left_out: int, near: float) -> None:
     from hptctl import console
 
-    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in report.splits.items())
-    console.say(f"{name}: {len(report.names):,} images ({sizes}), {len(report.classes)} classes")
+    sizes = ", ".join(f"{thousands(len(rows))} {split}" for split, rows in report.splits.items())
+    console.say(f"{name}: {count(len(report.names), 'image')} ({sizes}), {len(report.classes)} classes")
     leaks = report.leaks
     exact = sum(pair.exact for pair in leaks)
     heights, widths = report.sizes.T
-    odd_modes = ", ".join(f"{count:,} {mode}" for mode, count in report.modes.items())
+    odd_modes = ", ".join(f"{thousands(many)} {mode}" for mode, many in report.modes.items())
     rows = [
         ("unreadable", len(report.unreadable), _some(f"{image} ({why})" for image, why in report.unreadable)),
         ("leaks, equal files", exact, _pairs(report, [pair for pair in leaks if pair.exact])),
@@ -93,11 +94,11 @@ def _show(name: str, report: CheckResult, left_out: int, near: float) -> None:
         ("not as published", len(report.miscounted), _some(_miscounted(report))),
         ("odd", len(report.odd), _some(f"{image} ({why})" for image, why in report.odd)),
     ]
-    console.table("", ("what", ">found", "which"), [(what, f"{count:,}", which) for what, count, which in rows])
+    console.table("", ("what", ">found", "which"), [(what, thousands(many), which) for what, many, which in rows])
     console.say(f"sizes {widths.min()} x {heights.min()} to {widths.max()} x {heights.max()} px, modes {odd_modes}")
     if left_out:
-        console.say(f"its quarantine list leaves {_images(left_out)} out, here as in runs")
-    verdict = f"{_images(len(leaks))} leak{'s' if len(leaks) == 1 else ''}" if leaks else "nothing leaks"
+        console.say(f"its quarantine list leaves {count(left_out, 'image')} out, here as in runs")
+    verdict = f"{count(len(leaks), 'image')} leak{'s' if len(leaks) == 1 else ''}" if leaks else "nothing leaks"
     console.say(f"{verdict} between train, val and test")
 
 
@@ -117,7 +118,7 @@ def _draw(name: str, report: CheckResult, out: Path) -> str | None:
             first, second = (_tile(read(report.names[row])) for row in both)
             above, below = (f"{report.where[row]} {report.names[row].rpartition('/')[2]}" for row in both)
             kind = "equal" if pair.exact else f"{pair.likeness:.4f}"
-            rows.append(contact_sheet.Row(image=first, tiles=[second], caption=(above, f"{kind} {below}")))
+            rows.append(contact_sheet.SheetRow(image=first, tiles=[second], caption=(above, f"{kind} {below}")))
     contact_sheet.write(contact_sheet.draw(title, ("one", "the other"), rows, place), out)
     return str(out)
 
@@ -187,11 +188,10 @@ def _absent(report: CheckResult) -> list[str]:
 
 
 def _miscounted(report: CheckResult) -> list[str]:
-    return [f"{found:,} {key} instead of {published:,}" for key, (found, published) in report.miscounted.items()]
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
+    return [
+        f"{thousands(found)} {key} instead of {thousands(published)}"
+        for key, (found, published) in report.miscounted.items()
+    ]
 
 
 def _some(texts: Any) -> str:

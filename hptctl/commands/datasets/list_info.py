@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hptctl import options
+from hptctl.format import count, thousands
 
 if TYPE_CHECKING:
     from hpt.data.dataset import Dataset
@@ -136,7 +137,7 @@ def _show_row(row: CatalogRow) -> None:
     classes = "" if row.classes is None else f", {row.classes} classes"
     console.say(f"{row.task}{classes}, {row.metric or METRICS[row.task]}; {row.note}")
     if row.counts:
-        console.say("published: " + ", ".join(f"{splits} {count:,}" for splits, count in row.counts.items()))
+        console.say("published: " + ", ".join(f"{splits} {thousands(many)}" for splits, many in row.counts.items()))
     console.say(f"licence: {row.licence}")
     console.say(f"page: {row.page}")
     if not row.ready():
@@ -147,11 +148,11 @@ def _show_splits(data: Dataset) -> None:
     from hptctl import console
 
     counts = {split: data.per_class(split).tolist() for split in data.splits}
-    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
-    console.say(f"{data.name}: {len(data.images):,} images ({sizes}), {len(data.classes)} classes, {data.task}")
+    sizes = ", ".join(f"{thousands(len(rows))} {split}" for split, rows in data.splits.items())
+    console.say(f"{data.name}: {count(len(data.images), 'image')} ({sizes}), {len(data.classes)} classes, {data.task}")
     console.say(f"mean {numbers(data.images.mean)}  std {numbers(data.images.std)}")
     if data.classes:
-        rows = [(name, *(f"{counts[split][i]:,}" for split in data.splits)) for i, name in enumerate(data.classes)]
+        rows = [(name, *(thousands(counts[split][i]) for split in data.splits)) for i, name in enumerate(data.classes)]
         console.table("", ("class", *(f">{split}" for split in data.splits)), rows)
     for name, reason in data.quarantined:
         console.warn(f"left out {name}: {reason}")

@@ -8,6 +8,7 @@ import typer
 
 from hptctl import options
 from hptctl.commands.datasets.list_info import row_facts
+from hptctl.format import count
 
 
 def prepare(
@@ -47,5 +48,5 @@ def prepare(
         console.print_json(row_facts(row) | {"path": str(row.place), "images": len(listing.names)})
         return
     lies = row.place if row.archives else "embedded"
-    console.say(f"{row.name} is ready: {len(listing.names):,} images of {len(listing.classes)} classes, {lies}")
+    console.say(f"{row.name} is ready: {count(len(listing.names), 'image')} of {len(listing.classes)} classes, {lies}")
     console.note(f"next: hptctl datasets check {row.name}")

@@ -37,6 +37,7 @@ def preview(
     from hpt import preview
     from hpt.config import PretrainConfig, resolve
     from hpt.data.dataset import load
+    from hpt.data.listing import class_names
     from hpt.errors import ConfigError
     from hptctl import console
     from hptctl.charts import contact_sheet
@@ -56,10 +57,13 @@ def preview(
     place = contact_sheet.layout(title, len(chosen), views + 2, size)
     shown = data.images.subset(chosen)
     rows = [
-        contact_sheet.Row(
+        contact_sheet.SheetRow(
             image=seen.cached,
             tiles=[seen.centre, *seen.views],
-            caption=(preview.class_names(data, index), f"{seen.cached.shape[1]} × {seen.cached.shape[0]} px"),
+            caption=(
+                class_names(data, index),
+                f"{seen.cached.shape[1]} × {seen.cached.shape[0]} px",
+            ),
         )
         for index, seen in zip(chosen.tolist(), preview.look(shown, config, views), strict=True)
     ]

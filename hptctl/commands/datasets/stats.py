@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptctl import options
 from hptctl.commands.datasets.list_info import numbers, read
+from hptctl.format import thousands
 
 if TYPE_CHECKING:
     from hpt.data.measure import SplitMeasure
@@ -39,7 +40,10 @@ def stats(
     console.table(
         "",
         ("split", ">images", ">mean (R G B)", ">std (R G B)", ">height", ">width"),
-        [(p.split, f"{p.images:,}", numbers(p.mean), numbers(p.std), _range(p.height), _range(p.width)) for p in found],
+        [
+            (p.split, thousands(p.images), numbers(p.mean), numbers(p.std), _range(p.height), _range(p.width))
+            for p in found
+        ],
     )
     console.say(f"runs normalise with mean {numbers(data.images.mean)}, std {numbers(data.images.std)}")
     console.say("height and width: smallest, median, largest as decoded for views of this size")

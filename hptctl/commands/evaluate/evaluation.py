@@ -11,6 +11,7 @@ import typer
 
 from hptctl import options
 from hptctl.commands.evaluate.figures import print_figures
+from hptctl.format import count, thousands, with_spread
 
 if TYPE_CHECKING:
     from hpt.config import EvaluateConfig
@@ -156,16 +157,15 @@ def _evaluate_all(request: Request) -> None:
         return
 
     def cell(point: curve.Point, split: str) -> str:
-        spread = point.spread(split)
-        return console.percent(point.figure(split)) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+        return with_spread(point.figure(split), point.spread(split))
 
     console.table(
         f"{request.kind} of {source.name} on {points[0].run.spec().tags.dataset}, {metric}",
         (">steps", ">val", ">test", "run"),
-        [(f"{p.step:,}", cell(p, "val"), cell(p, "test"), p.run.name) for p in points],
+        [(thousands(p.step), cell(p, "val"), cell(p, "test"), p.run.name) for p in points],
     )
     best = max(points, key=lambda p: p.figure("val"))
-    console.say(f"val is best after {best.step:,} steps: test {metric} {cell(best, 'test')}")
+    console.say(f"val is best after {count(best.step, 'step')}: test {metric} {cell(best, 'test')}")
     console.say(f"curve: {drawn}")
 
 

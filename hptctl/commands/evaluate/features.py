@@ -10,6 +10,7 @@ import typer
 
 from hptctl import options
 from hptctl.commands.evaluate.subject import Split, opened
+from hptctl.format import count, percent, unbroken
 
 if TYPE_CHECKING:
     from hpt.config import EvaluateConfig
@@ -59,9 +60,9 @@ def features(
     if out is not None:
         embeddings.check_suffix(out)
     if draw is not None:
-        from hptctl.charts import svg as charts
+        from hptctl.charts import svg
 
-        charts.check_figure(draw)
+        svg.check_figure(draw)
     flags = {"dataset": dataset, "seed": seed, "image_size": image_size, "device": device}
     config, loaded, data = opened(run, flags | {"precision": precision, "preset": preset}, sets)
     with console.Display() as display:
@@ -81,12 +82,12 @@ def features(
         embeddings.write(out, found, about)
         result["out"] = str(out.resolve())
     if draw is not None and drawn is not None:
-        charts.save(drawn, draw)
+        svg.save(drawn, draw)
         result["map"] = str(draw.resolve())
     if as_json:
         console.print_json(result | {"about": about})
         return
-    console.say(f"{n:,} images, {width} features each, of effective rank {result['effective_rank']:.1f}")
+    console.say(f"{count(n, 'image')}, {width} features each, of effective rank {result['effective_rank']:.1f}")
     if out is not None:
         console.say(f"features: {out}")
         if out.suffix == ".npz":
@@ -98,27 +99,29 @@ def features(
 
 
 def _drawn(found: Embeddings, config: EvaluateConfig, dataset: str, method: str) -> Any:
-    """The map, for `charts.save`: a colour for each of the most frequent classes, and grey for the others."""
+    """The map, for `svg.save`: a colour for each of the most frequent classes, and grey for the others."""
     from hpt.evaluate import embeddings
-    from hptctl.charts import svg as charts
+    from hptctl.charts.maps import MOST_CLOUDS, Cloud, plane
 
     points, shares = embeddings.plane(found.features, method, config.seed)  # type: ignore[arg-type]
     kinds = [
         names[0] if len(names) == 1 else "several classes" if names else "no label" for names in found.label_names()
     ]
     counts = Counter(kind for kind in kinds if kind not in {"several classes", "no label"})
-    own = [name for name, _ in counts.most_common(charts.MOST_CLOUDS)]
+    own = [name for name, _ in counts.most_common(MOST_CLOUDS)]
     rest = len(counts) - len(own)
-    clouds = [charts.Cloud(name, [p for p, k in zip(points.tolist(), kinds, strict=True) if k == name]) for name in own]
+    clouds = [Cloud(name, [p for p, k in zip(points.tolist(), kinds, strict=True) if k == name]) for name in own]
     groups = {f"{rest} other class{'es' if rest > 1 else ''}": {*counts} - {*own}}
     groups |= {name: {name} for name in ("several classes", "no label")}
     for name, members in groups.items():
         grey = [p for p, kind in zip(points.tolist(), kinds, strict=True) if kind in members]
         if grey:
-            clouds.append(charts.Cloud(name, grey, muted=True))
+            clouds.append(Cloud(name, grey, muted=True))
     axes = ("", "")
     if method == "pca":
-        axes = tuple(f"principal component {i}: {charts.percent(s)} of the variance" for i, s in enumerate(shares, 1))  # type: ignore[assignment]
+        axes = tuple(
+            f"principal component {i}: {unbroken(percent(s))} of the variance" for i, s in enumerate(shares, 1)
+        )  # type: ignore[assignment]
     names = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-    title = f"{len(points):,} images of {dataset}, features of {config.weights}, {names[method]}"
-    return charts.plane(clouds, title, axes)
+    title = f"{count(len(points), 'image')} of {dataset}, features of {config.weights}, {names[method]}"
+    return plane(clouds, title, axes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from hptctl.format import with_spread
+
 if TYPE_CHECKING:
     from hptctl.runs import Run
 
@@ -29,10 +31,7 @@ def print_figures(run: Run, as_json: bool) -> None:
     parts = [part for part in ("val", "test") if facts.images_of(part) is not None]
 
     def cell(part: str, metric: str) -> str:
-        spread = results.get(f"{part}/{metric}_std")
-        if f"{part}/{metric}" not in results:
-            return ""
-        return console.percent(results[f"{part}/{metric}"]) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+        return with_spread(results.get(f"{part}/{metric}"), results.get(f"{part}/{metric}_std"))
 
     metrics = [key.removeprefix("val/") for key in results if key.startswith("val/") and not key.endswith("_std")]
     metrics.sort(key=lambda key: key != facts.metric)  # the one that chose leads

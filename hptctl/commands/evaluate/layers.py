@@ -51,9 +51,9 @@ def layers(
 
     splits = embeddings.splits_of(split)
     if draw is not None:
-        from hptctl.charts import svg as charts
+        from hptctl.charts import maps, svg
 
-        charts.check_figure(draw)
+        svg.check_figure(draw)
     flags = {"dataset": dataset, "seed": seed, "image_size": image_size, "device": device, "preset": preset}
     config, first, data = opened(a, flags, sets)
     second = read_weights(b, backbone_of(b))
@@ -75,7 +75,7 @@ def layers(
     if draw is not None:
         rows, columns = list(mine), list(theirs)
         values = [[every_pair[x, y] for y in columns] for x in rows]
-        charts.save(charts.matrix(values, rows, columns, f"linear CKA: {a} (down), {b} (across)"), draw)
+        svg.save(maps.matrix(values, rows, columns, f"linear CKA: {a} (down), {b} (across)"), draw)
     if as_json:
         console.print_json(
             {"a": a, "b": b, "images": len(drawn)}

@@ -8,6 +8,7 @@ import typer
 
 from hptctl import options
 from hptctl.commands.evaluate.figures import print_figures
+from hptctl.format import percent
 
 
 def show(
@@ -44,7 +45,7 @@ def show(
         f"\nClasses on {split}, the weakest first",
         ("class", ">images", *(f">{'AP' if key == 'average_precision' else key}" for key in columns)),
         [
-            (row["class"], f"{row['support']:g}", *(_percent(row[key]) for key in columns))
+            (row["class"], f"{row['support']:g}", *(percent(row[key]) for key in columns))
             for row in sorted(classes, key=lambda row: (row["f1"] is None, row["f1"]))
         ],
     )
@@ -52,11 +53,5 @@ def show(
         console.table(
             "\nTaken for each other most often",
             ("class", "taken for", ">images", ">of the class"),
-            [(e.actual, e.predicted, f"{e.images:.4g}", console.percent(e.share)) for e in confused[:10]],
+            [(e.actual, e.predicted, f"{e.images:.4g}", percent(e.share)) for e in confused[:10]],
         )
-
-
-def _percent(value: float | None) -> str:
-    from hptctl import console
-
-    return "" if value is None else console.percent(value)

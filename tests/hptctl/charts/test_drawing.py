@@ -8,14 +8,14 @@ import psutil
 import pytest
 
 from hptctl.charts import drawing
-from hptctl.charts import svg as charts
+from hptctl.charts.curves import losses
 from hptctl.charts.drawing import draw
 
 CURVES = [{(f"hpt {n}", "hpt"): [(1, 7.0), (50, 6.0 + n / 10), (100, 5.5)]} for n in range(6)]
 
 
 def ordered() -> list[drawing.Drawing]:
-    return [draw(charts.losses, curves, f"Loss {n}", f"key-{n}") for n, curves in enumerate(CURVES)]
+    return [draw(losses, curves, f"Loss {n}", f"key-{n}") for n, curves in enumerate(CURVES)]
 
 
 def others() -> list[psutil.Process]:

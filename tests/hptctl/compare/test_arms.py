@@ -8,7 +8,8 @@ import pytest
 from known_evaluations import evaluation, scores
 
 from hptctl import runs
-from hptctl.compare import arms as comparison
+from hptctl.compare import arms
+from hptctl.compare.comparison import holm
 
 
 def test_a_pretraining_stands_for_its_newest_evaluation_and_a_sweep_for_its_winner(workplace: Path) -> None:
@@ -21,12 +22,12 @@ def test_a_pretraining_stands_for_its_newest_evaluation_and_a_sweep_for_its_winn
         evaluation(f"again-{name}", scores(wrong), kind="linear", source=source)
     sweep = runs.create("sweep", "sweep", "sweep", experiment="e", command="", config={}, tags={})
     sweep.write_status(state="finished", facts={"winner": "linear-hpt"})
-    assert [arm.runs[0].name for arm in comparison.arms(["hpt", "base"], "test")] == ["again-hpt", "again-base"]
-    assert [arm.runs[0].name for arm in comparison.arms(["hpt", "base"], "test", "knn")] == ["knn-hpt", "knn-base"]
-    assert [arm.runs[0].name for arm in comparison.arms(["sweep", "knn-base"], "test")] == ["linear-hpt", "knn-base"]
+    assert [arm.runs[0].name for arm in arms.arms(["hpt", "base"], "test")] == ["again-hpt", "again-base"]
+    assert [arm.runs[0].name for arm in arms.arms(["hpt", "base"], "test", "knn")] == ["knn-hpt", "knn-base"]
+    assert [arm.runs[0].name for arm in arms.arms(["sweep", "knn-base"], "test")] == ["linear-hpt", "knn-base"]
 
 
 def test_p_values_are_adjusted_for_being_several() -> None:
-    assert comparison.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert comparison.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert comparison.holm([]) == []
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

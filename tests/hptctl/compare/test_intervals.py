@@ -7,21 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tracked_store import IMAGES, LABELS, cell, predictions_of
+from tracked_store import IMAGES, LABELS, predictions_of, result
 
 from hpt.statistics import difference, resample
-from hptctl.compare import arms as comparison
-from hptctl.compare.intervals import RESAMPLES
-from hptctl.report import page
+from hptctl.compare.arms import arms
+from hptctl.compare.comparison import compare
+from hptctl.compare.differences import RESAMPLES
+from hptctl.report import selection
 from hptctl.report.findings import Findings
-from hptctl.report.page import Selection
+from hptctl.report.selection import Selection
 
 TEST = Selection(experiment="test")
 pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Findings) -> None:
-    hpt, base = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "base", 0)
+    hpt, base = result(findings, "hpt from moco-v2-800ep", 5000), result(findings, "base", 0)
     found = findings.difference(hpt, base)
     seeds = [predictions_of(right).scores for right in ((300, 304), (302, 306), (304, 308))]
     models = seeds, [predictions_of((240, 240)).scores]
@@ -33,9 +34,9 @@ def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Fi
 
 
 def test_compare_gives_the_same_interval(findings: Findings) -> None:
-    hpt, bn = cell(findings, "hpt from moco-v2-800ep", 5000), cell(findings, "hpt-bn", 5000)
+    hpt, bn = result(findings, "hpt from moco-v2-800ep", 5000), result(findings, "hpt-bn", 5000)
     names = [",".join(findings.frame.loc[list(c.run_ids), "name"]) for c in (hpt, bn)]
-    (pair,) = comparison.compare(comparison.arms(names, "test"), "top1", resamples=RESAMPLES, seed=0, level=0.95)
+    (pair,) = compare(arms(names, "test"), "top1", "test", resamples=RESAMPLES, seed=0, level=0.95).pairs
     found = findings.difference(hpt, bn)
     assert (found.low, found.high) == (pair.interval.low, pair.interval.high)
     assert found.tie == (pair.verdict == "tie")
@@ -43,12 +44,12 @@ def test_compare_gives_the_same_interval(findings: Findings) -> None:
 
 def test_an_interval_is_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path))
-    first = page.read(TEST)
-    hpt, base = cell(first, "hpt from moco-v2-800ep", 5000), cell(first, "base", 0)
+    first = selection.read(TEST)
+    hpt, base = result(first, "hpt from moco-v2-800ep", 5000), result(first, "base", 0)
     (file,) = (tmp_path / "intervals").glob("*.json")  # of the only dataset with predictions
     kept = json.loads(file.read_text())
     assert [list(hpt.run_ids), first.difference(hpt, base).low] in [[b, -high] for a, b, low, high in kept]
     file.write_text(json.dumps([[a, b, -0.5, 0.5] for a, b, _, _ in kept]))
-    assert page.read(TEST).difference(hpt, base).high == 0.5
+    assert selection.read(TEST).difference(hpt, base).high == 0.5
     file.write_text("damaged")
-    assert page.read(TEST).difference(hpt, base) == first.difference(hpt, base)
+    assert selection.read(TEST).difference(hpt, base) == first.difference(hpt, base)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hptctl import tracking
-from hptctl.report.frame import deviations, tidy
+from hptctl.report.deviations import deviations
+from hptctl.report.frame import tidy
 
 
 def test_settings_that_differ_from_the_protocol_are_listed_and_those_that_agree_are_not(folder: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from tracked_store import T0
 
 from hptctl import tracking
-from hptctl.report.frame import at_best_length, cells, tidy
+from hptctl.report.frame import tidy
+from hptctl.report.results import at_best_length, results
 from hptctl.runs.record import Facts, Tags
 
 
@@ -21,20 +22,20 @@ def test_backbones_of_as_many_steps_from_longer_runs_are_an_arm_of_their_own() -
         )
 
     short, cut, whole = record("a", 50, None), record("b", 50, 5000), record("c", 5000, None)
-    assert {cell.arm for cell in cells(tidy([cut, whole]))} == {"hpt"}
-    arms = {cell.run_ids[0]: cell.arm for cell in cells(tidy([short, cut, whole]))}
+    assert {cell.arm for cell in results(tidy([cut, whole]))} == {"hpt"}
+    arms = {cell.run_ids[0]: cell.arm for cell in results(tidy([short, cut, whole]))}
     assert arms == {"a": "hpt in a run of 50", "b": "hpt in a run of 5,000", "c": "hpt"}
 
 
 def test_the_length_of_pretraining_is_chosen_on_val_not_on_test(folder: Path) -> None:
-    found = cells(tidy(tracking.read_runs("test")))
+    found = results(tidy(tracking.read_runs("test")))
     hpt = [c for c in found if (c.target, c.evaluation, c.arm) == ("flowers", "linear probe", "hpt")]
     assert max(hpt, key=lambda c: c.mean).steps == 50000
     assert [c.steps for c in at_best_length(hpt)] == [5000]
 
 
 def test_a_backbone_of_another_dataset_never_counts_as_the_strategy_target(folder: Path) -> None:
-    found = {c.arm: c for c in cells(tidy(tracking.read_runs("test"))) if c.target == "flowers"}
+    found = {c.arm: c for c in results(tidy(tracking.read_runs("test"))) if c.target == "flowers"}
     assert found["target on tiny_imagenet"].mean == pytest.approx(0.655)
     assert not found["target on tiny_imagenet"].own
 
@@ -47,7 +48,7 @@ def test_two_folders_of_one_name_are_two_datasets() -> None:
         )  # fmt: skip
 
     clinics = [record("a", "hpt", 0.9, "aaaaaa"), record("b", "hpt", 0.5, "bbbbbb"), record("c", "base", 0.4, "bbbbbb")]
-    found = {(c.target, c.arm): c.mean for c in cells(tidy(clinics))}
+    found = {(c.target, c.arm): c.mean for c in results(tidy(clinics))}
     assert found == {("images #aaa", "hpt"): 0.9, ("images #bbb", "hpt"): 0.5, ("images #bbb", "base"): 0.4}
 
 
@@ -62,7 +63,7 @@ def test_runs_of_other_image_sizes_or_other_base_weights_do_not_share_a_figure()
 
     # No file of the store is involved: records are what tracking hands over.
     one, other = (record(w, "pretrain", weights=w) for w in ("moco-v2-800ep", "imagenet-supervised"))
-    found = cells(
+    found = results(
         tidy(
             [
                 one,
@@ -92,5 +93,5 @@ def test_a_policy_of_the_robustness_study_is_an_arm_of_its_own() -> None:
     policies = {"baseline": 0.7, "crop-only": 0.4}
     pretrained = [record(name, "pretrain", 0, {"augment.policy": name}) for name in policies]
     probes = [record(f"probe {name}", "linear", top1, {}, source_id=name) for name, top1 in policies.items()]
-    found = {c.arm: c.mean for c in cells(tidy([*pretrained, *probes]))}
+    found = {c.arm: c.mean for c in results(tidy([*pretrained, *probes]))}
     assert found == {"hpt": 0.7, "hpt crop-only": 0.4}

@@ -16,14 +16,15 @@ from tracked_store import ODD, Store
 
 from hpt.errors import ConfigError, RunError
 from hptctl import tracking
+from hptctl.format import when
 from hptctl.report import page
 from hptctl.report.findings import gather
 from hptctl.report.frame import tidy
-from hptctl.report.words import when
+from hptctl.report.selection import Selection
 
 ROOT = Path(__file__).parents[3]
 
-TEST = page.Selection(experiment="test")
+TEST = Selection(experiment="test")
 pytestmark = pytest.mark.usefixtures("folder")
 
 

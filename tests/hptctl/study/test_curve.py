@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hptctl import runs, tracking
-from hptctl.report.frame import cells, tidy
+from hptctl.report.frame import tidy
+from hptctl.report.results import results
 
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu")
 
@@ -43,7 +44,7 @@ def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, workplace: Path
     assert "val is best after" in again.stdout
     assert max(map(len, again.stdout.splitlines())) <= 80
 
-    drawn = {cell.steps: cell for cell in cells(tidy(tracking.read_runs()))}
+    drawn = {cell.steps: cell for cell in results(tidy(tracking.read_runs()))}
     assert sorted(drawn) == [1, 2, 4]  # the report draws them as one line
     assert {cell.arm for cell in drawn.values()} == {"target"}
     assert drawn[2].mean == pytest.approx(found["points"][1]["results"]["test/top1"])

@@ -18,6 +18,7 @@ from hpt import augment, preview
 from hpt.config import AugmentConfig, DataConfig
 from hpt.data.dataset import Dataset, load
 from hpt.data.embedded import OUTLINE_NAMES, draw_shape
+from hpt.data.listing import class_names
 from hpt.errors import UserError
 from hpt.randomness import generator
 from hptctl.charts import contact_sheet
@@ -44,7 +45,7 @@ def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def shown(path: Path, place: contact_sheet.Layout, row: int, column: int) -> np.ndarray:
+def shown(path: Path, place: contact_sheet.SheetLayout, row: int, column: int) -> np.ndarray:
     """A tile of a sheet, at the size of its view."""
     left, top = place.at(row, column)
     with Image.open(path) as picture:
@@ -103,12 +104,12 @@ def test_the_sheet_of_multi_label_and_of_unlabelled_images_says_what_is_known(fo
     lines = [f"my forms/{path.parent.name}/{path.name},{i % 2},{i % 3 // 2}" for i, path in enumerate(images)]
     (folder.parent / "forms.csv").write_text("path,even,third\n" + "\n".join(lines) + "\n")
     dataset = load("forms.csv", DataConfig(), side=72)
-    names = [preview.class_names(dataset, i) for i in range(4)]
+    names = [class_names(dataset, i) for i in range(4)]
     assert names == ["no class", "even", "third", "even"]
     assert len(preview.choose(dataset, "test", 99, seed=0)) == len(dataset.splits["test"])
     flat = folder / "circle"
     dataset = load(str(flat), DataConfig(), side=72)
-    assert {preview.class_names(dataset, int(i)) for i in preview.choose(dataset, "train", 4, seed=0)} == {""}
+    assert {class_names(dataset, int(i)) for i in preview.choose(dataset, "train", 4, seed=0)} == {""}
     with pytest.raises(UserError, match="circle has no test images; choose one of train"):
         preview.choose(dataset, "test", 4, seed=0)
 

@@ -1,0 +1,147 @@
+"""What `hptctl compare` says of the arms: every pair with its interval, its verdict and a test, as JSON or in words."""
+
+from __future__ import annotations
+
+import statistics
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hpt.metrics import hits
+from hpt.statistics import Interval, McNemar, Verdict, mcnemar, verdict
+from hptctl.compare.arms import Arm
+from hptctl.compare.intervals import pairwise
+from hptctl.format import interval, points, round_percent, signed, with_spread
+
+OPPOSITE: dict[Verdict, Verdict] = {"win": "loss", "loss": "win", "tie": "tie"}
+
+
+@dataclass(frozen=True)
+class ArmPair:
+    """What the images say of two arms."""
+
+    a: str
+    b: str
+    interval: Interval
+    verdict: Verdict
+    mcnemar: McNemar | None
+    """Of accuracy; None where images have several labels."""
+    adjusted: float | None
+    """The p-value of `mcnemar`, adjusted for the number of pairs (`holm`)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms or more, compared by one metric on the images of one split."""
+
+    arms: Sequence[Arm]
+    metric: str
+    split: str
+    pairs: Sequence[ArmPair]
+    """The first arm with each other one, the second with those after it, ..."""
+
+    @property
+    def images(self) -> int:
+        """Images that the arms are compared on."""
+        return len(self.arms[0].predictions.labels)
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for `--json`."""
+        return {
+            "metric": self.metric,
+            "split": self.split,
+            "images": self.images,
+            "arms": [
+                {"name": arm.name, "runs": [run.name for run in arm.runs], "figures": arm.figures(self.metric)}
+                for arm in self.arms
+            ],
+            "pairs": [
+                {"a": pair.a, "b": pair.b, "verdict": pair.verdict}
+                | {key: value for key, value in asdict(pair.interval).items() if key not in {"a", "b"}}
+                | {"a_mean": pair.interval.a, "b_mean": pair.interval.b}
+                | {"mcnemar": asdict(pair.mcnemar) | {"holm": pair.adjusted} if pair.mcnemar else None}
+                for pair in self.pairs
+            ],
+        }
+
+    def sentences(self) -> tuple[str, str]:
+        """The verdict on the only pair, and the figures that it rests on."""
+        (pair,) = self.pairs
+        by = pair.interval
+        wide = f"{round_percent(by.level)} interval {interval(by.low, by.high)}"
+        test = f"; McNemar p = {pair.mcnemar.p_value:.2g} (accuracy)" if pair.mcnemar else ""
+        on = f"on {self.images} {self.split} images:"
+        if pair.verdict == "tie":
+            said = f"No difference found between {pair.a} and {pair.b} {on}"
+            return said, f"{signed(by.difference)} points of {self.metric}, {wide}{test}"
+        better, worse = (pair.a, pair.b) if pair.verdict == "win" else (pair.b, pair.a)
+        size = f"{points(abs(by.difference))} points of {self.metric}"
+        return f"{better} is better than {worse} {on}", f"{size}; {pair.a} less {pair.b}: {wide}{test}"
+
+    def standings(self) -> list[tuple[str, str, str, str, str]]:
+        """(letter, arm, figure, reruns, wins/ties/losses) of each arm, the best first."""
+        rows = []
+        for arm in self.arms:
+            figures = arm.figures(self.metric)
+            mean = statistics.fmean(figures)
+            figure = with_spread(mean, statistics.stdev(figures) if len(figures) > 1 else None)
+            won = Counter(pair.verdict for pair in self.pairs if pair.a == arm.name)
+            won.update(OPPOSITE[pair.verdict] for pair in self.pairs if pair.b == arm.name)
+            score = f"{won['win']}/{won['tie']}/{won['loss']}"
+            rows.append((mean, (self._letters.get(arm.name, ""), arm.name, figure, str(len(figures)), score)))
+        return [row for _, row in sorted(rows, key=lambda row: -row[0])]
+
+    def differences(self) -> list[tuple[str, str, str, str, str, str]]:
+        """(pair, points, interval, verdict, p-value, adjusted p-value) of each pair; arms go by their letters."""
+        return [
+            (
+                f"{self._letters.get(pair.a, pair.a)} - {self._letters.get(pair.b, pair.b)}",
+                signed(pair.interval.difference),
+                interval(pair.interval.low, pair.interval.high),
+                pair.verdict,
+                *(("", "") if pair.mcnemar is None else (f"{pair.mcnemar.p_value:.2g}", f"{pair.adjusted:.2g}")),
+            )
+            for pair in self.pairs
+        ]
+
+    @property
+    def _letters(self) -> dict[str, str]:
+        """A letter for each arm, since names are long and come twice in a pair; none beyond z."""
+        return dict(zip((arm.name for arm in self.arms), string.ascii_lowercase, strict=False))
+
+
+def compare(
+    found: Sequence[Arm], metric: str, split: str, *, resamples: int, seed: int = 0, level: float
+) -> Comparison:
+    """Compare every pair of arms.
+
+    Raises:
+        ConfigError: the task has no such metric. HptError: these images leave it undefined.
+    """
+    labels = found[0].predictions.labels
+    intervals = pairwise(metric, [arm.seeds for arm in found], labels, resamples=resamples, seed=seed, level=level)
+    tests: list[McNemar | None] = [None] * len(intervals)
+    adjusted: list[float | None] = [None] * len(intervals)
+    if labels.ndim == 1:
+        right = [np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in found]
+        exact = [mcnemar(right[a], right[b]) for a, b in intervals]
+        tests, adjusted = [*exact], [*holm([test.p_value for test in exact])]
+    pairs = [
+        ArmPair(found[a].name, found[b].name, by, verdict(by), test, p)
+        for ((a, b), by), test, p in zip(intervals.items(), tests, adjusted, strict=True)
+    ]
+    return Comparison(found, metric, split, pairs)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm 1979): the smallest of m times m, the next times m - 1, ... rising."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, at in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, p_values[at] * (len(p_values) - rank)))
+        adjusted[at] = highest
+    return adjusted

@@ -1,0 +1,95 @@
+"""Which runs of the store a report is about, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from hpt.errors import DataError, RunError, did_you_mean
+from hptctl import tracking
+from hptctl.report.findings import Findings, gather
+from hptctl.report.frame import counted, tidy
+from hptctl.tracking import Record
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs of the store a report is about; what they rest on comes with them."""
+
+    experiment: str | None = None
+    names: Sequence[str] = ()
+    """Runs with their evaluations and children, by name or MLflow id; none: all."""
+    datasets: Sequence[str] = ()
+    only: Collection[str] | None = None
+    """MLflow ids of runs, for instance of a study's cells."""
+
+
+EVERYTHING = Selection()
+
+
+def read(selection: Selection) -> Findings:
+    """What the selected runs of the store come to.
+
+    Raises:
+        RunError: no store, no such experiment or run, or no finished evaluation. DataError: no such dataset.
+    """
+    # All of them, since a run may start from one of another experiment.
+    records = tracking.read_runs()
+    wanted = {record.run_id for record in records}
+    if selection.experiment is not None:
+        known = {record.experiment for record in records}
+        if selection.experiment not in known:
+            near = did_you_mean(selection.experiment, known)
+            raise RunError(f"{tracking.uri()} has no runs of an experiment '{selection.experiment}'{near}")
+        wanted = {record.run_id for record in records if record.experiment == selection.experiment}
+    if selection.names:
+        wanted &= _named(records, selection.names)
+    if selection.only is not None:
+        wanted &= set(selection.only)
+    if selection.datasets:
+        known = {record.tags.dataset for record in records if record.tags.dataset}
+        for name in selection.datasets:
+            if name not in known:
+                raise DataError(f"no run in the store is of a dataset '{name}'{did_you_mean(name, known)}")
+        wanted &= {record.run_id for record in records if record.tags.dataset in selection.datasets}
+    frame = tidy(_with_what_they_rest_on(records, wanted))
+    evaluated = frame if frame.empty else counted(frame)
+    if evaluated.empty or (selection.datasets and not set(evaluated["dataset"]) & set(selection.datasets)):
+        of = f"experiment '{selection.experiment}' of " if selection.experiment else ""
+        among = " among the runs chosen" if selection.names or selection.datasets or selection.only is not None else ""
+        raise RunError(f"no finished evaluation runs in {of}{tracking.uri()}{among}", "`hptctl evaluate linear` first")
+    return gather(frame)
+
+
+def _named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
+    """Ids of the runs of these names (or MLflow ids), of their evaluations, and of their children.
+
+    Raises:
+        RunError: no such run.
+    """
+    found: set[str] = set()
+    for name in names:
+        ids = {r.run_id for r in records if r.name == name or (len(name) >= 8 and r.run_id.startswith(name))}
+        if not ids:
+            known = did_you_mean(name, [record.name for record in records])
+            raise RunError(f"the store has no run '{name}'{known}", "see `hptctl runs list`")
+        found |= ids
+    while more := {
+        r.run_id
+        for r in records
+        if r.run_id not in found and (r.parent_id in found or (r.kind != "pretrain" and r.source_id in found))
+    }:
+        found |= more
+    return found
+
+
+def _with_what_they_rest_on(records: Sequence[Record], ids: set[str]) -> list[Record]:
+    """The records of these ids, of what they started from or evaluated, and of the sweeps and studies they are of."""
+    by_id = {record.run_id: record for record in records}
+    found, left = set(), [id for id in ids if id in by_id]
+    while left:
+        id = left.pop()
+        found.add(id)
+        links = (by_id[id].source_id, by_id[id].parent_id)
+        left += [link for link in links if link in by_id and link not in found]
+    return [record for record in records if record.run_id in found]
