@@ -23,42 +23,42 @@ from hptctl.format import reading
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 PLAIN_SECONDS = 5.0
-"""Without a terminal: seconds between lines of progress."""
+"""Seconds between lines of progress where there is no terminal."""
 
 
 def say(text: str) -> None:
-    """A line of the result."""
+    """Print a line of the result."""
     out.print(escape(text))
 
 
 def note(text: str) -> None:
-    """A line beside the result."""
+    """Print a line beside the result."""
     err.print(f"[dim]{escape(text)}[/dim]")
 
 
 def warn(text: str) -> None:
-    """Something that the user should know."""
+    """Print a warning."""
     err.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
 
 def error(text: str) -> None:
-    """The one line that ends a failed command."""
+    """Print the one line that ends a failed command."""
     err.print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
 def print_json(value: Any) -> None:
-    """For scripts: JSON on standard output, nothing else there."""
+    """Print JSON for scripts; nothing else goes to standard output."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def print_text(text: str) -> None:
-    """Text for scripts, as it is."""
+    """Print text for scripts, as it is."""
     sys.stdout.write(text)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
-    if title:  # not the table's own, which wraps at the table's width
+    """Print a table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
+    if title:  # a title of the table itself would wrap at the table's width
         out.print(f"[bold]{escape(title)}[/bold]")
     out.print(_table(columns, rows), soft_wrap=False)
 
@@ -76,7 +76,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 class LiveTable:
-    """A table that is drawn over itself while work goes on, on a terminal; it is gone when the work is done."""
+    """A table on a terminal that is updated in place while work goes on, and removed when the work is done."""
 
     def __init__(self) -> None:
         self.live = err.is_terminal and not os.environ.get("NO_PROGRESS")
@@ -93,7 +93,7 @@ class LiveTable:
             self._live.stop()
 
     def show(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Draw it anew; nothing where there is no terminal."""
+        """Update the table; does nothing without a terminal."""
         if self._live is not None:
             self._live.update(
                 Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), _table(columns, rows)), refresh=True
@@ -101,7 +101,7 @@ class LiveTable:
 
 
 def traceback() -> None:
-    """The traceback of the exception being handled, for `--debug`."""
+    """Print the traceback of the exception being handled, for `--debug`."""
     import traceback as tb
 
     sys.stderr.write(tb.format_exc())
@@ -113,7 +113,7 @@ class _Handler(logging.Handler):
 
 
 def show_library_notes() -> None:
-    """Print what the libraries of this project note."""
+    """Print what this project's own packages log."""
     for name in ("hpt", "hptctl"):
         logger = logging.getLogger(name)
         logger.handlers = [_Handler()]
@@ -124,7 +124,7 @@ def show_library_notes() -> None:
 class Display:
     """Progress of long work: a bar on a terminal, a plain line now and then elsewhere, nothing when `silent`.
 
-    `follow` hears of it in any case.
+    `follow` is called in any case.
     """
 
     def __init__(self, silent: bool = False, follow: Callable[[int, int, str], None] | None = None) -> None:
@@ -155,7 +155,7 @@ class Display:
             self._bar.stop()
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` of a piece of work."""
+        """Show that `done` of `total` units of a piece of work are done."""
         if self._follow is not None:
             self._follow(done, total, what)
         if self._bar is not None:
@@ -169,7 +169,7 @@ class Display:
             note(f"{what} {done}/{total} {self._figures}".rstrip())
 
     def metrics(self, metrics: dict[str, float]) -> None:
-        """The newest figures, shown behind the bar."""
+        """Show the newest figures behind the bar."""
         names = {"images_per_second": "images/s", "contrastive_top1": "acc", "loss": "loss", "lr": "lr"}
         shown = {short: metrics[name] for name, short in names.items() if name in metrics}
         shown |= {key: value for key, value in metrics.items() if key.startswith("val_curve")}

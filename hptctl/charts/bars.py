@@ -1,4 +1,4 @@
-"""Figures, or differences of figures, one below the other: a dot each, with a line for what it may be."""
+"""Figures, or differences of figures, one below the other: a dot with a line for its uncertainty."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hptctl.format import MINUS
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure, or one difference of figures; shares. A line is drawn from `low` to `high` where they are finite."""
+    """One figure or difference, as a share. A line is drawn from `low` to `high` where both are finite."""
 
     name: str
     strategy: str
@@ -26,11 +26,11 @@ class Bar:
     low: float
     high: float
     label: str
-    """The figure in words."""
+    """The figure as text."""
 
 
 def bars(found: Sequence[Bar], alt: str, key: str, *, differences: bool = False) -> Markup:
-    """A row each: a dot at its figure, a line for what it may be, the figure in words beside it.
+    """A row for each: a dot at the figure, a line for its uncertainty, and the figure as text.
 
     `differences` are in points, around a line at 0.
     """

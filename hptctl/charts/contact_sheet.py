@@ -1,4 +1,4 @@
-"""A contact sheet: one row per image, its caption below it, and beside it what became of it."""
+"""A contact sheet: a row for each image, with its caption below it and what was made of it to the right."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Pixels = npt.NDArray[np.uint8]
 """[H, W, 3]"""
 
 TILE = 128
-"""Smaller tiles are enlarged to this side at least, each pixel to a square."""
+"""The least side of a tile as shown; smaller ones are enlarged, each pixel to a square."""
 MARGIN, GAP, LINE = 16, 8, 18
 TYPE = 13
 MOST_PIXELS = 80_000_000
-"""Programs that show pictures refuse more."""
+"""Image viewers refuse more."""
 EMPTY, PAPER = "#cfcecd", "#e4e3e2"
-"""The paper is grey, so that the edges of white tiles are seen as well as of black ones."""
+"""The paper is grey, so that the edges of both white and black tiles are visible."""
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One image: its pixels, what became of it (all of one side), and what it is."""
+    """One image, the tiles that were made of it (all of one side), and two lines of caption."""
 
     image: Pixels
     tiles: Sequence[Pixels]
@@ -45,9 +45,9 @@ class SheetLayout:
     rows: int
     columns: int
     scale: int
-    """A tile's pixel is a square of this side."""
+    """The side of the square that a tile's pixel is shown as."""
     side: int
-    """Of a tile as shown."""
+    """The side of a tile as shown."""
     head: int
     """Height of what is above the first row."""
 
@@ -66,7 +66,7 @@ def layout(title: str, rows: int, columns: int, side: int) -> SheetLayout:
     """The layout of tiles of `side` pixels below a title.
 
     Raises:
-        ConfigError: too large a picture.
+        ConfigError: the sheet would be too large.
     """
     scale = -(-TILE // side)
     place = SheetLayout(rows, columns, scale, side * scale, 0)
@@ -82,7 +82,7 @@ def layout(title: str, rows: int, columns: int, side: int) -> SheetLayout:
 
 
 def draw(title: str, headings: Sequence[str], rows: Sequence[SheetRow], place: SheetLayout) -> Image.Image:
-    """The sheet; `headings` stand over the image and its tiles."""
+    """The sheet; `headings` are the titles of its columns."""
     sheet = Image.new("RGB", place.size, PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(_wrap(title, place.size[0] - 2 * MARGIN)):
@@ -103,7 +103,7 @@ def draw(title: str, headings: Sequence[str], rows: Sequence[SheetRow], place: S
 
 
 def write(sheet: Image.Image, out: Path) -> None:
-    """The sheet as a PNG file, atomically.
+    """Write the sheet as a PNG file, atomically.
 
     Raises:
         ConfigError: `out` cannot be written.
@@ -116,7 +116,7 @@ def write(sheet: Image.Image, out: Path) -> None:
 
 
 def _fit(pixels: Pixels, side: int) -> Image.Image:
-    """Reduced into a square, or enlarged in it by whole pixels."""
+    """The image, reduced to fit a square, or enlarged in it by whole pixels."""
     longest = max(pixels.shape[:2])
     if longest <= side:
         return _enlarged(pixels, side // longest)
@@ -131,7 +131,7 @@ def _enlarged(pixels: Pixels, scale: int) -> Image.Image:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    # Pillow's own font has ASCII only.
+    # Pillow's own font has only ASCII.
     return ImageFont.truetype(font_file(), TYPE)
 
 
@@ -147,7 +147,7 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    """Text that fits, with its end replaced where it does not."""
+    """The text, with its end replaced by dots where it is too wide."""
     font, whole = _font(), text
     while text and font.getlength(whole if text == whole else f"{text}...") > width:
         text = text[:-1]

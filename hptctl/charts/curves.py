@@ -17,9 +17,9 @@ from hptctl.charts.svg import as_svg
 from hptctl.format import compact
 
 NAME = 17
-"""Characters of a line's name; what is longer is cut."""
+"""Most characters of a line's name; longer ones are cut."""
 BAND = 0.16
-"""Opacity of a band: figures on it keep their contrast."""
+"""Opacity of a band, low enough for the contrast of what lies on it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def over(categories: Sequence[str], lines: Sequence[Line], metric: str, alt: str
 def measures(
     panels: Mapping[str, Mapping[tuple[str, str], Sequence[tuple[float, float]]]], alt: str, key: str
 ) -> Markup:
-    """Looks at the backbone on its way, one measure above the other: name -> (label, strategy) -> (step, figure)."""
+    """Measures of the representation during pretraining, one above the other.
+
+    `panels`: name -> (label, strategy) -> (step, figure).
+    """
     each, head, foot = 92, 22, 40
     height = len(panels) * (each + head) + foot
     with matplotlib.rc_context(STYLE):
@@ -88,7 +91,7 @@ def measures(
         for number, (name, curves) in enumerate(panels.items()):
             bottom = height - (number + 1) * (each + head)
             axes = figure.add_axes((46 / WIDTH, bottom / height, (WIDTH - 46 - right) / WIDTH, each / height))
-            axes.set_xscale("symlog", linthresh=first, linscale=0.4)  # a look at step 0 has a place of its own
+            axes.set_xscale("symlog", linthresh=first, linscale=0.4)  # step 0 has its own place
             axes.set_xlim(0 if 0 in steps else first / 1.3, max(steps) * 1.3)
             labels = []
             for (label, strategy), points in curves.items():
@@ -150,7 +153,7 @@ def _share_axis(axes: Axes) -> None:
 
 
 def _room(names: Iterable[str]) -> int:
-    """Units to the right of a chart for the names of its lines."""
+    """Units to the right of a chart that the names of its lines need."""
     return max(82, round(30 + 0.95 * CHARACTER * min(max(map(len, names)), NAME)))
 
 
@@ -165,7 +168,7 @@ def _step_axis(axes: Axes, label: str) -> None:
 
 
 def _apart(steps: Sequence[float], decades: float) -> list[float]:
-    """The lengths that were run, without those whose labels would touch the one before."""
+    """The steps to label: without those whose labels would touch the next one."""
     kept: list[float] = []
     for step in reversed(steps):
         if not kept or math.log(kept[-1] / step) / decades > 0.13:
@@ -174,7 +177,7 @@ def _apart(steps: Sequence[float], decades: float) -> list[float]:
 
 
 def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
-    """Each line's name at the right edge, at its last figure's height; apart where they would overlap."""
+    """Write each line's name at the right edge, at the height of its end, moved where names would overlap."""
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height * 72 / axes.figure.dpi
     line = 13 * (high - low) / height

@@ -20,9 +20,9 @@ from markupsafe import Markup
 from hpt import cores
 
 MOST = 3
-"""Processes beside this one: each takes a second to begin."""
+"""Most processes beside this one; each takes a second to start."""
 WORTHWHILE = 30
-"""Charts for each of them: these take as long as it takes to begin."""
+"""Charts that pay for one such process: they take as long as its start."""
 _pool: ProcessPoolExecutor | None = None
 
 
@@ -33,7 +33,7 @@ class Drawing:
         self._chart = chart
         self._beside: Future[Markup] | None = None
         if _pool is not None:
-            with suppress(BrokenProcessPool):  # killed, perhaps for want of memory
+            with suppress(BrokenProcessPool):  # killed, perhaps for lack of memory
                 self._beside = _pool.submit(chart)
 
     def __html__(self) -> str:
@@ -45,7 +45,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, and what is written below it."""
+    """A drawing with its caption."""
 
     svg: Drawing
     caption: str
@@ -58,14 +58,14 @@ def draw(chart: Callable[..., Markup], *arguments: object, **options: object) ->
 
 @contextmanager
 def beside(charts: int) -> Iterator[None]:
-    """Draw what is ordered in this block in other processes too, where there are cores and so many charts are expected
-    that it pays."""
+    """Draw what is ordered in this block in other processes too, where cores are free and the number of charts expected
+    makes it worthwhile."""
     global _pool
     others = min(cores.usable() - 1, MOST, charts // WORTHWHILE)
     if not others:
         yield
         return
-    # Not forked: numerical libraries have threads, and a forked one that held a lock would hold it for ever.
+    # Not forked: a lock that a thread of a numerical library holds at the fork would never be released.
     pool = ProcessPoolExecutor(others, mp_context=get_context("spawn"), initializer=_begin)
     _pool = pool
     try:
@@ -76,4 +76,4 @@ def beside(charts: int) -> Iterator[None]:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the command's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command itself answers Ctrl-C

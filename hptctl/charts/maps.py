@@ -14,23 +14,23 @@ from hptctl.charts.style import INK, STYLE, SURFACE
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points of one kind on a map."""
+    """The points of one class on a map."""
 
     name: str
     points: Sequence[tuple[float, float]]
     muted: bool = False
-    """Drawn grey and behind the others."""
+    """Whether it is drawn grey and behind the others."""
 
 
 CLOUD_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#6d4c9f", "#8c6d1f")
-"""Okabe and Ito's, with two darker ones for their yellow and black; a ninth kind has the first and another marker."""
+"""Okabe and Ito's, with two darker ones for their yellow and black; a ninth class has the first with another marker."""
 CLOUD_MARKERS = ("o", "^", "s")
 MOST_CLOUDS = 12
-"""Kinds that are told apart on a map."""
+"""Most classes that can be told apart on a map."""
 
 
 def plane(clouds: Sequence[Cloud], title: str, axes_of: tuple[str, str]) -> Figure:
-    """A map of images in two dimensions: a colour and marker for each kind, named beside it."""
+    """A map of images in two dimensions: a colour and a marker for each class, named beside the map."""
     with matplotlib.rc_context(STYLE | {"figure.facecolor": SURFACE}):
         figure = Figure(figsize=(10, 6.6))
         axes = figure.add_axes((0.07, 0.09, 0.66, 0.82))
@@ -44,7 +44,7 @@ def plane(clouds: Sequence[Cloud], title: str, axes_of: tuple[str, str]) -> Figu
                 marker = CLOUD_MARKERS[coloured // len(CLOUD_COLOURS)]
                 coloured += 1
             x, y = zip(*cloud.points, strict=True)
-            # Thousands of dots as paths would make a slow file of megabytes.
+            # As paths, thousands of dots make a file of megabytes that is slow to show.
             axes.scatter(
                 x,
                 y,
@@ -71,7 +71,7 @@ def plane(clouds: Sequence[Cloud], title: str, axes_of: tuple[str, str]) -> Figu
 
 
 def matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    """Shares 0 to 1 of every row with every column, in shades, the figures in the cells where they have room."""
+    """Shares, 0 to 1, of every row with every column, as shades with the figure in each cell; NaN stays empty."""
     with matplotlib.rc_context(STYLE | {"figure.facecolor": SURFACE}):
         cell = 0.5 if max(len(rows), len(columns)) <= 12 else 0.36
         width, height = 2.2 + cell * len(columns), 1.9 + cell * len(rows)

@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter
 from hptctl.format import percent, unbroken
 
 WIDTH = 360
-"""Units of a chart's width: about its pixels on the page, so that type is the same size in all of them."""
+"""Width of a chart in units, about its pixels on the page, so that all charts have type of one size."""
 CHARACTER = 6.8
-"""Units of a character's width in the charts' type, on the safe side: the reader's font is not known here."""
+"""Width of a character in units, rather too wide: the reader's font is not known here."""
 INK, MUTED, GRID, SURFACE = "#100f0e", "#5c5b5a", "#dad9d8", "#fefdfc"
 COLOURS = {  # Okabe and Ito's, told apart under the common colour-vision deficiencies
     "base": "#555657",
@@ -40,18 +40,18 @@ NEUTRAL: Any = {  # matplotlib types its keys as one Literal of three hundred
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
 }
-"""Of every chart."""
+"""Settings of every chart."""
 STYLE: Any = NEUTRAL | {
     "font.size": 12,
     "axes.labelsize": 11,
     "axes.facecolor": "none",
-    "axes.titley": 1.0,  # looking for a free place would be a tenth of the drawing
+    "axes.titley": 1.0,  # looking for a free place takes a tenth of the drawing
     "figure.facecolor": "none",
     "grid.linewidth": 0.8,
     "lines.linewidth": 2,
     "lines.solid_capstyle": "round",
 }
-"""Of charts for a page."""
+"""Settings of charts for a page."""
 
 
 def colour_of(strategy: str) -> str:
@@ -75,7 +75,7 @@ def blank(height: int, *, left: int = 46, right: int = 82, top: int = 24, bottom
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
     axes = figure.add_axes(box)
-    axes.set_title("")  # which fixes where it is
+    axes.set_title("")  # which fixes its place
     return figure, axes
 
 
@@ -91,5 +91,5 @@ def percent_ticks(span: float) -> FuncFormatter:
 
 
 def font_file() -> Path:
-    """DejaVu Sans, which comes with matplotlib."""
+    """The file of DejaVu Sans, which comes with matplotlib."""
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -34,7 +34,7 @@ _VARIABLES = {
 
 
 def as_svg(figure: Figure, alt: str, key: str) -> Markup:
-    """The figure as one `<svg role="img">` for a page of many: no ids but those it refers to itself."""
+    """The figure as one `<svg role="img">` for a page of many: it has no ids but those that it refers to."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": key}), warnings.catch_warnings():
         # Glyphs that matplotlib's font lacks are drawn by the reader's fonts: the text stays text.
@@ -57,12 +57,12 @@ def as_svg(figure: Figure, alt: str, key: str) -> Markup:
 
 _SUPERFLUOUS = (
     r"<metadata>.*?</metadata>\s*",
-    r"<!--.*?-->\s*",  # each label once more
+    r"<!--.*?-->\s*",  # each label again
     r"font-family: [^;\"]*;? ?",  # the page's
     r' transform="rotate\(-0 [^)]*\)"',
     r'<path d="[^"]*" style="fill: none"/>\s*',
 )
-"""Two thirds of what matplotlib writes."""
+"""What a page does not need: two thirds of what matplotlib writes."""
 
 
 def _rounded(attribute: str) -> str:
@@ -80,7 +80,7 @@ def save(figure: Figure, path: Path, salt: str = "hptctl") -> None:
     """Write a figure, the same bytes each time, by its suffix, atomically; the ids in an SVG depend on `salt`.
 
     Raises:
-        ConfigError: another suffix than these, or no such folder.
+        ConfigError: the suffix is not one of `SUFFIXES`, or the folder does not exist.
     """
     check_figure(path)
     quiet: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
@@ -95,7 +95,11 @@ def save(figure: Figure, path: Path, salt: str = "hptctl") -> None:
 
 
 def check_figure(path: Path) -> None:
-    """A ConfigError when a figure cannot be written there."""
+    """Check that a figure can be written there.
+
+    Raises:
+        ConfigError: the suffix is not one of `SUFFIXES`, or the folder does not exist.
+    """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"a figure cannot be written as '{path.name}'", f"end it in {', '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():
@@ -103,7 +107,7 @@ def check_figure(path: Path) -> None:
 
 
 def standalone(svg: Markup) -> str:
-    """A chart as a file of its own: its colours as they are on a light page, which is there too."""
+    """A chart as a separate file: with the colours and the ground of a light page."""
     text = str(svg)
     for colour, variable in _VARIABLES.items():
         text = text.replace(variable, colour)

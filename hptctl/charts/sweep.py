@@ -29,13 +29,13 @@ _STYLE: Any = NEUTRAL | {"font.size": 10, "axes.facecolor": SURFACE, "figure.fac
 
 @dataclass(frozen=True)
 class DrawnTrial:
-    """A trial, as far as it is drawn."""
+    """What is drawn of a trial."""
 
     number: int
     state: str
     params: Mapping[str, Any]
     value: float | None
-    """A share, 0 to 1."""
+    """Val, a share from 0 to 1; None where there is no figure."""
     worker: str
     started: float | None
     ended: float | None
@@ -50,7 +50,7 @@ def write(
     *,
     log: Sequence[str] = (),
 ) -> list[Path]:
-    """Draw what the trials allow into `folder`; `log` are the parameters of a logarithmic scale."""
+    """Draw the plots that the trials allow, into `folder`; `log` names the parameters with a logarithmic scale."""
     done = [point for point in points if point.value is not None]
     drawn = {}
     with matplotlib.rc_context(_STYLE):
@@ -119,7 +119,7 @@ def _parallel(done: Sequence[DrawnTrial], names: Sequence[str], log: Sequence[st
 
 
 def _heat_map(done: Sequence[DrawnTrial]) -> Figure:
-    """Val by learning rate and schedule: of a grid its cells, of a range of learning rates a point per trial."""
+    """Val by learning rate and schedule: the cells of a grid, or a point for each trial of a range."""
     schedules = sorted({str(p.params["schedule"]) for p in done}, key=lambda text: (len(text), text))
     figure, axes = _blank(6.4, 1.4 + 0.5 * len(schedules))
     low, high = _limits(done)
@@ -165,7 +165,7 @@ def _importance(importances: Mapping[str, float]) -> Figure:
 
 
 def _timeline(points: Sequence[DrawnTrial]) -> Figure:
-    """Which worker did what when."""
+    """When each worker was at which trial."""
     begun = [point for point in points if point.started is not None]
     workers = sorted({point.worker for point in begun})
     figure, axes = _blank(6.4, 1.2 + 0.42 * len(workers))

@@ -7,7 +7,7 @@ from hptctl.format import size
 
 PACKAGES = ("torch", "torchvision", "accelerate", "mlflow", "optuna", "pandas", "typer", "numpy", "pillow")
 ENOUGH = 10**9
-"""Bytes of a disk that a run needs, at least."""
+"""Free bytes of a disk that a run needs at least."""
 
 
 def doctor(as_json: options.Json = False) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hptctl.report.page import Summary
 
 WATCH_SECONDS = 2.0
-"""Between two looks at the store."""
+"""Seconds between two checks of the store."""
 STDOUT = Path("-")
 
 
@@ -111,7 +111,7 @@ def _watch(write: Callable[[], Summary]) -> None:
             try:
                 if store.changed():
                     _say(write())
-            except RunError as error:  # no store or nothing finished in it, yet; or a server that is away for a while
+            except RunError as error:  # no store yet, nothing finished in it, or a server that is away for a while
                 console.note(f"{error}; waiting")
 
 

@@ -1,4 +1,4 @@
-"""The arms of a comparison: which evaluations stand for the runs that were named, and whether they compare at all."""
+"""The arms of a comparison: which evaluations represent the runs that were named, and whether they are comparable."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn")
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: an evaluation, or one of each of a model's seeds."""
+    """One side of a comparison: an evaluation, or several of one model trained from several seeds."""
 
     name: str
-    """As the user named it."""
+    """The name that the user gave."""
     runs: tuple[Run, ...]
     predictions: Predictions
     """Scores of all runs' reruns, [R, n, C]."""
     seeds: tuple[Scores, ...]
-    """Those of each run."""
+    """The scores of each run."""
 
     def figures(self, metric: str) -> list[float]:
         """The metric of each rerun."""
@@ -38,7 +38,7 @@ class Arm:
         return [float(weighted(metric, scores, kept.labels)(once)[0]) for scores in kept.scores]
 
     def facts(self) -> Facts:
-        """Of its first run."""
+        """The facts of its first run."""
         return self.runs[0].status().facts
 
 
@@ -46,8 +46,8 @@ def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm
     """The arms of a comparison, `a,b,c` pooling three runs; all on the same images.
 
     Raises:
-        RunError: no such run, no evaluation of it, no predictions, the same run twice, or other images, splits or
-            classes.
+        RunError: a run does not exist, is given twice, or lacks an evaluation or its predictions; or images, splits or
+            classes differ.
     """
     groups = [[runs.get(part.strip()) for part in name.split(",") if part.strip()] for name in names]
     every = [run for group in groups for run in group]
@@ -78,10 +78,10 @@ def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm
 
 
 def headline(found: Sequence[Arm]) -> str:
-    """The metric that all arms were chosen by.
+    """The metric by which all arms were chosen.
 
     Raises:
-        RunError: there is more than one.
+        RunError: they were chosen by different metrics.
     """
     chose = {recorded(arm.facts().metric, "the metric that chose") for arm in found}
     if len(chose) > 1:
@@ -93,7 +93,7 @@ def headline(found: Sequence[Arm]) -> str:
 
 
 def unfair(found: Sequence[Arm]) -> list[str]:
-    """In what else the runs differ than the backbone, a line each."""
+    """What else than the backbone differs between the runs, a line for each difference."""
     out = []
     for key, what in (("labels_used", "numbers of training labels"), ("labels_fingerprint", "training labels")):
         values = {str(getattr(run.status().facts, key) or "") for arm in found for run in arm.runs}

@@ -1,4 +1,4 @@
-"""What `hptctl compare` says of the arms: every pair with its interval, its verdict and a test, as JSON or in words."""
+"""The comparison of all pairs of arms: intervals, verdicts and tests, as JSON or as text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ArmPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms or more, compared by one metric on the images of one split."""
+    """Two or more arms, compared by one metric on the images of one split."""
 
     arms: Sequence[Arm]
     metric: str
@@ -120,7 +120,7 @@ def compare(
     """Compare every pair of arms.
 
     Raises:
-        ConfigError: the task has no such metric. HptError: these images leave it undefined.
+        ConfigError: the task does not have that metric. HptError: these images leave it undefined.
     """
     labels = found[0].predictions.labels
     intervals = pairwise(metric, [arm.seeds for arm in found], labels, resamples=resamples, seed=seed, level=level)
@@ -138,7 +138,7 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm 1979): the smallest of m times m, the next times m - 1, ... rising."""
+    """p-values adjusted for multiple tests (Holm 1979): the least of m times m, the next times m - 1, ..., rising."""
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for rank, at in enumerate(np.argsort(p_values, kind="stable")):

@@ -1,4 +1,4 @@
-"""Which results of a report differ: by an interval from the predictions that runs kept, or without them by a rule."""
+"""Which results of a report differ: by intervals from the predictions that runs kept, or else by their spread."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from hptctl.runs import Run, tracked_id
 log = logging.getLogger("hptctl.compare")
 
 RESAMPLES = 1000
-"""Of the test images. `hptctl compare --resamples 1000` gives the same intervals; its 2,000 take twice as long."""
+"""Resamples of the test images. `hptctl compare --resamples 1000` gives the same intervals; its default of 2,000 takes
+twice as long."""
 LEVEL = 0.95
 VERSION = 1
-"""Raised when the same predictions come to other intervals than before."""
+"""To be raised whenever the same predictions give other intervals than before."""
 
 
 class Measured(Protocol):
@@ -63,13 +64,13 @@ Pairs = dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure less another one."""
+    """A figure less another one; all values are shares."""
 
     points: float
-    """A share, as the figures are."""
+    """The difference of the two means."""
     low: float
     high: float
-    """Of the 95 % interval; NaN where there is none and the spread decided."""
+    """`low` and `high` are the ends of the 95 % interval; NaN where there is none and the spread decided."""
     tie: bool
 
     @property
@@ -107,7 +108,7 @@ class Differences:
 
 
 def _kept(group: Sequence[Measured], folders: Mapping[str, Path]) -> Pairs:
-    """Intervals of a group's pairs, from the cache where its predictions are what they were."""
+    """Intervals of a group's pairs, from the cache as long as its predictions are unchanged."""
     stamps = [(each, stamp) for each in group if (stamp := _stamp(each, folders)) is not None]
     if len(stamps) < 2:
         return {}
@@ -117,18 +118,18 @@ def _kept(group: Sequence[Measured], folders: Mapping[str, Path]) -> Pairs:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return {(tuple(a), tuple(b)): (low, high) for a, b, low, high in json.loads(file.read_bytes())}
     found = _measure([each for each, _ in stamps], folders)
-    with suppress(OSError):  # a full or read-only disk costs the time once more
+    with suppress(OSError):  # with a full or read-only disk, the time is spent again
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps([[a, b, low, high] for (a, b), (low, high) in found.items()]))
     return found
 
 
 def _stamp(result: Measured, folders: Mapping[str, Path]) -> list[tuple[int, int]] | None:
-    """Sizes and times of a result's predictions; None where a run has none."""
+    """Size and time of change of each file of predictions behind a result; None where a run has none."""
     out = []
     for id in result.run_ids:
         folder = folders.get(id)
-        if folder is None or tracked_id(Run(folder)) != id:  # another run may have come into its place
+        if folder is None or tracked_id(Run(folder)) != id:  # another run may have taken its place
             return None
         try:
             stat = predictions.path_of(folder, "test").stat()

@@ -22,7 +22,7 @@ def pairwise(
         labels: [n], or [n, C] of a multi-label set.
 
     Raises:
-        ConfigError: no such metric. HptError: labels that leave it undefined, or scores that are NaN.
+        ConfigError: the labels do not have that metric. HptError: the labels leave it undefined, or scores are NaN.
     """
     resampled = resample(metric, models, labels, resamples=resamples, seed=seed)
     return {

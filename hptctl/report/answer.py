@@ -1,4 +1,4 @@
-"""The first screen: what the runs answer, in a sentence and a picture, then dataset by dataset."""
+"""The first screen: the answer of the runs as a sentence and a chart, then dataset by dataset."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Rival:
     """`3.1 points above`, or `level with`."""
     tie: bool
     interval: str
-    """95 %; nothing where the spread decided."""
+    """The ends of the 95 % interval, in points; empty where the spread decided."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Answer:
     section: str
     target: str
     verdict: str
-    """gain, tie, loss or open: the best further pretraining against `base`."""
+    """gain, tie, loss or open: how the best further pretraining compares with `base`."""
     arm: str
     figure: RunLink
     steps: int
     cost: str
-    """Images seen, and hours of what; nothing where it is not known."""
+    """Images seen, and hours on which hardware; empty where neither is known."""
     metric: str
     evaluation: str
     rivals: tuple[Rival, ...]
     missing: tuple[str, ...]
     single_seeds: tuple[str, ...]
-    """Arms of one seed, where not all of them are; `all` where they are."""
+    """Arms with a single seed; `all` where every arm has a single seed."""
     chart: Chart
 
 
@@ -98,7 +98,7 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
 
 
 def lead(answers: Sequence[Answer]) -> str:
-    """The answer over all datasets, in a sentence."""
+    """The answer over all datasets, as one sentence."""
     said = {
         "gain": "yes on {}",
         "tie": "a tie within noise on {}",
@@ -116,7 +116,7 @@ def lead(answers: Sequence[Answer]) -> str:
 
 
 def winners(findings: Findings) -> str:
-    """How many datasets each strategy is best on, or level with the best; nothing where none has a rival."""
+    """On how many datasets each strategy is best or level with the best; empty where no dataset has two results."""
     counts = dict.fromkeys(STRATEGIES, 0)
     contested = [target for target in findings.targets if len(findings.rivals(target)) > 1]
     for target in contested:
@@ -131,7 +131,7 @@ def winners(findings: Findings) -> str:
 
 
 def picture(findings: Findings) -> Chart | None:
-    """For each dataset the best further pretraining less the base; None where no dataset has both."""
+    """A chart of the best further pretraining less the base, by dataset; None where no dataset has both."""
     found, said = [], []
     for target in findings.targets:
         trained, base = findings.further(target)

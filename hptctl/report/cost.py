@@ -1,4 +1,4 @@
-"""What a figure cost: the pretraining behind it, as its run measured it."""
+"""What the pretraining behind a result cost, as its run measured it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ OF_A_COST = (
 
 @dataclass(frozen=True)
 class PretrainingCost:
-    """Of one pretraining, the mean over seeds."""
+    """What one pretraining cost; means over seeds."""
 
     steps: int
     images: float
-    """Seen by the model, those of every step counted; NaN where the pretraining is not at hand."""
+    """Images that the model saw, counted at every step; NaN where the store does not have the pretraining."""
     hours: float
-    """At the speed that the run measured on its way, without decoding and pauses; of `base` by the clock."""
+    """Hours at the speed that the run measured, without decoding and pauses; for `base`, hours by the clock."""
     hardware: str
-    """What the hours are of."""
+    """What the hours were measured on."""
     energy: float
-    """Wh of the processors and GPUs; NaN where the hardware does not tell."""
+    """Watt-hours of the processors and GPUs; NaN where the hardware does not count them."""
 
 
 def cost(result: Result, runs: Mapping[Any, Mapping[Any, Any]]) -> PretrainingCost:
-    """Of the pretraining behind a result, of one stage: what its weights came from is not in it.
+    """The cost of the last stage of pretraining behind a result; what made its initial weights is not included.
 
     Args:
         runs: `OF_A_COST` of all runs, by run id.
@@ -50,7 +50,7 @@ def cost(result: Result, runs: Mapping[Any, Mapping[Any, Any]]) -> PretrainingCo
         seconds = [seen / speed if speed > 0 else math.nan for seen, speed in zip(images, speeds, strict=True)]
     else:
         images = [_number(run["pretraining_images"]) for run in found]
-        # Clocks of two machines may disagree.
+        # The clocks of two machines may disagree.
         seconds = [took if took > 0 else math.nan for took in (_number(run["seconds"]) for run in found)]
     hardware = ", ".join(sorted({run["hardware"] for run in found if isinstance(run["hardware"], str)} - {""}))
     energy = _mean([_number(run["energy_wh"]) for run in found])

@@ -16,7 +16,7 @@ PROTOCOL_STEPS = {
     "hpt-bn": {5000},
     "target": {5000, 50000, 100000, 200000, 400000},
 }
-"""arXiv 2103.12718v2, section 4.1."""
+"""Lengths of pretraining in the paper (arXiv 2103.12718v2, section 4.1)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Deviation:
 
 
 def deviations(frame: pd.DataFrame) -> list[Deviation]:
-    """Where the runs behind the figures differ from the protocol, which the configuration defaults to."""
+    """The settings in which the runs behind the results differ from the protocol, whose values are the defaults."""
     evaluations = counted(frame)
     behind = frame[frame["run_id"].isin(evaluations["source_id"])]
     trained = behind[behind["strategy"] != "base"]
@@ -40,7 +40,7 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
     everywhere = {key: protocol.pop(key) for key in ("config.backbone", "config.image_size")}
     del protocol["config.steps"]
     found = _deviating("all runs", pd.concat([behind, evaluations]), everywhere)
-    del protocol["config.share"]  # of the study of robustness, as its augmentations are
+    del protocol["config.share"]  # varied by the study of robustness, like the augmentations
     augment = {key: protocol.pop(key) for key in list(protocol) if key.startswith("config.augment.")}
     found += _deviating("pretraining", trained, protocol)
     found += _deviating("pretraining", trained[trained["policy"] == "baseline"], augment)
@@ -61,7 +61,7 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
 
 
 def _defaults(config: Config) -> dict[str, set[str]]:
-    """What the protocol allows for each setting of the method, as against the machine and the bookkeeping."""
+    """What the protocol allows for each setting of the method; those of machine and bookkeeping are left out."""
     aside = {
         "strategy",
         "dataset",

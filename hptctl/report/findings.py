@@ -1,4 +1,4 @@
-"""What the runs say, in figures: everything that the page and the other formats put into words."""
+"""What follows from the results: differences, verdicts, speed-ups and costs. Page and formats put them into words."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from hptctl.report.names import arm_order, evaluation_order
 from hptctl.report.results import Result, at_best_length, published, results
 
 FURTHER = ("target", "hpt", "hpt-bn")
-"""Strategies that train on the target images, as against `base`."""
+"""Strategies that train on the target images; `base` does not."""
 
 
 @dataclass(frozen=True)
 class Faster:
-    """How much longer `target` must train for what another strategy has."""
+    """How much longer `target` must train to reach the figure of another strategy."""
 
     result: Result
     speed_up: SpeedUp
     slowest: SpeedUp | None
-    """For its figure less its spread; None where the spread is not known."""
+    """The speed-up for the figure less its spread; None where the spread is not known."""
     fastest: SpeedUp | None
-    """For its figure and its spread above it."""
+    """The speed-up for the figure plus its spread; None where the spread is not known."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How often one arm was better, level and worse than another, over datasets."""
+    """On how many datasets one arm was better than another, level with it, and worse."""
 
     wins: int
     ties: int
@@ -43,22 +43,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Findings:
-    """The runs (`frame`, indexed by run id) and what they come to."""
+    """The runs (`frame`, indexed by run id), their results, and what follows from them."""
 
     frame: pd.DataFrame
     every: tuple[Result, ...]
-    """Every figure, evaluation by evaluation in the order of their weight."""
+    """Every result, by evaluation in the order of their weight."""
     chosen: tuple[Result, ...]
-    """Of each arm the length of pretraining that val chose."""
+    """For each arm the result at the length of pretraining that val chose."""
     shown: tuple[Result, ...]
-    """Of these the method as published: what is compared over datasets."""
+    """Those of the method as published, which are compared over datasets."""
     difference: Differences
     costs: dict[tuple[str, str, str, int], PretrainingCost]
-    """By the place of a result."""
+    """The cost of each result, by its place."""
 
     @property
     def targets(self) -> list[str]:
-        """Datasets, with what tells two of one name apart."""
+        """Datasets, each with what tells it apart from others of its name."""
         return sorted({result.target for result in self.every})
 
     @property
@@ -66,7 +66,7 @@ class Findings:
         return list(dict.fromkeys(result.evaluation for result in self.every))
 
     def rivals(self, target: str) -> list[Result]:
-        """The figures that answer for a dataset: of its weightiest evaluation, and of backbones that saw its images."""
+        """The results that answer for a dataset: of its weightiest evaluation, for backbones that saw its images."""
         mine = [result for result in self.shown if result.target == target]
         first = [result for result in mine if result.evaluation == mine[0].evaluation]
         return [result for result in first if result.own] or first
@@ -83,12 +83,12 @@ class Findings:
         return [each for each in self.shown if (each.target, each.evaluation) == (result.target, result.evaluation)]
 
     def less_base(self, result: Result) -> Difference | None:
-        """A result less that of the base; None where there is no base, and for the base itself."""
+        """A result less that of the base; None where the base is missing, and for the base itself."""
         bases = [each for each in self.beside(result) if each.strategy == "base" and each.own]
         return against(self, result, best(bases))
 
     def verdict(self, target: str) -> str:
-        """gain, tie, loss: of the best further pretraining against `base`; open where one of them is missing."""
+        """gain, tie or loss of the best further pretraining against `base`; open where either is missing."""
         trained, base = self.further(target)
         if trained is None or base is None:
             return "open"
@@ -96,12 +96,12 @@ class Findings:
         return "tie" if found.tie else "gain" if found.points > 0 else "loss"
 
     def wholes(self, variants: Sequence[Result]) -> list[Result]:
-        """What they are variants of: the whole method from the same start, of as many steps."""
+        """What these are variants of: the whole method from the same start, after as many steps."""
         wanted = {_kin(result) for result in variants}
         return [result for result in self.every if not result.variant and result.own and _kin(result) in wanted]
 
     def scores(self, evaluation: str) -> dict[tuple[str, str], Score]:
-        """Each arm (row) against each other (column), over the datasets that have both."""
+        """The score of each arm (first) against each other (second), over the datasets that have both."""
         counts: dict[tuple[str, str], list[int]] = {}
         mine = [result for result in self.shown if result.evaluation == evaluation and result.own]
         for a in mine:
@@ -113,7 +113,7 @@ class Findings:
         return {pair: Score(*each) for pair, each in counts.items()}
 
     def faster(self, target: str) -> list[Faster]:
-        """hpt and hpt-bn after each number of steps against the curve of `target`, in the evaluation that answers."""
+        """hpt and hpt-bn at each length against the curve of `target`, under the evaluation that answers."""
         rivals = self.rivals(target)
         mine = [
             result
@@ -145,7 +145,7 @@ class Findings:
 
 
 def gather(frame: pd.DataFrame) -> Findings:
-    """Figures, differences and costs of the runs (`frame.tidy`); reads the predictions that they kept."""
+    """Results, differences and costs of the runs (`frame.tidy`); reads the predictions that they kept."""
     by_id = frame.set_index("run_id", drop=False)
     every = sorted(results(frame), key=lambda c: (evaluation_order(c.evaluation), arm_order(c.arm), c.target, c.steps))
     chosen = at_best_length(every)
@@ -154,7 +154,7 @@ def gather(frame: pd.DataFrame) -> Findings:
     compared = [*chosen, *(result for result in every if _kin(result) in kin and result not in chosen)]
     in_order = sorted(compared, key=lambda c: (c.target, c.evaluation))
     groups = [list(some) for _, some in groupby(in_order, key=lambda c: (c.target, c.evaluation))]
-    # Not as a frame: looking 300 results up in one would take half a second.
+    # As dictionaries, since 300 look-ups in a frame take half a second.
     narrow = by_id.reindex(columns=list(OF_A_COST)).to_dict("index")
     return Findings(
         frame=by_id,
@@ -172,7 +172,7 @@ def best(found: Sequence[Result]) -> Result | None:
 
 
 def against(findings: Findings, result: Result, other: Result | None) -> Difference | None:
-    """A result less another one; None where there is no other."""
+    """A result less another one; None where that is missing or the same."""
     return findings.difference(result, other) if other is not None and other is not result else None
 
 

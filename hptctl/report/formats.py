@@ -1,4 +1,4 @@
-"""The report for papers and scripts: Markdown, CSV, JSON, a LaTeX table. Names are escaped as each format needs."""
+"""The report for papers and scripts: Markdown, CSV, JSON and LaTeX tables. Names are escaped as each format needs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json"
 
 
 def of(out: Path, format: str | None) -> str:
-    """The format that was asked for, or that of a file's suffix; HTML where that says nothing.
+    """The format that was asked for, or else that of the file's suffix; HTML where the suffix is unknown.
 
     Raises:
-        ConfigError: no such format.
+        ConfigError: the format is unknown.
     """
     wanted = format or SUFFIXES.get(out.suffix.lower(), "html")
     known = ("html", *FORMATS)
@@ -41,7 +41,7 @@ def of(out: Path, format: str | None) -> str:
 
 
 def rows(findings: Findings) -> list[dict[str, Any]]:
-    """A row a figure, in shares of 1; None where there is nothing."""
+    """A row for each result, its figures as shares of 1; None where a value is missing."""
     out = []
     for result in findings.every:
         by = findings.less_base(result)
@@ -75,7 +75,7 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
 
 
 def as_csv(findings: Findings) -> str:
-    """`rows`, several run ids separated by spaces."""
+    """`rows` as CSV; several run ids are separated by spaces."""
     found = rows(findings)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -86,7 +86,7 @@ def as_csv(findings: Findings) -> str:
 
 
 def as_json(findings: Findings) -> str:
-    """Everything that the page rests on."""
+    """Everything that the page rests on, as JSON."""
     pairs = []
     for target in findings.targets:
         for evaluation in findings.evaluations:
@@ -124,7 +124,7 @@ def as_json(findings: Findings) -> str:
 
 
 def as_markdown(findings: Findings) -> str:
-    """The answers and the tables."""
+    """The answers and the tables, as Markdown."""
     answers = [answer.answer(findings, target, "") for target in findings.targets]
     lines = ["# Does further pretraining help?", "", _md(answer.lead(answers)), ""]
     for each in answers:
@@ -151,7 +151,7 @@ def as_markdown(findings: Findings) -> str:
 
 
 def as_latex(findings: Findings) -> str:
-    """A table of strategies by dataset for each evaluation; needs the package booktabs."""
+    """A LaTeX table of strategies by dataset for each evaluation; it needs the package booktabs."""
     return "\n".join(_latex_table(tables.table(findings, evaluation)) for evaluation in findings.evaluations)
 
 
@@ -161,7 +161,7 @@ FORMATS: dict[str, Callable[[Findings], str]] = {
     "json": as_json,
     "latex": as_latex,
 }
-"""Beside html, which is a page (`hptctl.report.page`)."""
+"""Every format but html, which `hptctl.report.page` renders."""
 
 
 def _pair(findings: Findings, a: Result, b: Result) -> dict[str, Any]:
@@ -187,12 +187,12 @@ def _csv_cell(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(value)
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"  # a spreadsheet would compute it
+        return f"'{value}"  # a spreadsheet would evaluate it
     return "" if value is None else str(value)
 
 
 def _md(text: str) -> str:
-    r"""Text that Markdown takes as it is, in one line: `a|b` -> `a\|b`."""
+    r"""Text on one line, escaped so that Markdown shows it as it is: `a|b` -> `a\|b`."""
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 

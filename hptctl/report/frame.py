@@ -1,6 +1,6 @@
 """Tracked runs as one tidy DataFrame, one row per run.
 
-A row holds what the report says of a run:
+A row holds:
 
     run_id name kind state start end experiment command        the run
     strategy dataset pretrain_dataset steps length labels      what was done
@@ -43,7 +43,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
       the share of images where that is not all of them, with the weights it started from where a strategy was
       started from several, and with the length of its run where backbones of as many steps come from runs of several
       lengths (the learning rate of a longer one had not decayed yet). What is left of a pretraining that was deleted
-      says so: nobody can tell any more what it was.
+      says so, since what it was is no longer known.
     """
     by_id = {record.run_id: record for record in records}
     frame = pd.DataFrame([_row(record, by_id) for record in records])
@@ -52,7 +52,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     evaluated = frame["evaluation"] != ""
     frame["target"] = _qualified(frame, "dataset", " #", "images", ["dataset"], evaluated)
     frame["target"] = _qualified(frame, "target", " · ", "setting", ["target"], evaluated)
-    measured = evaluated & frame["test"].notna()  # a trial, or a run that failed, was chosen by nothing
+    measured = evaluated & frame["test"].notna()  # neither a trial nor a failed run chose by a metric
     frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], measured)
     started = evaluated & (frame["strategy"] != "weights")
     frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
@@ -62,7 +62,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose test figure the report uses."""
+    """The runs whose test figure the report uses."""
     return frame[frame["standing"] == "counts"]
 
 
@@ -81,7 +81,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
     how = pretraining.params if pretraining else {}
     policy, share = how.get("augment.policy", "baseline"), float(how.get("share", 1))
     if policy != "baseline":
-        arm += f" {policy}"  # a row of the robustness study is an arm of its own
+        arm += f" {policy}"  # a row of the study of robustness is a separate arm
     if share < 1:
         arm += f" {100 * share:g} % of images"
     if record.source_id and pretraining is None:

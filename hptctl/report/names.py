@@ -1,17 +1,17 @@
-"""What evaluations are called, and in which order evaluations and arms stand."""
+"""What evaluations are called, and the order of evaluations and arms."""
 
 from __future__ import annotations
 
 from hpt.strategies import STRATEGIES
 
 EVALUATIONS = {"linear": "linear probe", "finetune": "finetuning", "knn": "kNN"}
-"""Evaluation kinds in the order of their weight: the first that a dataset has answers for it."""
+"""Kinds of evaluation in the order of their weight: the first one that a dataset has answers for it."""
 MISSING = "missing"
-"""What stands where nobody has run something, or where the run has been deleted."""
+"""Shown in place of a figure whose run was never made or has been deleted."""
 
 
 def evaluation_order(evaluation: str) -> tuple[int, int, float, str]:
-    """Sort key: linear probe, finetuning, kNN; all labels first, then fewer and fewer."""
+    """Sort key of evaluations: linear probe, finetuning, kNN; each with all labels first, then with fewer and fewer."""
     name, _, labels = evaluation.partition(", ")
     number = labels.removesuffix(" labels").replace(",", "")
     place = list(EVALUATIONS.values()).index(name) if name in EVALUATIONS.values() else len(EVALUATIONS)
@@ -19,7 +19,7 @@ def evaluation_order(evaluation: str) -> tuple[int, int, float, str]:
 
 
 def arm_order(arm: str) -> tuple[int, str]:
-    """Sort key: the strategies in the protocol's order, each followed by its variants, then the rest."""
+    """Sort key of arms: the strategies in the protocol's order, each followed by its variants, then all others."""
     strategy = arm.split(" ")[0]
     names = list(STRATEGIES)
     return names.index(strategy) if strategy in names else len(names), arm

@@ -1,6 +1,6 @@
-"""The report as one self-contained HTML file: no script, no network, the same bytes for the same runs.
+"""The report as one self-contained HTML file: no network, one script (it sorts tables), the same bytes for the same runs.
 
-The templates' context is the frozen dataclass below and those of its parts: what a page may say is written down there.
+The context of the templates is `Page` below and the dataclasses of its parts: they declare all that a page says.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Summary:
     """What was written."""
 
     datasets: int
-    """Dataset sections."""
+    """Datasets that have a section."""
     runs: int
-    """Runs in the provenance table, of all kinds and states."""
+    """Runs in the table of all runs, whatever their kind and state."""
     bytes: int
     path: Path
 
@@ -56,10 +56,10 @@ class Page:
     measured: bool
     """Whether any difference has an interval."""
     ruled: bool
-    """Whether any was decided by the spread."""
+    """Whether any difference was decided by the spread."""
     answers: tuple[Answer, ...]
     deviations: tuple[tuple[str, tuple[Deviation, ...]], ...]
-    """By stage."""
+    """(stage, its deviations)."""
     presets: tuple[str, ...]
     """Presets other than the protocol's own, among the runs that count."""
     tables: tuple[Table, ...]
@@ -74,7 +74,7 @@ class Page:
 
 
 CHARTS = 8
-"""Of a dataset with all that there may be."""
+"""Charts of a dataset that has all of them."""
 
 
 def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = None, images: int = 0) -> Summary:
@@ -84,8 +84,9 @@ def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = 
     a page.
 
     Raises:
-        RunError: no store, no such experiment or run, or no finished evaluation in it. DataError: no such dataset.
-        ConfigError: no such format, or `out` cannot be written.
+        RunError: the store, experiment or run does not exist, or has no finished evaluation.
+        DataError: no run is of the dataset.
+        ConfigError: the format is unknown, or `out` cannot be written.
     """
     wanted = formats.of(out, format)
     with _uncollected():
@@ -107,8 +108,7 @@ def render(findings: Findings, format: str, *, images: int = 0) -> str:
 
 
 def build(findings: Findings, *, images: int = 0) -> Page:
-    """All that the page says; reads only the histories of the pretrainings that it draws, and `images` of each
-    dataset."""
+    """All that the page says; reads the histories of the pretrainings that it draws, and `images` of each dataset."""
     frame, targets = findings.frame, findings.targets
     ids = {target: f"dataset-{i}" for i, target in enumerate(targets, 1)}
     answers = tuple(answer(findings, target, ids[target]) for target in targets)
@@ -149,7 +149,7 @@ def build(findings: Findings, *, images: int = 0) -> Page:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without Python's collector of cycles, which walks all runs again and again: a fifth of the time."""
+    """Switch off Python's collector of cycles, whose walks over all runs take a fifth of the time."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -160,7 +160,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def templates() -> Path:
-    """Inside the package, as the wheel ships them, or beside it, as they lie in a checkout."""
+    """The folder of the templates: inside the package in a wheel, beside it in a checkout."""
     package = Path(hptctl.__file__).parent
     return next(place for place in (package / "templates", package.parent / "templates") if place.is_dir())
 

@@ -1,4 +1,4 @@
-"""Across datasets: what is lost with fewer augmentations or images, chains over a source, and what it cost."""
+"""Across datasets: the loss with fewer augmentations or images, chains over a source dataset, and costs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from hptctl.report.results import Result, RunLink
 
 @dataclass(frozen=True)
 class Variant:
-    """A figure, and what it lacks to that of the whole method."""
+    """The figure of a variant, and its difference from the whole method."""
 
     figure: RunLink
     lost: str
-    """In points, with the interval; nothing where the whole method has not been run."""
+    """The difference in points, with its interval; empty where the whole method has not been run."""
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Strategies x what was taken away, on one dataset."""
+    """Strategies by what was taken away from them, on one dataset."""
 
     target: str
     evaluation: str
@@ -41,7 +41,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Chain:
-    """One way to a dataset."""
+    """One sequence of datasets that ends at the target."""
 
     datasets: str
     strategy: str
@@ -49,12 +49,12 @@ class Chain:
     steps: int
     figure: RunLink
     against_direct: str
-    """In points, with the interval; nothing for the direct way itself."""
+    """The difference from the direct way in points, with its interval; empty for the direct way itself."""
 
 
 @dataclass(frozen=True)
 class Chains:
-    """The ways to a dataset that is reached over another one, beside the direct ones."""
+    """The direct ways to a dataset, and those over another one."""
 
     target: str
     evaluation: str
@@ -79,7 +79,7 @@ class CostRow:
 
 
 def policies(findings: Findings) -> tuple[Robustness, ...]:
-    """Of each dataset that was pretrained with fewer augmentations."""
+    """The datasets that were pretrained on with fewer augmentations."""
     order = list(POLICIES)
     variants = [result for result in findings.every if result.policy != "baseline" and result.share == 1]
     return _robustness(
@@ -92,7 +92,7 @@ def policies(findings: Findings) -> tuple[Robustness, ...]:
 
 
 def shares(findings: Findings) -> tuple[Robustness, ...]:
-    """Of each dataset that was pretrained on a part of its images."""
+    """The datasets that were pretrained on with a part of their images."""
     variants = [result for result in findings.every if result.share < 1 and result.policy == "baseline"]
     return _robustness(
         findings, variants, lambda result: result.share, lambda result: round_percent(result.share), "share"
@@ -100,7 +100,7 @@ def shares(findings: Findings) -> tuple[Robustness, ...]:
 
 
 def chains(findings: Findings) -> tuple[Chains, ...]:
-    """Of each dataset that was reached over another one."""
+    """The datasets that were reached over another one."""
     out = []
     for (target, evaluation), mine in _groups([result for result in findings.shown if result.own]):
         trained = [result for result in mine if result.strategy != "base"]
@@ -127,7 +127,7 @@ def chains(findings: Findings) -> tuple[Chains, ...]:
 
 
 def costs(findings: Findings) -> tuple[CostRow, ...]:
-    """Of each figure of the tables, of the evaluation that answers for its dataset."""
+    """The cost of each result that answers for its dataset."""
     out = []
     for target in findings.targets:
         for result in findings.rivals(target):
@@ -156,7 +156,7 @@ def _robustness(
     name: Callable[[Result], str],
     key: str,
 ) -> tuple[Robustness, ...]:
-    """Each variant beside the whole method from the same start, of as many steps."""
+    """Each variant beside the whole method from the same start, after as many steps."""
     out: list[Robustness] = []
     both = [*(result for result in variants if result.own), *findings.wholes(variants)]
     for (target, evaluation), results in _groups(both):
@@ -183,13 +183,13 @@ def _robustness(
 
 
 def _alike(results: Sequence[Result]) -> list[tuple[tuple[str, str, int], list[Result]]]:
-    """Cells by strategy, start and steps, in the order of the strategies."""
+    """Results by strategy, start and steps, in the order of the strategies."""
     ordered = sorted(results, key=lambda c: (arm_order(c.strategy), c.origin, c.steps))
     return [(k, list(some)) for k, some in groupby(ordered, key=lambda c: (c.strategy, c.origin, c.steps))]
 
 
 def _groups(found: Sequence[Result]) -> list[tuple[tuple[str, str], list[Result]]]:
-    """Cells by target and evaluation."""
+    """Results by target and evaluation."""
     ordered = sorted(found, key=lambda result: (result.target, result.evaluation))
     return [(key, list(some)) for key, some in groupby(ordered, key=lambda result: (result.target, result.evaluation))]
 

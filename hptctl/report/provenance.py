@@ -1,4 +1,4 @@
-"""Every run, as somebody needs it who checks or repeats it."""
+"""Every run, for whoever checks or repeats it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hptctl.format import percent, unbroken, when
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that runs have in common, as far as they are not the protocol's."""
+    """A set of settings that differ from the protocol, and how many runs share it."""
 
     id: str
     settings: tuple[str, ...]
@@ -20,7 +20,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Provenance:
-    """One run."""
+    """The row of one run. Hashes are cut to ten digits."""
 
     run_id: str
     name: str
@@ -34,7 +34,7 @@ class Provenance:
     standing: str
     ended: str
     settings: str
-    """The id of its Settings; nothing for the protocol's own."""
+    """The id of its `Settings`; empty where they are those of the protocol."""
     digest: str
     data: str
     split: str
@@ -45,7 +45,7 @@ class Provenance:
 
 
 def provenance(frame: pd.DataFrame) -> tuple[tuple[Provenance, ...], tuple[Settings, ...]]:
-    """Every run, the newest first, and the settings that they refer to."""
+    """The rows of all runs, the newest first, and the settings that they refer to."""
     runs = frame[[column for column in frame if not str(column).startswith("config.")]].iloc[::-1]
     several = [settings for settings in runs["settings"] if settings]
     ids = {settings: f"settings-{number}" for number, settings in enumerate(dict.fromkeys(several), 1)}

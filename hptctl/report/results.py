@@ -1,4 +1,4 @@
-"""The results that a reader compares: test figures, as means over the seeds of runs that are alike otherwise."""
+"""The results that a reader compares: test figures, as means over runs that differ only in their seeds."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ class RunLink:
 
 @dataclass(frozen=True)
 class Result:
-    """The runs that differ in nothing but their seeds, as one figure. All figures are shares, 0 to 1."""
+    """The test figure of runs that differ only in their seeds. All figures are shares, 0 to 1."""
 
     target: str
     evaluation: str
     arm: str
     strategy: str
     own: bool
-    """Pretrained on the dataset that it is evaluated on, or on nothing known to us."""
+    """Whether the backbone was pretrained on the dataset that it is evaluated on, or on unknown data."""
     steps: int
     """Pretraining steps behind the backbone."""
     origin: str
-    """What its pretraining started from: a run, or weights by their name."""
+    """What the pretraining started from: the name of a run or of weights."""
     policy: str
-    """Augmentations of the pretraining."""
+    """The augmentation policy of the pretraining."""
     share: float
-    """Of the pretraining images that were used."""
+    """The share of the pretraining images that was used."""
     chain: tuple[str, ...]
-    """Datasets pretrained on one after the other, the own one last; the weights before them are no part of it."""
+    """Datasets pretrained on one after the other, the last one included; the initial weights are not part of it."""
     metric: str
     mean: float
     std: float | None
@@ -53,7 +53,7 @@ class Result:
 
     @property
     def variant(self) -> bool:
-        """A row of the studies of robustness: pretrained with fewer augmentations, or on a share of the images."""
+        """Whether the result is of the studies of robustness: fewer augmentations, or a share of the images."""
         return self.policy != "baseline" or self.share < 1
 
     @property
@@ -68,15 +68,15 @@ class Result:
 
     @property
     def place(self) -> tuple[str, str, str, int]:
-        """Where the figure stands; no other has the same."""
+        """What identifies the result: (target, evaluation, arm, steps)."""
         return self.target, self.evaluation, self.arm, self.steps
 
 
 def results(frame: pd.DataFrame) -> list[Result]:
-    """Every figure, by target, evaluation, arm and steps."""
+    """Every result, sorted by target, evaluation, arm and steps."""
     order = ["target", "evaluation", "arm", "strategy", "steps"]
     out = []
-    # Every setting has a column, which each group would be copied with: 1,300 runs took 2 s.
+    # Without the columns of settings, which would be copied with each group: 2 s for 1,300 runs.
     for key, runs in counted(frame)[[*order, *_COLUMNS]].groupby(order, sort=True):
         target, evaluation, arm, strategy, steps = key
         first = runs.iloc[0]
@@ -115,7 +115,7 @@ _COLUMNS += ["pretrain_seed", "seed"]
 
 
 def at_best_length(found: Sequence[Result]) -> list[Result]:
-    """Of each arm's lengths of pretraining the one that is best on val; test takes no part in the choice."""
+    """For each arm the length of pretraining that is best on val; test takes no part in the choice."""
     best: dict[tuple[str, str, str], Result] = {}
     for result in found:
         key = (result.target, result.evaluation, result.arm)
@@ -125,13 +125,13 @@ def at_best_length(found: Sequence[Result]) -> list[Result]:
 
 
 def published(found: Sequence[Result]) -> list[Result]:
-    """The results of the method as published; variants only of strategies that have nothing else there."""
+    """The results of the method as published; of a strategy that has only variants on a dataset, those."""
     whole = {(c.target, c.evaluation, c.strategy) for c in found if not c.variant}
     return [c for c in found if not c.variant or (c.target, c.evaluation, c.strategy) not in whole]
 
 
 def _sampling_noise(share: float, images: int) -> float:
-    """Two standard errors of a share of so many test images; without their number no difference counts."""
+    """Two standard errors of a share of so many test images; infinite where their number is not known."""
     return 2 * math.sqrt(max(share * (1 - share), 0.0) / images) if images else math.inf
 
 

@@ -1,6 +1,6 @@
-"""A few images of a dataset, small enough to lie inside the page: what its classes look like.
+"""A few images of a dataset, small enough to be part of the page, to show what its classes look like.
 
-Only where they are asked for: a page that is handed on carries them along.
+They are included only on request, since whoever gets the page gets the images.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ SIDE = 96
 
 @dataclass(frozen=True)
 class Sample:
-    """One image."""
+    """One image of the page."""
 
     src: str
-    """A data URI."""
+    """The image as a data URI."""
     width: int
     height: int
-    """As shown: small images are enlarged."""
+    """Width and height as shown, pixels; small images are enlarged."""
     caption: str
-    """Its class, or its classes."""
+    """The class of the image, or its classes."""
 
 
 def samples_of(dataset: str, count: int) -> tuple[Sample, ...]:
-    """Up to `count` images that are not of the test split, one of each class before a second of any; none where the
-    dataset is not on this machine. `dataset` is what `--dataset` takes."""
+    """Up to `count` images outside the test split, one of each class before a second of any; none where the dataset is
+    not on this machine. `dataset` is what `--dataset` takes."""
     try:
         listing = list_images(find(dataset))
     except (HptError, OSError):

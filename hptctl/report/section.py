@@ -1,4 +1,4 @@
-"""One dataset: how long to pretrain, how much sooner, what the representation did on the way, what is confused."""
+"""One dataset: every result, curves, speed-ups, the representation during pretraining, sweeps, confusions, images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hptctl.runs import Run, class_tables, tracked_id
 
 CURVE_POINTS = 150
 FEW_CLASSES = 12
-"""Classes whose matrix of confusions still reads as a table."""
+"""Up to so many classes, the matrix of confusions is readable as a table."""
 PAIRS = 8
 MEASURES = {
     "probe/alignment": "alignment (lower: views of an image are nearer)",
@@ -37,7 +37,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Detail:
-    """A figure of a dataset section: any length of pretraining, not only the one that the tables show."""
+    """A result on the dataset, at any length of pretraining, not only at the one that the tables show."""
 
     evaluation: str
     arm: str
@@ -46,16 +46,16 @@ class Detail:
     val: str
     figure: TableFigure
     against_base: str
-    """In points, with the interval."""
+    """The difference in points, with its interval; empty for the base itself."""
     runs: tuple[RunLink, ...]
-    """By name."""
+    """Links to its runs by their names."""
     shown: bool
-    """False: a length of pretraining that val did not choose."""
+    """Whether the tables show it; val did not choose the other lengths."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How much sooner than `target`."""
+    """How much sooner than `target` a strategy reached its figure."""
 
     arm: str
     strategy: str
@@ -64,28 +64,28 @@ class Speed:
     target_steps: str
     times: str
     span: str
-    """The factor within the spread of the figure, from the slowest to the fastest."""
+    """The range of the factor within the spread of the figure; empty where its ends read the same."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """What the best arm takes for what, in its first run."""
+    """Which classes the first run of the best arm confuses."""
 
     arm: str
     run: RunLink
     classes: tuple[str, ...]
-    """Of the matrix; none where there are too many to read."""
+    """Classes of the matrix; empty where there are too many to read."""
     rows: tuple[tuple[tuple[str, int], ...], ...]
     """(images, share of the row in percent)."""
     means: bool
-    """The images are means over the run's reruns."""
+    """Whether the numbers of images are means over reruns."""
     pairs: tuple[tuple[str, str, str], ...]
-    """(class, what it is taken for, share), the most frequent first."""
+    """(class, class predicted instead, share of the class), the most frequent first."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One dataset."""
+    """The section of one dataset."""
 
     id: str
     target: str
@@ -100,7 +100,7 @@ class Section:
 
 
 def section(findings: Findings, target: str, id: str, images: int = 0) -> Section:
-    """All that the runs say of a dataset; reads the histories of the pretrainings that it draws, and so many images."""
+    """The section of a dataset; reads the histories of the pretrainings that it draws, and so many images."""
     every = [result for result in findings.every if result.target == target]
     drawn = [*_curves(every, id), *_budgets(findings, target, id)]
     newest = _newest_pretrainings(findings.frame, target)
@@ -119,7 +119,7 @@ def section(findings: Findings, target: str, id: str, images: int = 0) -> Sectio
 
 
 def _samples(findings: Findings, target: str, images: int) -> tuple[Sample, ...]:
-    """Of the newest run whose dataset is on this machine."""
+    """Images of the newest run whose dataset is on this machine."""
     frame = findings.frame
     mine = frame[(frame["target"] == target) & frame["config.dataset"].ne("")].sort_values("end", ascending=False)
     for dataset in dict.fromkeys(mine["config.dataset"].dropna()):
@@ -146,7 +146,7 @@ def _detail(findings: Findings, result: Result) -> Detail:
 
 
 def _curves(every: Sequence[Result], id: str) -> list[Chart]:
-    """Test figure against steps, of each evaluation that has several lengths, and of the first in any case."""
+    """Charts of test figure against steps: the first evaluation, and each that has several lengths."""
     drawn = []
     for number, evaluation in enumerate(dict.fromkeys(result.evaluation for result in every)):
         mine = [result for result in every if result.evaluation == evaluation and result.own and not result.variant]
@@ -175,7 +175,7 @@ def _curve(found: Sequence[Result], key: str) -> Chart:
 
 
 def _budgets(findings: Findings, target: str, id: str) -> list[Chart]:
-    """Finetuning at each number of labels, where it is not the evaluation that the answer shows already."""
+    """Charts of finetuning at each number of labels, unless the answer shows finetuning already."""
     drawn = []
     mine = [
         result for result in findings.shown if result.target == target and result.evaluation.startswith("finetuning")
@@ -207,7 +207,7 @@ def _newest_pretrainings(frame: pd.DataFrame, target: str) -> pd.DataFrame:
 
 
 def _labelled(newest: pd.DataFrame) -> list[tuple[tuple[str, str], pd.Series]]:
-    """((label, strategy), run); a label has the length where a strategy has several."""
+    """((label, strategy), run) for each pretraining; the label has the length where a strategy has several."""
     lengths = newest["strategy"].value_counts()
     out = []
     for _, run in newest.iterrows():
@@ -231,7 +231,7 @@ def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
 
 
 def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
-    """What the runs saw when they looked at their backbones on the way."""
+    """A chart of the representation during pretraining: kNN, alignment, uniformity, effective rank."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     longest = newest.drop_duplicates("strategy", keep="last")
     logged = tracking.histories((str(run["run_id"]), probe) for _, run in longest.iterrows() for probe in run["probes"])
@@ -256,7 +256,7 @@ def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most CURVE_POINTS means over neighbouring steps; a logarithmic axis has no place for step 0."""
+    """At most CURVE_POINTS means over neighbouring steps; step 0 counts as 1, since the axis is logarithmic."""
     kept = [(max(step, 1), value) for step, value in points if math.isfinite(value)]
     size = -(-len(kept) // CURVE_POINTS) or 1
     chunks = [kept[i : i + size] for i in range(0, len(kept), size)]
@@ -293,7 +293,7 @@ def _confusion(findings: Findings, target: str) -> Confusion | None:
     try:
         classes, counts = class_tables.confusion(run, "test")
         pairs = class_tables.confused(run, "test")[:PAIRS]
-    except (RunError, ValueError):  # a table that somebody has edited
+    except (RunError, ValueError):  # a table that was edited by hand
         return None
     if not classes:
         return None

@@ -1,4 +1,4 @@
-"""Which runs of the store a report is about, and what they come to."""
+"""Which runs of the store a report is about, and the findings from them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from hptctl.tracking import Record
 
 @dataclass(frozen=True)
 class Selection:
-    """Which runs of the store a report is about; what they rest on comes with them."""
+    """Which runs of the store a report is about; the runs that they started from or evaluated are included."""
 
     experiment: str | None = None
     names: Sequence[str] = ()
-    """Runs with their evaluations and children, by name or MLflow id; none: all."""
+    """Runs with their evaluations and children, by name or MLflow id; empty for all."""
     datasets: Sequence[str] = ()
     only: Collection[str] | None = None
-    """MLflow ids of runs, for instance of a study's cells."""
+    """MLflow ids of the only runs to consider, for instance of a study's cells; None for all."""
 
 
 EVERYTHING = Selection()
 
 
 def read(selection: Selection) -> Findings:
-    """What the selected runs of the store come to.
+    """The findings from the selected runs of the store.
 
     Raises:
-        RunError: no store, no such experiment or run, or no finished evaluation. DataError: no such dataset.
+        RunError: the store, experiment or run does not exist, or has no finished evaluation.
+        DataError: no run is of the dataset.
     """
-    # All of them, since a run may start from one of another experiment.
+    # All runs, since one may start from a run of another experiment.
     records = tracking.read_runs()
     wanted = {record.run_id for record in records}
     if selection.experiment is not None:
@@ -65,7 +66,7 @@ def _named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
     """Ids of the runs of these names (or MLflow ids), of their evaluations, and of their children.
 
     Raises:
-        RunError: no such run.
+        RunError: the store has no run of that name.
     """
     found: set[str] = set()
     for name in names:

@@ -24,21 +24,21 @@ class TrialRow:
     test: str
     state: str
     won: bool
-    """It has the sweep's one test figure."""
+    """Whether val chose it, so that it has the sweep's only test figure."""
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Val figures by learning rate and schedule; a table, since matplotlib takes 50 ms for each of many."""
+    """Val by learning rate and schedule. It is a table, since drawing one of many takes matplotlib 50 ms."""
 
     schedules: tuple[str, ...]
     rows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
-    """(lr, (figure, how good in percent of the sweep's range) for each schedule); nothing where there is no trial."""
+    """(lr, (figure, percent of the sweep's range) for each schedule); the figure is empty where no trial was made."""
 
 
 @dataclass(frozen=True)
 class SweepTable:
-    """A sweep, its trials by val."""
+    """A sweep, with its trials sorted by val."""
 
     run: RunLink
     strategy: str
@@ -52,7 +52,7 @@ class SweepTable:
 
 def sweeps(frame: pd.DataFrame, target: str) -> tuple[SweepTable, ...]:
     """The sweeps on a dataset."""
-    # Every setting has a column, and slices of the whole are slow.
+    # Without the columns of settings, since slices of all columns are slow.
     frame = frame[[column for column in _COLUMNS if column in frame]]
     trials = frame[(frame["target"] == target) & (frame["parent_id"] != "")]
     of = frame[(frame["kind"] == "sweep") & frame["run_id"].isin(trials["parent_id"])]
@@ -65,7 +65,7 @@ _COLUMNS += ["val", "test", "config.finetune.lr", "config.finetune.schedule"]
 
 def _table(sweep: pd.Series, trials: pd.DataFrame) -> SweepTable:
     ordered = trials.sort_values("val", ascending=False, kind="stable", na_position="last")
-    metric = in_words(str(ordered["metric"].max()))  # trials that have not ended do not know it
+    metric = in_words(str(ordered["metric"].max()))  # unfinished trials have none
     rows = tuple(
         TrialRow(
             run=RunLink(str(row["name"]), str(row["run_id"])),
@@ -92,7 +92,7 @@ def _table(sweep: pd.Series, trials: pd.DataFrame) -> SweepTable:
 
 
 def _heat_map(scored: Sequence[tuple[str, str, float]]) -> HeatMap | None:
-    """The best of the trials at each place; None where there is one place only."""
+    """The best val for each learning rate and schedule; None where all trials have the same ones."""
     best_at: dict[tuple[str, str], float] = {}
     for lr, schedule, val in scored:
         best_at[lr, schedule] = max(val, best_at.get((lr, schedule), val))

@@ -18,11 +18,11 @@ class TableFigure:
 
     value: str
     std: str
-    """`± 0.4`, or nothing for a single seed."""
+    """`± 0.4`; empty for a single seed."""
     runs: tuple[RunLink, ...]
     steps: int
     mark: str
-    """best, tie (with the best) or nothing."""
+    """`best`, `tie` (with the best), or empty."""
 
     @property
     def seeds(self) -> str:
@@ -40,7 +40,7 @@ class ArmRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Arms x datasets under one evaluation."""
+    """Arms by datasets, under one evaluation."""
 
     evaluation: str
     columns: tuple[tuple[str, str], ...]
@@ -50,22 +50,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Wins / ties / losses of each arm (row) against each other (column), over datasets, under one evaluation."""
+    """Wins / ties / losses of each arm (row) against each other (column) over datasets, under one evaluation."""
 
     evaluation: str
     arms: tuple[tuple[str, str], ...]
     """(arm, strategy)."""
     rows: tuple[tuple[str, ...], ...]
-    """`5 / 1 / 0`; `missing` where no dataset has both; nothing against itself."""
+    """`5 / 1 / 0`; `missing` where no dataset has both arms; empty for an arm against itself."""
 
 
 def table(findings: Findings, evaluation: str) -> Table:
-    """Every strategy on every dataset that has been evaluated so, with gaps where there is nothing."""
+    """Every strategy on every dataset that has this evaluation, with gaps where results are missing."""
     shown = [result for result in findings.shown if result.evaluation == evaluation]
     targets = sorted({result.target for result in shown})
     by_place = {(result.arm, result.target): result for result in shown}
     rivals = {t: [c for c in shown if c.target == t] for t in targets}
-    # A strategy keeps its row where nobody has run it: a gap that shows is a gap that gets filled.
+    # A strategy that was not run keeps its row, so that the gap is seen.
     found = {result.arm: result.strategy for result in shown}
     found |= {name: name for name in STRATEGIES if name not in found.values()}
     rows = tuple(
@@ -84,7 +84,7 @@ def figure(findings: Findings, result: Result) -> TableFigure:
     rivals = findings.beside(result)
     top = best(rivals)
     mark = ""
-    if top is not None and result in rivals and len(rivals) > 1:  # the best of one is no news
+    if top is not None and result in rivals and len(rivals) > 1:  # a single result has no rank
         mark = "best" if result is top else "tie" if findings.difference(result, top).tie else ""
     return TableFigure(
         value=result.figure,
@@ -96,7 +96,7 @@ def figure(findings: Findings, result: Result) -> TableFigure:
 
 
 def matrix(findings: Findings, evaluation: str) -> Matrix | None:
-    """None where no two arms meet on any dataset."""
+    """The matrix of scores under one evaluation; None where no dataset has two arms."""
     scores = findings.scores(evaluation)
     if not scores:
         return None
