@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: no network, one script (it sorts tables), the same bytes for the same runs.
+"""The report as one self-contained HTML file: no network, a script that sorts tables, the same bytes for the same runs.
 
 The context of the templates is `Page` below and the dataclasses of its parts: they declare all that a page says.
 """
