@@ -87,13 +87,13 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hptctl(workplace: Path) -> Hptctl:
     """Run `hptctl` in the working folder, inside this process; its output, and its exit code to be checked."""
-    return partial(checked, run_inside, cwd=workplace)
+    return partial(checked, run_inside)
 
 
 @pytest.fixture
 def hptctl_process(workplace: Path) -> Hptctl:
     """Run `hptctl` in the working folder as a process of its own, which takes seconds to start."""
-    return partial(checked, run_as_process, cwd=workplace)
+    return partial(checked, run_as_process)
 
 
 @pytest.fixture(scope="session")

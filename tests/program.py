@@ -44,16 +44,16 @@ def checked(run: Hptctl, *arguments: str, code: int = 0, **options: Any) -> subp
     return done
 
 
-def run_as_process(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run_as_process(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """`hptctl` as a process of its own."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout)
 
 
-def run_inside(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_inside(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`hptctl.cli.main` as a process would run it, in this one, which is afterwards as it was before."""
     with contextlib.ExitStack() as stack:
         out, err = (stack.enter_context(tempfile.TemporaryFile("w+", buffering=1, encoding="utf-8")) for _ in range(2))
-        with _kept_state(), _redirected(out, err), contextlib.chdir(cwd):
+        with _kept_state(), _redirected(out, err), contextlib.chdir(Path.cwd()):
             sys.argv = ["hptctl", *arguments]
             code = _exit_code(cli.main)
         return subprocess.CompletedProcess(["hptctl", *arguments], code, *map(_content, (out, err)))

@@ -8,18 +8,19 @@ import json
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
-from program import command
+import pytest
+from program import command, run_inside
 from tracked_store import Store
 
 
-def test_the_command_writes_each_format_and_standard_output(report_folder: Path, tmp_path: Path) -> None:
-    def hptctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command("report", *arguments), cwd=report_folder, capture_output=True, text=True, check=False
-        )
-
+def test_the_command_writes_each_format_and_standard_output(
+    report_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(report_folder)
+    hptctl = partial(run_inside, "report")
     out = tmp_path / "aerial.csv"
     done = hptctl("--dataset", "aerial", "--out", str(out))
     assert done.returncode == 0, done.stderr

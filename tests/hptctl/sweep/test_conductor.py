@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-from program import command
+from program import checked, command, run_inside
 
 from hptctl.sweep import folder as search
 
@@ -41,11 +41,10 @@ class Place:
         self.folder = folder
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command(*arguments), capture_output=True, text=True, timeout=300, cwd=self.folder, env=os.environ | ONE
-        )
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.folder):
+            for name, value in ONE.items():
+                patch.setenv(name, value)
+            return checked(run_inside, *arguments, code=code)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """A command that is not waited for, in a process group of its own."""

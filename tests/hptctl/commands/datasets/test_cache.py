@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from program import command
+from program import Hptctl
 
 from hpt.config import DataConfig
 from hpt.data.cache_store import entries
@@ -33,14 +31,9 @@ def folder(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path / "my forms"
 
 
-def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def test_the_cache_is_listed_within_80_columns_and_pruned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cache_is_listed_within_80_columns_and_pruned(
+    folder: Path, capsys: pytest.CaptureFixture[str], hptctl: Hptctl
+) -> None:
     dataset = load(str(folder), DataConfig(), side=72)
     head, *rows, total = hptctl("datasets", "cache").stdout.splitlines()
     assert max(map(len, (head, *rows))) <= 80

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from miniatures import chexpert
-from program import command
+from program import Hptctl
 
 from hpt.data.catalog import CATALOG
 from hptctl.commands.datasets import list_info, stats, where
@@ -19,18 +17,11 @@ from hptctl.commands.datasets import list_info, stats, where
 pytestmark = pytest.mark.usefixtures("place")
 
 
-def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 def facts(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_list_has_a_row_for_each_dataset_and_fits_80_columns(place: Path) -> None:
+def test_the_list_has_a_row_for_each_dataset_and_fits_80_columns(place: Path, hptctl: Hptctl) -> None:
     rows = json.loads(hptctl("datasets", "list", "--json").stdout)
     assert [row["name"] for row in rows] == list(CATALOG)
     assert all({"name", "task", "classes", "ready"} <= set(row) for row in rows)
@@ -41,7 +32,7 @@ def test_the_list_has_a_row_for_each_dataset_and_fits_80_columns(place: Path) ->
     assert next(line for line in lines if line.startswith("chexpert")).endswith("by hand")
 
 
-def test_a_dataset_that_a_person_must_fetch_is_said_step_by_step_then_checked(place: Path) -> None:
+def test_a_dataset_that_a_person_must_fetch_is_said_step_by_step_then_checked(place: Path, hptctl: Hptctl) -> None:
     done = hptctl("datasets", "prepare", "chexpert", "--data-root", "elsewhere", code=2)
     assert done.stdout == ""
     folder = place / "elsewhere" / "chexpert"

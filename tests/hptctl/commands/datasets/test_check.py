@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import typer
 from miniatures import chexpert, image, resisc
 from PIL import Image
-from program import command
+from program import Hptctl
 
 from hpt.errors import UserError
 from hptctl.commands.datasets import check, list_info
@@ -31,13 +29,6 @@ def leaking(place: Path) -> Path:
     with Image.open(place / "mine/test/b/07.png") as original:
         original.save(place / "mine/val/b/again.jpg", quality=80)
     return place / "mine"
-
-
-def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def facts(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -61,7 +52,9 @@ def test_classes_that_are_not_all_there_are_said(place: Path, capsys: pytest.Cap
     assert "2 classes instead of 45" in capsys.readouterr().out
 
 
-def test_a_leak_is_exit_code_1_until_it_is_in_quarantine(leaking: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_leak_is_exit_code_1_until_it_is_in_quarantine(
+    leaking: Path, capsys: pytest.CaptureFixture[str], hptctl: Hptctl
+) -> None:
     done = hptctl("datasets", "check", "mine", code=1)
     assert "train/a/copy.png = test/a/03.png" in done.stdout
     assert "val/b/again.jpg = test/b/07.png" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program import command
+from program import Hptctl
 
 from hpt import augment, preview
 from hpt.config import AugmentConfig, DataConfig
@@ -38,13 +36,6 @@ def folder(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path / "my forms"
 
 
-def hptctl(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 def shown(path: Path, place: contact_sheet.SheetLayout, row: int, column: int) -> np.ndarray:
     """A tile of a sheet, at the size of its view."""
     left, top = place.at(row, column)
@@ -59,7 +50,7 @@ def eight_bits(views: torch.Tensor, dataset: Dataset) -> np.ndarray:
     return ((views * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def test_the_sheet_shows_the_views_that_augmentation_draws_for_the_seed(folder: Path) -> None:
+def test_the_sheet_shows_the_views_that_augmentation_draws_for_the_seed(folder: Path, hptctl: Hptctl) -> None:
     (folder.parent / "sheet.png").write_text("what was there before")
     size = ("--image-size", "32", "--images", "5", "--views", "3", "--seed", "7", "--policy", "no-color")
     done = hptctl("datasets", "preview", str(folder), *size, "--out", "sheet.png", "--json")
