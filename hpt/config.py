@@ -36,7 +36,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 DEFAULT_WEIGHTS = "moco-v2-800ep"
 PROTOCOL_LABELS = 1000
 MICRO_BATCH_PIXELS = 256 * 64 * 64
-"""At once on a CPU: about 0.5 GiB of activations of a ResNet-18, 1.7 GiB of a ResNet-50."""
+"""The pixels that go through an encoder at once on a CPU: about 0.5 GiB of activations of a ResNet-18, 1.7 GiB of a
+ResNet-50."""
 
 
 def _split_commas(value: object) -> object:
@@ -48,7 +49,7 @@ Steps = Annotated[tuple[Positive, ...], BeforeValidator(_split_commas), AfterVal
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, and an unknown field is an error."""
+    """The base of all configurations: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -57,12 +58,13 @@ class DataConfig(Config):
     """How a folder of images becomes splits and a cache."""
 
     split_seed: int = 0
-    """Seed of the 70/10/20 split, where a dataset ships without one. Apart from `seed`, so that reruns share it."""
+    """The seed of the 70/10/20 split of a dataset that ships without one; it is not `seed`, so that reruns share a
+    split."""
     max_unreadable: Share = 0.01
-    """Share of unreadable images above which a run stops; below it they are named, counted and left out."""
+    """The share of unreadable images above which a run stops; below it they are named, counted and left out."""
     cache_side: Positive | None = None
-    """Shorter side of the decoded images in the cache, pixels. None: 2.24 times `image_size`, so that MoCo-v2's
-    smallest crop (0.2 of the area) is not enlarged. Images are never enlarged in the cache."""
+    """The shorter side of the decoded images in the cache, in pixels; an image is never enlarged there. None: 2.24
+    times `image_size`, so that MoCo-v2's smallest crop (0.2 of the area) is not enlarged."""
 
     def side(self, image_size: int) -> int:
         """The shorter side in the cache for views of `image_size`; the same for pretraining and evaluation."""
@@ -73,18 +75,19 @@ class MocoConfig(Config):
     """MoCo-v2 (arXiv 2003.04297) as the protocol has it."""
 
     queue_size: Positive = 65536
-    """Keys in the queue: the negatives of every query."""
+    """The number of keys in the queue: the negatives of every query."""
     momentum: Share = 0.999
-    """Momentum of the key encoder, per step."""
+    """The momentum of the key encoder, per step."""
     temperature: Annotated[float, Field(gt=0)] = 0.2
-    """Temperature of InfoNCE."""
+    """The temperature of the InfoNCE loss."""
     dim: Positive = 128
-    """Length of a projected, L2-normalised feature."""
+    """The length of a projected, L2-normalised feature."""
     bn_group: Positive | None = None
-    """Images that share BatchNorm statistics. None: 64, or half of a batch that holds no two groups of 64."""
+    """The number of images that share BatchNorm statistics. None: 64, or half of a batch without two groups of 64."""
     micro_batch: Positive | None = None
-    """Images that go through an encoder at once, in whole BatchNorm groups; the gradients add up. More is quicker and
-    takes more memory. None: as many groups as hold 256 images of 64 px on a CPU (at 224 px: one), one on a GPU."""
+    """The number of images that go through an encoder at once, in whole BatchNorm groups; the gradients add up. More is
+    quicker and takes more memory. None: as many groups as hold 256 images of 64 px on a CPU (at 224 px: one), and one
+    on a GPU."""
 
 
 # The rows of the published study of robustness: what each takes away from MoCo-v2's augmentation. "Only" is meant: in
@@ -100,30 +103,31 @@ POLICIES: dict[Policy, dict[str, float]] = {
 
 
 class AugmentConfig(Config):
-    """One view's augmentation."""
+    """The augmentation of one view."""
 
     policy: Policy = "baseline"
-    """A row of the robustness study; it supplies the defaults of the fields below, and what is set there wins."""
+    """The row of the robustness study that supplies the defaults of the fields below; a field that is set wins over
+    it."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Smallest area of the random resized crop, as a share of the image. The largest is 1."""
+    """The smallest area of the random resized crop, as a share of the image; the largest is 1."""
     brightness: Annotated[float, Field(ge=0)] = 0.4
     """Colour jitter: the brightness is multiplied by up to 1 plus or minus this."""
     contrast: Annotated[float, Field(ge=0)] = 0.4
-    """Colour jitter: likewise the contrast."""
+    """Colour jitter: the contrast is multiplied by up to 1 plus or minus this."""
     saturation: Annotated[float, Field(ge=0)] = 0.4
-    """Colour jitter: likewise the saturation."""
+    """Colour jitter: the saturation is multiplied by up to 1 plus or minus this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.4
     """Colour jitter: the hue turns by up to this share of a circle. The original MoCo-v2 has 0.1."""
     jitter_p: Share = 0.8
-    """Probability of the colour jitter."""
+    """The probability of the colour jitter."""
     grayscale_p: Share = 0.2
-    """Probability of grayscale."""
+    """The probability that the view is grayscale."""
     blur_p: Share = 0.5
-    """Probability of the Gaussian blur."""
+    """The probability of the Gaussian blur."""
     blur_sigma: Annotated[tuple[float, float], BeforeValidator(_split_commas)] = (0.1, 2.0)
-    """Range of the Gaussian's standard deviation, pixels of the view."""
+    """The smallest and largest standard deviation of the Gaussian blur, in pixels of the view."""
     flip_p: Share = 0.5
-    """Probability of a mirror image, left to right."""
+    """The probability that the view is mirrored, left to right."""
 
     @model_validator(mode="before")
     @classmethod
@@ -153,11 +157,11 @@ class OptimizerConfig(Config):
     """SGD with cosine decay to 0 over the run's steps."""
 
     lr: Annotated[float, Field(gt=0)] = 0.03
-    """Learning rate of a batch of 256; it scales linearly with the batch."""
+    """The learning rate of a batch of 256; it scales linearly with the batch."""
     momentum: Share = 0.9
-    """Of SGD."""
+    """The momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """On every trained parameter, as in MoCo."""
+    """The weight decay of every trained parameter, as in MoCo."""
 
 
 class PretrainConfig(Config):
@@ -166,45 +170,46 @@ class PretrainConfig(Config):
     strategy: StrategyName
     """Where the backbone starts and what trains in it: a row of `hpt.strategies`."""
     dataset: str
-    """A name of the catalogue, a folder, a zip file, or a list."""
+    """The dataset: a name of the catalogue, a folder, a zip file, or a list."""
     weights: str | None = DEFAULT_WEIGHTS
-    """The base: a known name, a file, or an earlier run. None for `target`, which starts from random weights."""
+    """The base: a known name, a file, or an earlier run; None for `target`, which starts from random weights."""
     allow_partial: bool = False
-    """Start from weights that have a part of the backbone: the rest is a fresh model's."""
+    """Whether to start from weights that hold only a part of the backbone; the rest is that of a fresh model."""
     steps: Positive = 5000
-    """Optimizer steps. `base` takes none."""
+    """The number of optimizer steps; `base` takes none."""
     batch_size: Annotated[int, Field(ge=4)] = 256
-    """Images per optimizer step, over all processes."""
+    """The number of images per optimizer step, over all processes."""
     backbone: Backbone = "resnet50"
-    """A ResNet of torchvision."""
+    """The architecture: a ResNet of torchvision."""
     image_size: Annotated[int, Field(ge=8)] = 224
-    """Side of a view, pixels."""
+    """The side of a view in pixels."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Of the pretraining images that are used, drawn by seed; a smaller share is a part of a larger one."""
+    """The share of the pretraining images that is used, drawn by seed; a smaller share is a part of a larger one."""
     seed: Seed = 0
-    """Of everything random but the split."""
+    """The seed of everything random but the split."""
     processes: Positive = 1
-    """Processes that share the step, a device each; the result does not depend on their number."""
+    """The number of processes that share a step, each with its own device; the result does not depend on it."""
     device: Device = "auto"
-    """`auto`: the first GPU, else the CPU."""
+    """The device to compute on; `auto` takes the first GPU, or the CPU where there is none."""
     precision: Precision = "auto"
-    """`auto`: bf16 where the device computes in it, else fp32."""
+    """The precision to compute in; `auto` takes bf16 where the device has it, and fp32 elsewhere."""
     preset: Preset = "paper"
-    """Which set of defaults lies under the other fields."""
+    """The set of defaults that lies under the other fields."""
     checkpoint_every: Positive = 500
-    """Steps between checkpoints; the last two are kept."""
+    """The number of steps between checkpoints; the last two are kept."""
     log_every: Positive = 10
-    """Steps between logged losses."""
+    """The number of steps between logged losses."""
     save_at: Steps = ()
-    """Steps after which the backbone is kept besides, as `backbones/step-N.safetensors`: RUN@N names it."""
+    """The steps after which the backbone is kept as well, as `backbones/step-N.safetensors`; RUN@N names it."""
     probe_every: Positive | None = None
-    """Steps between looks at the representation (`hpt.evaluate.online`), the first before training: kNN on val where
-    there are labels, and measures that need none. None: no looks, or ten with `keep_best`."""
+    """The number of steps between looks at the representation (`hpt.evaluate.online`), the first of them before
+    training: kNN on val where there are labels, and measures that need none. None: no looks, or ten with
+    `keep_best`."""
     probe_images: Annotated[int, Field(ge=8)] = 2000
-    """Images of train, and of val, that such a look takes at most, drawn by seed."""
+    """The most images of train, and of val, that a look at the representation takes, drawn by seed."""
     keep_best: bool = False
-    """The run's backbone is the one that the looks favour (kNN on val; effective rank where there are no labels), step
-    0 among them, instead of the last."""
+    """Whether the run's backbone is the one that the looks favour (by kNN on val, or effective rank where there are no
+    labels; step 0 is among them) instead of the last."""
     moco: MocoConfig = MocoConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -243,25 +248,25 @@ class PretrainConfig(Config):
 
     @property
     def probe_interval(self) -> int | None:
-        """Steps between looks at the representation, the first at step 0; None for no looks."""
+        """The number of steps between looks at the representation, the first at step 0; None for no looks."""
         if self.strategy == "base":
             return None
         return self.probe_every or (max(1, self.steps // 10) if self.keep_best else None)
 
     @property
     def bn_group(self) -> int:
-        """Images per BatchNorm group: the paper's 64, where the batch holds two such groups."""
+        """The number of images per BatchNorm group: the paper's 64, where the batch holds two such groups."""
         if self.moco.bn_group is not None:
             return self.moco.bn_group
         return 64 if self.batch_size >= 128 and self.batch_size % 64 == 0 else max(1, self.batch_size // 2)
 
     @property
     def bn_groups(self) -> int:
-        """BatchNorm groups in a step, over all processes."""
+        """The number of BatchNorm groups in a step, over all processes."""
         return self.batch_size // self.bn_group
 
     def micro_batch(self, device: str) -> int:
-        """Images that go through an encoder at once on a kind of device, in one process."""
+        """The number of images that go through an encoder at once on a kind of device, in one process."""
         wanted = self.moco.micro_batch
         if wanted is None:
             wanted = MICRO_BATCH_PIXELS // self.image_size**2 if device == "cpu" else 1
@@ -274,34 +279,34 @@ class PretrainConfig(Config):
 
 
 class LinearConfig(Config):
-    """Linear probe: one linear layer on the frozen backbone's pooled features."""
+    """A linear probe: one linear layer on the pooled features of the frozen backbone."""
 
     lrs: Floats = (0.3, 3.0, 30.0)
-    """Learning rates tried, all in one pass; the best on val is reported."""
+    """The learning rates that are tried, all in one pass; the best on val is reported."""
     reruns: Positive = 3
-    """Heads per learning rate, each with its own random initialisation."""
+    """The number of heads per learning rate, each with its own random initialisation."""
     steps: Positive = 5000
-    """Steps; the learning rate is divided by 10 at 1/3 and 2/3 of them."""
+    """The number of steps; the learning rate is divided by 10 at 1/3 and 2/3 of them."""
     batch_size: Positive = 512
-    """Images per step; all, where there are fewer."""
+    """The number of images per step; all of them where there are fewer."""
     eval_every: Positive = 100
-    """Steps between evaluations on val."""
+    """The number of steps between evaluations on val."""
     momentum: Share = 0.9
-    """Of SGD."""
+    """The momentum of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Smallest area of the training view's random resized crop."""
+    """The smallest area of the training view's random resized crop, as a share of the image."""
     views: Annotated[int, Field(ge=0)] = 0
-    """0: fresh random views at every step (the protocol). N: N random views of each image are embedded once and
-    drawn from, which costs N passes over the training images whatever the number of steps."""
+    """The number of random views of each image that are embedded once and then drawn from, which costs as many passes
+    over the training images, whatever the number of steps; 0 (the protocol) takes fresh random views at every step."""
 
 
 class KnnConfig(Config):
-    """Weighted nearest neighbours on L2-normalised features (arXiv 1805.01978)."""
+    """A vote of the nearest neighbours, weighted by similarity, on L2-normalised features (arXiv 1805.01978)."""
 
     k: Positive = 20
-    """Neighbours; fewer where the training set is smaller."""
+    """The number of neighbours that vote; fewer where the training set is smaller."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    """A neighbour of cosine similarity s votes exp(s / temperature)."""
+    """The temperature of the votes: a neighbour of cosine similarity s votes with exp(s / temperature)."""
 
 
 def _check_schedule(value: str) -> str:
@@ -313,60 +318,62 @@ class FinetuneConfig(Config):
     """Finetuning of all weights."""
 
     lr: Annotated[float, Field(gt=0)] = 0.01
-    """Learning rate of the backbone."""
+    """The learning rate of the backbone."""
     head_lr_multiplier: Annotated[float, Field(gt=0)] = 100.0
-    """The new head learns this many times faster than the backbone."""
+    """The factor by which the learning rate of the new head exceeds that of the backbone."""
     schedule: Annotated[str, BeforeValidator(_check_schedule)] = "2500-steps"
-    """`N-steps` or `N-epochs`; the learning rate is divided by 10 at 1/3 and 2/3 of it."""
+    """The length, as `N-steps` or `N-epochs`; the learning rate is divided by 10 at 1/3 and 2/3 of it."""
     batch_size: Positive = 512
-    """Images per optimizer step; all, where there are fewer."""
+    """The number of images per optimizer step; all of them where there are fewer."""
     micro_batch: Positive = 128
-    """Images that go through the model at once; gradients accumulate to `batch_size`."""
+    """The number of images that go through the model at once; gradients accumulate up to `batch_size`."""
     eval_every: Positive = 100
-    """Optimizer steps between evaluations on val."""
+    """The number of optimizer steps between evaluations on val."""
     momentum: Share = 0.9
-    """Of SGD."""
+    """The momentum of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Smallest area of the training view's random resized crop."""
+    """The smallest area of the training view's random resized crop, as a share of the image."""
 
 
 class EvaluateConfig(Config):
     """One evaluation of a backbone on a labelled dataset."""
 
     kind: EvaluationKind
-    """Linear probe, nearest neighbours, or finetuning."""
+    """The kind of evaluation: a linear probe, nearest neighbours, or finetuning."""
     weights: str
     """The backbone under test: a run, a file, or a known name."""
     allow_partial: bool = False
-    """Evaluate weights that have a part of the backbone: the rest is a fresh model's."""
+    """Whether to evaluate weights that hold only a part of the backbone; the rest is that of a fresh model."""
     dataset: str
-    """A name of the catalogue, a folder, a zip file, or a list."""
+    """The dataset: a name of the catalogue, a folder, a zip file, or a list."""
     labels: str | None = None
-    """Training labels used: `all`, a number, `10%`, or `5-per-class`. None: all, but for finetuning the protocol's
-    1,000 (all where there are fewer)."""
+    """The training labels that are used: `all`, a number, `10%`, or `5-per-class`. None: all, and for finetuning the
+    protocol's 1,000 (all where there are fewer)."""
     backbone: Backbone = "resnet50"
-    """The architecture of the weights."""
+    """The architecture of the weights: a ResNet of torchvision."""
     image_size: Annotated[int, Field(ge=8)] = 224
-    """Side of the view, pixels. The test view is the centre of the image resized to 256/224 of it."""
+    """The side of the view in pixels; the test view is the centre of the image, resized to 256/224 of it."""
     seed: Seed = 0
-    """Of heads, batches, views, and the draw of labels."""
+    """The seed of heads, batches, views, and the draw of labels."""
     device: Device = "auto"
-    """`auto`: the first GPU, else the CPU."""
+    """The device to compute on; `auto` takes the first GPU, or the CPU where there is none."""
     precision: Precision = "auto"
-    """`auto`: bf16 where the device computes in it, else fp32."""
+    """The precision to compute in; `auto` takes bf16 where the device has it, and fp32 elsewhere."""
     preset: Preset = "paper"
-    """Which set of defaults lies under the other fields."""
+    """The set of defaults that lies under the other fields."""
     metric: Metric | None = None
-    """The headline figure, by which val chooses. None: the dataset's own (its row of the catalogue has it), `top1` of a
-    folder of classes, `auroc` of a multi-label list."""
+    """The headline metric, by which val chooses. None: that of the dataset's row of the catalogue, or `top1` of a
+    folder of classes and `auroc` of a multi-label list."""
     allow_absent_classes: bool = False
-    """Evaluate although some classes have no training image; all their test images then count as errors."""
+    """Whether to evaluate although some classes have no training image; all their test images then count as errors."""
     log_every: Positive = 10
-    """Steps between logged losses of a finetuning."""
+    """The number of steps between logged losses of a finetuning."""
     checkpoint_every: Positive = 500
-    """Steps between checkpoints of a linear probe or a finetuning; they are removed when it has finished."""
+    """The number of steps between checkpoints of a linear probe or a finetuning; they are removed when it has
+    finished."""
     test: bool = True
-    """Compute the test figures. A sweep's trials leave the test images alone; its winner is tested once."""
+    """Whether to compute the test figures; a sweep's trials leave the test images alone, and its winner is tested
+    once."""
     linear: LinearConfig = LinearConfig()
     knn: KnnConfig = KnnConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -400,7 +407,7 @@ def parse_labels(text: str) -> tuple[Literal["all", "count", "share", "per-class
     except ValueError:
         value = 0
     if not 0 < value <= most:
-        raise ValueError(f"labels '{text}' is none of: all, a number such as 1000, 10%, 5-per-class")
+        raise ValueError(f"labels '{text}' is not one of all, a number such as 1000, 10% or 5-per-class")
     return kind, value / 100 if kind == "share" else value
 
 
@@ -444,7 +451,8 @@ C = TypeVar("C", PretrainConfig, EvaluateConfig)
 M = TypeVar("M", bound=Config)
 
 PROTOCOL_VERSION = 1
-"""Raised when the same configuration, images and weights come to other results than before, or a default changes."""
+"""The version of what a configuration means: raised when the same configuration, images and weights come to other
+results than before, or a default changes."""
 _BOOKKEEPING = {
     *("processes", "device", "preset", "checkpoint_every", "log_every"),
     *("save_at", "probe_every", "probe_images", "test"),
@@ -459,7 +467,7 @@ def fingerprint(
     weights: str,
     search: Mapping[str, Any] | None = None,
 ) -> str:
-    """Hex over all that a run's result rests on: two runs of one fingerprint are one.
+    """A hexadecimal digest of all that a run's result rests on: two runs with the same fingerprint are the same.
 
     `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
     empty for random weights; paths and names play no part. `search` says how a sweep varies the configuration.
@@ -482,7 +490,7 @@ def resolve(
     sets: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> C:
-    """The configuration from its layers; `flags` that are None were not given.
+    """The configuration from its layers; a flag that is None was not given.
 
     `inherited` comes right above the defaults: what an evaluation takes over from the run that it evaluates.
 
