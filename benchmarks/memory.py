@@ -25,10 +25,10 @@ from hpt import encoder
 from hpt.config import PretrainConfig
 from hpt.data.cache import mapped
 from hpt.data.images import Images, OpenEntry, PackedPixels
-from hpt.data.loader import Order
 from hpt.moco import MoCo
-from hpt.pretrain import Step
 from hpt.processes import Processes
+from hpt.step import Step
+from hpt.views import Views
 
 GIB = 1 << 30
 
@@ -56,13 +56,11 @@ def measure(gib: float, options: argparse.Namespace) -> dict[str, float]:
         images = images_of(gib, config.data.side(config.image_size), Path(folder))
         backbone = encoder.build(config.backbone, seed=0)
         moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
-        step = Step(config, moco, Processes(1, config.device))
-        order = Order(len(images), config.batch_size, 0)
-        with step.feed(images, range(options.steps)) as feed:
+        processes = Processes(1, config.device)
+        step = Step(config, moco, processes)
+        with Views(config, images, range(options.steps), processes) as views:
             for number in range(options.steps):
-                draw = order.draw(number)
-                key_views = step.views(feed, draw.images[draw.shuffle], draw.key)
-                step(key_views, step.views(feed, draw.images, draw.query), draw.shuffle, config.base_lr)
+                step(views(number), config.base_lr)
         # As if every page had been visited, which takes a pass over the images: the system may keep all or none.
         for some in torch.arange(len(images)).split(4096):
             images.batch(some.numpy())

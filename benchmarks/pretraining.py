@@ -36,12 +36,15 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from hpt import encoder
+from hpt.callbacks import Callbacks
 from hpt.config import AugmentConfig, PretrainConfig
 from hpt.data.dataset import load
 from hpt.data.images import Images
 from hpt.moco import MoCo
-from hpt.pretrain import Step, pretrain
-from hpt.processes import Processes, choose_device, use_bf16
+from hpt.pretrain import pretrain
+from hpt.processes import Compute, Processes, choose_device
+from hpt.step import Step
+from hpt.views import StepViews
 
 Views = tuple[Tensor, Tensor]
 PREFETCH = 2
@@ -49,15 +52,15 @@ PREFETCH = 2
 
 
 def our_step(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
-    """The step of `hpt.pretrain` on two views [B, 3, s, s] that are ready."""
+    """The step of `hpt.step` on two views [B, 3, s, s] that are ready."""
     backbone = encoder.build(config.backbone, seed=0)
     moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
     step = Step(config, moco, Processes(1, str(device)))
     shuffle = torch.arange(config.batch_size)
 
     def take(views: Views) -> None:
-        query, key = (view.split(step.micro_batch) for view in views)
-        step(key, query, shuffle, config.base_lr)
+        query, key = (view.split(config.micro_batch(device.type)) for view in views)
+        step(StepViews(query, key, shuffle), config.base_lr)
 
     return take
 
@@ -80,12 +83,12 @@ def papers_step(config: PretrainConfig, device: torch.device) -> Callable[[Views
     optimizer = torch.optim.SGD(trained, config.base_lr, momentum=0.9, weight_decay=1e-4)
     queue = F.normalize(torch.randn(config.moco.dim, config.moco.queue_size, device=device), dim=0)
     pointer, m, t = 0, config.moco.momentum, config.moco.temperature
-    bf16 = use_bf16(config.precision, device)
+    compute = Compute.of(config, device)
 
     def take(views: Views) -> None:
         nonlocal pointer
         im_q, im_k = (view.to(device, non_blocking=True) for view in views)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with compute.autocast():
             q = F.normalize(f_q(im_q), dim=1)
             with torch.no_grad():
                 for param_q, param_k in zip(f_q.parameters(), f_k.parameters(), strict=True):
@@ -186,8 +189,7 @@ def ours(config: PretrainConfig, images: Images, steps: int) -> float:
             None,
             Path(folder),
             processes=Processes(1, config.device),
-            log=lambda *_: None,
-            progress=lambda *_: times.append(time.perf_counter()),
+            callbacks=Callbacks(progress=lambda *_: times.append(time.perf_counter())),
         )
     return (times[steps] - times[0]) / steps
 

@@ -1,4 +1,4 @@
-"""What the library tells its caller while it works, and asks."""
+"""What long work of the library tells its caller on the way, and what it asks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ if TYPE_CHECKING:
     from torch import nn
 
 Progress = Callable[[int, int, str], None]
-"""(done, total, what): called often; total is 0 where it is not known."""
+"""(done, total, what) of a piece of work such as `"training"`: called often; total is 0 where it is not known."""
 Log = Callable[[dict[str, float], int], None]
-"""(metrics, step): figures worth keeping. What it raises ends the work at once (`hpt.errors.Pruned`)."""
+"""(metrics, step): figures worth keeping after a step. What it raises ends the work at once (`hpt.errors.Pruned`)."""
 Stop = Callable[[], int]
-"""The number of a signal that asks to stop, or 0."""
+"""Returns the number of a signal that asks to stop, or 0."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The three that long work is given together; as they stand here they do nothing."""
+    """The three that long work is given together; each is optional and then does nothing."""
 
     log: Log = lambda metrics, step: None
     progress: Progress = lambda done, total, what: None
     stop: Stop = lambda: 0
+
+
+SILENT = Callbacks()
+"""Tells nobody anything, and is never asked to stop."""
 
 
 class Watch(Protocol):

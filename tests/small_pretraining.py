@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from hpt import augment
+from hpt.callbacks import Callbacks, Watch
 from hpt.config import PretrainConfig
 from hpt.data.images import Images
-from hpt.pretrain import Outcome, Watch, pretrain
+from hpt.pretrain import Outcome, pretrain
 from hpt.processes import Processes
 
 B, G, K = 16, 8, 32  # batch, BatchNorm group, queue
@@ -51,9 +52,11 @@ def run(
         start,
         folder,
         processes=Processes(1, "cpu"),
-        log=lambda metrics, step: logged.append(metrics | {"step": step}),
-        progress=lambda at, *_: done.append(at),
-        stop=lambda: 15 if done and stop_after is not None and done[-1] >= stop_after else 0,
+        callbacks=Callbacks(
+            log=lambda metrics, step: logged.append(metrics | {"step": step}),
+            progress=lambda at, *_: done.append(at),
+            stop=lambda: 15 if done and stop_after is not None and done[-1] >= stop_after else 0,
+        ),
         watch=watch,
     )
     return outcome, logged

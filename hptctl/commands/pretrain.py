@@ -199,7 +199,7 @@ def _seen_on_the_way(run: Run) -> Iterator[str]:
 def _plan(settings: PretrainConfig, as_json: bool) -> None:
     from hpt.config import flatten
     from hpt.data.names import find
-    from hpt.pretrain import step_seconds
+    from hpt.timing import step_seconds
     from hptctl import console
 
     find(settings.dataset)

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from hpt import weights
+from hpt import advice, weights
 from hpt.callbacks import Callbacks, Log, Stop
 from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
@@ -29,7 +29,7 @@ from hpt.errors import HptError, RunError
 from hpt.evaluate import Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
-from hpt.pretrain import notes, pretrain
+from hpt.pretrain import pretrain
 from hpt.processes import Compute, Processes
 from hptctl import console
 from hptctl.console import Display
@@ -155,7 +155,7 @@ def _pretrain(
         with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
             np.save(file, images.digests.view(np.uint8).reshape(-1, 16))
         run.write_status(facts=facts)
-        for line in notes(config, len(images)) if not display.silent else ():
+        for line in advice.notes(config, len(images)) if not display.silent else ():
             console.note(f"note: {line}")
     watch = None
     if processes.main and config.probe_interval:
@@ -168,9 +168,7 @@ def _pretrain(
             start,
             run.path,
             processes=processes,
-            log=metered,
-            progress=display.progress,
-            stop=asked,
+            callbacks=Callbacks(metered, display.progress, asked),
             watch=watch,
         )
     return outcome.results, merged(Facts.of(outcome.facts), Facts(backbone_sha256=outcome.sha256))

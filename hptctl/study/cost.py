@@ -29,7 +29,7 @@ class CellCost:
 
 def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[str, CellCost]:
     """What is left to do of each cell; seconds only where `measured`, which takes some itself."""
-    from hpt.pretrain import image_seconds
+    from hpt.timing import image_seconds
 
     speeds: dict[tuple[str, int, str, str], tuple[float, float]] = {}
     out = {}

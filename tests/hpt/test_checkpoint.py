@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_pretraining import config, run
 
+from hpt.callbacks import Callbacks
 from hpt.data.images import Images
 from hpt.pretrain import pretrain
 from hpt.processes import Processes
@@ -26,9 +27,7 @@ def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> 
             None,
             tmp_path / "broken",
             processes=Processes(1, "cpu"),
-            log=lambda *_: None,
-            progress=lambda *_: None,
-            stop=lambda: next(calls),
+            callbacks=Callbacks(stop=lambda: next(calls)),
         )
     run(settings, images, tmp_path / "broken")
     names = sorted(p.name for p in (tmp_path / "broken" / "checkpoints").glob("*.pt"))

@@ -14,8 +14,9 @@ from hpt import augment, encoder
 from hpt.data.images import Images
 from hpt.data.loader import Order
 from hpt.moco import MoCo
-from hpt.pretrain import Step
 from hpt.processes import Processes
+from hpt.step import Step
+from hpt.views import Views
 
 
 def test_groups_that_go_through_the_encoder_together_give_the_step_of_groups_one_by_one(images: Images) -> None:
@@ -24,12 +25,12 @@ def test_groups_that_go_through_the_encoder_together_give_the_step_of_groups_one
         settings = config(moco=SETTINGS["moco"] | {"bn_group": 4, "micro_batch": micro_batch})
         moco = MoCo(encoder.build("resnet18", seed=0), 512, settings.moco, seed=0)
         step = Step(settings, moco, Processes(1, "cpu"))
-        draw = Order(len(images), B, 0).draw(0)
-        with step.feed(images, [0]) as feed:
-            key_views = list(step.views(feed, draw.images[draw.shuffle], draw.key))
+        with Views(settings, images, [0], Processes(1, "cpu")) as views_of:
+            drawn = views_of(0)
+            key_views = list(drawn.key)
             assert [len(view) for view in key_views] == [micro_batch] * (B // micro_batch)
             before = [parameter.detach().clone() for parameter in step.trained]
-            losses.append(step(key_views, step.views(feed, draw.images, draw.query), draw.shuffle, 0.1)[0])
+            losses.append(step(drawn._replace(key=key_views), 0.1)[0])
         gradients.append([b - a.detach() for a, b in zip(step.trained, before, strict=True)])
         statistics.append([buffer.clone() for buffer in moco.buffers()])
     for other in (1, 2):
@@ -44,12 +45,12 @@ def test_views_are_made_in_full_precision_whatever_the_model_computes_in(images:
     step = Step(settings, moco, Processes(1, "cpu"))
     draw = Order(len(images), B, 0).draw(0)
     expected = views(settings, images, draw.images[draw.shuffle], draw.key)
-    key = Order(len(images), B, 0).draw(0).key
-    with step.feed(images, [0]) as feed:
-        with step.autocast:
-            key_views = list(step.views(feed, draw.images[draw.shuffle], key))
+    with Views(settings, images, [0], Processes(1, "cpu")) as views_of:
+        drawn = views_of(0)
+        with step.compute.autocast():
+            key_views = list(drawn.key)
         torch.testing.assert_close(torch.cat(key_views), expected, atol=1e-5, rtol=0)
-        loss, _ = step(key_views, step.views(feed, draw.images, draw.query), draw.shuffle, 0.1)
+        loss, _ = step(drawn._replace(key=key_views), 0.1)
     assert loss.isfinite()
 
 

@@ -1,0 +1,62 @@
+"""What looks odd in a pretraining's settings or figures and is not, and what would be quicker, a line each."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+
+from hpt.callbacks import Log
+from hpt.config import PretrainConfig
+from hpt.processes import choose_device, cpu_has_bf16
+
+logger = logging.getLogger(__name__)
+
+
+def notes(config: PretrainConfig, images: int) -> Iterator[str]:
+    """What to know of a run before it starts, a line each; `images` is the number that it pretrains on.
+
+    Raises:
+        ConfigError: the device is not on this machine.
+    """
+    if config.strategy == "base":
+        return
+    if config.precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
+        yield "this processor computes in bf16 too: --precision bf16 takes about three quarters of the time at 64 px"
+    queue = config.moco.queue_size
+    if queue > images:
+        yield (
+            f"the queue of {queue:,} keys is larger than the {images:,} images: about {queue // images} of a query's"
+            " negatives show its own image, which keeps the loss up (moco.queue_size sets it)"
+        )
+    if (filled := _filled_after(config)) > 1:
+        yield (
+            "the queue starts with random keys, which are easy: the loss rises and the accuracy falls"
+            f" until step {filled:,}"
+        )
+
+
+def explaining(config: PretrainConfig, log: Log) -> Log:
+    """`log`, with a note the first time that the contrastive accuracy is 100 % only because most keys of the queue are
+    still random."""
+    filled = _filled_after(config)
+    said = False
+
+    def explained(metrics: dict[str, float], step: int) -> None:
+        nonlocal said
+        log(metrics, step)
+        if not said and step < filled and metrics["contrastive_top1"] > 0.999:
+            said = True
+            logger.info(
+                "contrastive accuracy is 100 %% at step %d because most keys of the queue are still random;"
+                " expect it to fall until step %d",
+                step,
+                filled,
+            )
+
+    return explained
+
+
+def _filled_after(config: PretrainConfig) -> int:
+    """Steps until the queue holds no random keys."""
+    return math.ceil(config.moco.queue_size / config.batch_size)

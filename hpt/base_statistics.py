@@ -1,0 +1,50 @@
+"""Strategy `base`: base weights as they are, with BatchNorm's running statistics of the target images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hpt import augment, encoder
+from hpt.callbacks import Progress
+from hpt.config import PretrainConfig
+from hpt.data.images import Images
+from hpt.data.loader import raw_batch
+from hpt.errors import DataError
+from hpt.randomness import generator
+
+GROUP = 64
+"""Images that are normalised together, as in pretraining."""
+
+
+@torch.no_grad()
+def estimate_statistics(
+    config: PretrainConfig, backbone: nn.Module, images: Images, device: torch.device, progress: Progress
+) -> dict[str, float]:
+    """Give BatchNorm the averages of its means and variances over one pass of test views; returns `images`, their
+    number.
+
+    The groups are of 64 images, the last one smaller. A last group of a single image is left out: its variance over a
+    1 x 1 feature map does not exist.
+
+    Raises:
+        DataError: a single image.
+    """
+    if len(images) < 2:
+        raise DataError("one image has no statistics", "add images")
+    backbone.to(device).train()
+    norms = encoder.batch_norms(backbone)
+    for bn in norms:
+        bn.reset_running_stats()
+        bn.momentum = None  # cumulative average
+    seen = 0
+    order = torch.randperm(len(images), generator=generator(config.seed, "statistics"))
+    for group in order.split(GROUP):  # shuffled: groups of one class would bias the variance
+        if len(group) > 1:
+            raw = raw_batch(images, group, device)
+            backbone(augment.centre_view(raw, config.image_size, images.mean, images.std))
+        seen += len(group)
+        progress(seen, len(images), "estimating statistics")
+    for bn in norms:
+        bn.momentum = encoder.MOMENTUM
+    return {"images": float(len(images))}
