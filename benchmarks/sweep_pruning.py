@@ -91,13 +91,13 @@ def replay(
     """One sweep on recorded curves: the steps it made, its best val, and that of the same point in the other grid."""
     from hpt.config import EvaluateConfig
     from hpt.schedule import parse_schedule
-    from hptctl.sweep.plan import make
+    from hptctl.sweep.plan import PlanOptions, make
     from hptctl.sweep.queue import Queue, best
     from hptctl.sweep.space import parse
 
     base = EvaluateConfig(kind="finetune", weights="base", dataset="digits", seed=seed)
     space, _ = parse("finetune", "tiny", flags={"lr": f"{LOW}..{HIGH}", "schedule": options.schedule})
-    plan = make("finetune", base, space, sampler="tpe", pruner=pruner, trials=options.trials)
+    plan = make("finetune", base, space, PlanOptions(sampler="tpe", pruner=pruner, trials=options.trials))
     steps, judged = 0.0, {}
     with tempfile.TemporaryDirectory(dir=place) as folder, closing(Queue("s", Path(folder), plan, None)) as queue:
         queue.create()

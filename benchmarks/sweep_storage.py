@@ -24,7 +24,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import Trial, TrialState
 
 from hpt.config import EvaluateConfig
-from hptctl.sweep.plan import Plan, make
+from hptctl.sweep.plan import Plan, PlanOptions, make
 from hptctl.sweep.queue import Queue
 from hptctl.sweep.space import parse
 
@@ -86,7 +86,7 @@ def work(
 
 def measure(name: str, kind: str, processes: int, trials: int) -> dict[str, float]:
     space, _ = parse("finetune", "tiny", flags={"lr": "0.1..0.2", "schedule": "1-steps"})
-    plan = make("finetune", EvaluateConfig(kind="finetune", weights="", dataset=""), space, trials=trials)
+    plan = make("finetune", EvaluateConfig(kind="finetune", weights="", dataset=""), space, PlanOptions(trials=trials))
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

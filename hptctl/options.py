@@ -1,11 +1,15 @@
-"""Options that several commands share."""
+"""What commands share of their command line: options, groups of them, and the line itself."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -87,3 +91,28 @@ def refuse_beside_resume(given: Mapping[str, object]) -> None:
         if value is not None and value != []:  # an option that repeats is an empty list when it was not given
             option = "--" + key.replace("_", "-")
             raise ConfigError(f"--resume goes on with the run as it was, but {option} was given", f"drop {option}")
+
+
+def gathered(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer takes it, of a function some of whose parameters are dataclasses of options: their fields
+    stand on the command line where the parameter stands in the function."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+
+    def call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    flat: list[inspect.Parameter] = []
+    for each in parameters:
+        group = groups.get(each.name)
+        flat += inspect.signature(group, eval_str=True).parameters.values() if group else [each]
+    call.__name__, call.__doc__ = command.__name__, command.__doc__
+    call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]  # what Typer reads the options from
+    return call
+
+
+def command_line() -> str:
+    """The command that was given, to be given again."""
+    return shlex.join(["hptctl", *sys.argv[1:]])

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hptctl import options
 from hptctl.format import duration, percent, with_spread
 
 BASE, TARGET = "shapes", "digits"
@@ -36,7 +37,7 @@ def demo(
     from hptctl.sweep import conductor
     from hptctl.sweep import folder as sweeps
 
-    start = time.monotonic()
+    start, origin = time.monotonic(), launch.Origin(options.command_line(), experiment="demo")
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
@@ -45,7 +46,7 @@ def demo(
 
     def pretrain(strategy: str, dataset: str, weights: str | None, name: str) -> runs.Run:
         flags = {"strategy": strategy, "dataset": dataset, "weights": weights, "preset": "tiny"}
-        run = launch.create_pretraining(resolve(PretrainConfig, flags=flags), name=name, experiment="demo")
+        run = launch.create_pretraining(resolve(PretrainConfig, flags=flags), origin, name=name)
         console.say(f"[{time.monotonic() - start:3.0f} s] {STRATEGIES[strategy].summary}: {dataset}")
         launch.execute(run)
         return run
@@ -60,7 +61,7 @@ def demo(
     rows = []
     for strategy in STRATEGIES:
         run = pretrain(strategy, TARGET, None if strategy == "target" else base.name, strategy)
-        probe = launch.create_evaluation(config("linear", run), name=None, experiment="demo")
+        probe = launch.create_evaluation(config("linear", run), origin)
         launch.execute(probe)
         results = probe.status().results
         rows.append(
@@ -73,7 +74,7 @@ def demo(
 
     console.say(f"[{time.monotonic() - start:3.0f} s] finetuning hpt with 200 labels: a sweep over lr and schedule")
     tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
-    sweep = sweeps.create_protocol(tuned, name=None, experiment="demo")
+    sweep = sweeps.create_protocol(tuned, origin)
     conductor.run_sweep(sweep)
     made = page.write(Path("report.html"))
 

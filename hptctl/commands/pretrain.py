@@ -147,7 +147,8 @@ def pretrain(
         if dry_run:
             _plan(settings, as_json)
             return
-        run = launch.create_pretraining(settings, name=name, experiment=experiment, log_backbone=log_backbone)
+        origin = launch.Origin(options.command_line(), experiment)
+        run = launch.create_pretraining(settings, origin, name=name, log_backbone=log_backbone)
     console.note(f"run '{run.name}' in {run.path}")
     launch.execute(run)
     _show(run, as_json)

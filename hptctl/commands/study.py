@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,20 @@ Jobs = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Given:
+    """The options that say which cells of which study."""
+
+    study: Name
+    dataset: Datasets = None
+    preset: options.Preset = None
+    weights: Weights = None
+    steps: Steps = None
+    seeds: Seeds = None
+    sets: options.Sets = None
+    only: Only = None
+
+
 @app.command("list")
 def list_studies(as_json: options.Json = False) -> None:
     """List the built-in studies.
@@ -60,17 +75,8 @@ def list_studies(as_json: options.Json = False) -> None:
 
 
 @app.command()
-def plan(
-    study: Name,
-    dataset: Datasets = None,
-    preset: options.Preset = None,
-    weights: Weights = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    sets: options.Sets = None,
-    only: Only = None,
-    as_json: options.Json = False,
-) -> None:
+@options.gathered
+def plan(given: Given, as_json: options.Json = False) -> None:
     """Print every cell: what is done, shared and left, images to see, and hours by this machine's measured speed.
 
     Examples:
@@ -79,23 +85,13 @@ def plan(
 
         hptctl study plan quick --dataset digits
     """
-
-    from hptctl.study.cost import costs
-
-    _, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    _table(cells, progress, costs(progress, cells, measured=True), as_json)
+    _table(_read(given), measured=True, as_json=as_json)
 
 
 @app.command()
+@options.gathered
 def run(
-    study: Name,
-    dataset: Datasets = None,
-    preset: options.Preset = None,
-    weights: Weights = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    sets: options.Sets = None,
-    only: Only = None,
+    given: Given,
     jobs: Jobs = 1,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
@@ -108,46 +104,27 @@ def run(
 
         hptctl study run my-study.toml --jobs 2
     """
-    definition, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    progress.fetch()
-    _conduct(definition, cells, progress, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
+    asked = _read(given)
+    asked.progress.fetch()
+    _conduct(asked, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
 
 
 @app.command()
-def status(
-    study: Name,
-    dataset: Datasets = None,
-    preset: options.Preset = None,
-    weights: Weights = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    sets: options.Sets = None,
-    only: Only = None,
-    as_json: options.Json = False,
-) -> None:
+@options.gathered
+def status(given: Given, as_json: options.Json = False) -> None:
     """Print which cells are done, under way, failed and left; give the study as it was given to `run`.
 
     Example:
 
         hptctl study status quick --dataset digits
     """
-
-    from hptctl.study.cost import costs
-
-    _, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    _table(cells, progress, costs(progress, cells, measured=False), as_json)
+    _table(_read(given), measured=False, as_json=as_json)
 
 
 @app.command()
+@options.gathered
 def retry(
-    study: Name,
-    dataset: Datasets = None,
-    preset: options.Preset = None,
-    weights: Weights = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    sets: options.Sets = None,
-    only: Only = None,
+    given: Given,
     jobs: Jobs = 1,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
@@ -158,43 +135,48 @@ def retry(
 
         hptctl study retry quick --dataset digits
     """
-    definition, cells, progress = _asked(study, dataset, preset, weights, steps, seeds, sets, only)
-    progress.fetch()
-    again = {cell.id for cell in cells if progress[cell.id].state in {"failed", "waits"}}
-    wanted = _with_needed(cells, again)
-    _conduct(definition, wanted, progress, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
+    asked = _read(given)
+    asked.progress.fetch()
+    again = {cell.id for cell in asked.cells if asked.progress[cell.id].state in {"failed", "waits"}}
+    asked = replace(asked, cells=_with_needed(asked.cells, again))
+    _conduct(asked, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
 
 
-def _asked(
-    name: str,
-    dataset: list[str] | None,
-    preset: str | None,
-    weights: list[str] | None,
-    steps: str | None,
-    seeds: str | None,
-    sets: list[str] | None,
-    only: list[str] | None,
-) -> tuple[Study, list[Cell], Progress]:
+@dataclass(frozen=True)
+class Asked:
     """The study that the command line asks for, its cells, and what there is of them."""
+
+    study: Study
+    cells: list[Cell]
+    progress: Progress
+
+
+def _read(given: Given) -> Asked:
     from hpt.errors import ConfigError, did_you_mean
     from hptctl.runs.weights import backbone_of
     from hptctl.study.definition import cells as cells_of
     from hptctl.study.definition import load
     from hptctl.study.progress import Progress
 
-    changes: dict[str, Any] = {"datasets": dataset or None, "preset": preset, "weights": weights or None}
-    changes |= {"steps": _numbers("--steps", steps), "seeds": _numbers("--seeds", seeds)}
-    definition = load(name, changes, sets or ())
-    cells = cells_of(definition, backbone_of)
-    if only:
+    changes: dict[str, Any] = {
+        "datasets": given.dataset or None,
+        "preset": given.preset,
+        "weights": given.weights or None,
+        "steps": _numbers("--steps", given.steps),
+        "seeds": _numbers("--seeds", given.seeds),
+    }
+    study = load(given.study, changes, given.sets or ())
+    cells = cells_of(study, backbone_of)
+    if given.only:
         ids = [cell.id for cell in cells]
-        for pattern in only:
+        for pattern in given.only:
             if not any(fnmatch(id, pattern) for id in ids):
                 raise ConfigError(
                     f"no cell is called '{pattern}'{did_you_mean(pattern, ids)}", "see `hptctl study plan`"
                 )
-        cells = _with_needed(cells, {id for id in ids if any(fnmatch(id, pattern) for pattern in only)})
-    return definition, cells, Progress(cells)
+        wanted = {id for id in ids if any(fnmatch(id, pattern) for pattern in given.only)}
+        cells = _with_needed(cells, wanted)
+    return Asked(study, cells, Progress(cells))
 
 
 def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
@@ -217,12 +199,16 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         raise ConfigError(f"{option} {text!r} is not a list of whole numbers", f"for example {option} 1,2") from None
 
 
-def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json: bool) -> None:
+def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
+    """What there is of each cell and what is left; hours only where the machine's speed is to be `measured`."""
     from collections import Counter
     from dataclasses import asdict
 
     from hptctl import console
+    from hptctl.study.cost import costs as costs_of
 
+    cells, progress = asked.cells, asked.progress
+    costs = costs_of(progress, cells, measured=measured)
     found = {cell.id: progress[cell.id] for cell in cells}
     counts = Counter(each.state for each in found.values())
     total, images = sum(c.seconds for c in costs.values()), sum(c.images + c.forward for c in costs.values())
@@ -238,7 +224,6 @@ def _table(cells: list[Cell], progress: Progress, costs: dict[str, Any], as_json
         facts = {"cells": rows, "counts": dict(counts), "images": images, "seconds": _finite(total), "fetch": fetch}
         console.print_json(facts)
         return
-    measured = not math.isnan(total)
     rows_ = []
     for cell in cells:
         each, cost = found[cell.id], costs[cell.id]
@@ -286,26 +271,18 @@ def _finite(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 1)
 
 
-def _conduct(
-    definition: Study,
-    cells: list[Cell],
-    progress: Progress,
-    *,
-    jobs: int,
-    retry: bool,
-    experiment: str,
-    as_json: bool,
-) -> None:
+def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: bool) -> None:
     from hpt.errors import HptError
     from hptctl import console
-    from hptctl.runs import launch
+    from hptctl.runs.launch import Origin
     from hptctl.study import conductor
 
-    for base in definition.bases:
+    cells, progress, command = asked.cells, asked.progress, options.command_line()
+    for base in asked.study.bases:
         if any(cell.id == base.name for cell in cells):
             console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
-    parent = conductor.parent(definition, experiment)
-    outcome = conductor.conduct(parent, progress, cells, jobs=jobs, retry=retry)
+    parent = conductor.parent(asked.study, Origin(command, experiment))
+    outcome = conductor.conduct(parent, progress, cells, jobs=jobs, retry=retry, command=command)
     rows = [_result(cell, progress) for cell in cells if cell.kind != "pretrain" and progress[cell.id].state == "done"]
     if as_json:
         console.print_json(
@@ -322,7 +299,7 @@ def _conduct(
     if outcome.failed:
         (cell, why), others = outcome.failed[0], len(outcome.failed) - 1
         more = f" (and {others} more)" if others else ""
-        again = launch.command_line().replace(" study run ", " study retry ", 1)
+        again = command.replace(" study run ", " study retry ", 1)
         raise HptError(f"{cell} is not done: {why}{more}", f"mend that, then `{again}`")
 
 

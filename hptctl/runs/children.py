@@ -46,9 +46,9 @@ class Child:
 
     @property
     def ending(self) -> str:
-        """How it ended, in words: `killed by SIGKILL`."""
+        """How it ended, in words behind its name: `was killed by SIGKILL`."""
         code = self.process.returncode
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def last_line(self) -> str:
         """The last line of its log."""

@@ -6,10 +6,11 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.config import Config, EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, RunError, UserError
 from hptctl import __version__, runs
 from hptctl.runs import Run
@@ -21,49 +22,44 @@ LAUNCHER_SECONDS = 10.0
 """What the launcher gets to end behind its workers."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Who asked for a run: what its `run.json` says besides what it is."""
+
+    command: str
+    """As the user gave it, to be given again."""
+    experiment: str
+    """Of MLflow."""
+    parent: str | None = None
+    """Name of the study that asked for the run, or of the sweep whose trial it is."""
+    trial: int | None = None
+    """Number of that trial."""
+
+
 def create_pretraining(
     config: PretrainConfig,
+    origin: Origin,
     *,
-    name: str | None,
-    experiment: str,
-    log_backbone: bool = False,
-    parent: str | None = None,
+    name: str | None = None,
     suggestion: str | None = None,
-    trial: int | None = None,
+    log_backbone: bool = False,
 ) -> Run:
     """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
-
-    `parent` is the study that asked for it, or the sweep whose trial it is.
 
     Raises:
         ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
         RunError: a run of that name exists.
     """
     config, tags, source = describe_pretraining(config)
-    return runs.create(
-        "pretrain",
-        name,
-        suggestion or f"{config.strategy}-{tags.dataset}",
-        experiment=experiment,
-        command=command_line(),
-        config=config.model_dump(mode="json"),
-        **as_source(source),
-        parent=parent,
-        tags=tags.model_copy(update={"trial": trial}),
-        log_backbone=log_backbone,
-    )
+    suggestion = suggestion or f"{config.strategy}-{tags.dataset}"
+    spec = spec_of(config, tags, source, origin)
+    return runs.create("pretrain", name, suggestion, **spec, log_backbone=log_backbone)
 
 
 def create_evaluation(
-    config: EvaluateConfig,
-    *,
-    name: str | None,
-    experiment: str,
-    parent: str | None = None,
-    suggestion: str | None = None,
-    trial: int | None = None,
+    config: EvaluateConfig, origin: Origin, *, name: str | None = None, suggestion: str | None = None
 ) -> Run:
-    """A run folder for an evaluation; `parent` is the sweep it is a trial of, or the study that asked for it.
+    """A run folder for an evaluation.
 
     Raises:
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
@@ -73,17 +69,21 @@ def create_evaluation(
     if tags.of_steps is not None:
         about += f"-step-{tags.steps}"
     elsewhere = "" if tags.pretrain_dataset == tags.dataset else f"-{tags.dataset}"
-    return runs.create(
-        config.kind,
-        name,
-        suggestion or f"{config.kind}-{about}{elsewhere}",
-        experiment=experiment,
-        command=command_line(),
-        config=config.model_dump(mode="json"),
-        **as_source(source),
-        parent=parent,
-        tags=tags.model_copy(update={"trial": trial}),
-    )
+    suggestion = suggestion or f"{config.kind}-{about}{elsewhere}"
+    return runs.create(config.kind, name, suggestion, **spec_of(config, tags, source, origin))
+
+
+def spec_of(config: Config, tags: Tags, source: Run | None, origin: Origin) -> dict[str, Any]:
+    """The fields of a new run's `run.json`, but for its kind and name; `source` is the run that it starts from."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "tags": tags.model_copy(update={"trial": origin.trial}),
+        "source": source.name if source else None,
+        "source_folder": str(source.path.resolve()) if source else None,
+        "experiment": origin.experiment,
+        "command": origin.command,
+        "parent": origin.parent,
+    }
 
 
 def find_evaluation(config: EvaluateConfig) -> Run | None:
@@ -200,11 +200,6 @@ def launcher(processes: int) -> list[str]:
     ]
 
 
-def command_line() -> str:
-    """The command that was given, to be given again."""
-    return shlex.join(["hptctl", *sys.argv[1:]])
-
-
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
 
 
@@ -224,11 +219,6 @@ def _pin_dataset(config: C) -> tuple[C, str]:
     if isinstance(found, Path):
         config = config.model_copy(update={"dataset": str(found)})
     return config, name_of(found)
-
-
-def as_source(run: Run | None) -> dict[str, Any]:
-    """The fields of a Spec that say which run a new one starts from."""
-    return {"source": run.name, "source_folder": str(run.path.resolve())} if run else {}
 
 
 def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run | None]:

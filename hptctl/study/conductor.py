@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpt.config import PretrainConfig
@@ -15,33 +12,29 @@ from hpt.data.names import find, name_of
 from hpt.errors import HptError, Interrupted
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
+from hptctl.runs.children import SHUTDOWN_SECONDS, Child, Children, child_processes, share, threads
+from hptctl.runs.launch import Origin
 from hptctl.runs.record import Tags
-from hptctl.runs.signals import held_back
 from hptctl.study.definition import Cell, Study
 from hptctl.study.progress import Progress
 from hptctl.sweep import folder as sweeps
 from hptctl.sweep.conductor import run_sweep
 
-# ---- what it costs
+PATIENCE_SECONDS = SHUTDOWN_SECONDS + 30.0
+"""What a run's process gets to end after a signal: it may have to end processes of its own first."""
 
 
-# ---- doing it
-
-
-def parent(study: Study, experiment: str) -> Run:
+def parent(study: Study, origin: Origin) -> Run:
     """The run of a study, under which the tracking store has its cells: the one of this very grid, or a new one."""
-    config = study.model_dump(mode="json")
     for run in reversed(runs.all_runs()):
-        if run.spec().kind == "study" and run.spec().config == config:
+        if run.spec().kind == "study" and run.spec().config == study.model_dump(mode="json"):
             return run
     tags = Tags(dataset=" ".join(name_of(find(each)) for each in study.datasets), preset=study.preset)
-    return runs.create(
-        "study", None, study.name, experiment=experiment, command=launch.command_line(), config=config, tags=tags
-    )
+    return runs.create("study", None, study.name, **launch.spec_of(study, tags, None, origin))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """How a call of `conduct` ended."""
 
     done: tuple[str, ...]
@@ -49,10 +42,13 @@ class Outcome:
     """Cells and why; those that wait for a failed one among them."""
 
 
-def conduct(study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int, retry: bool) -> Outcome:
+def conduct(
+    study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int, retry: bool, command: str
+) -> StudyOutcome:
     """Do the cells that are left, each after those that it needs; one that fails stops none but those that need it.
 
-    `retry` does those that failed before, too. With several jobs each run is a process of its own.
+    `retry` does those that failed before, too. With several jobs each run is a process of its own. `command` is what
+    the user gave, to be given again.
 
     Raises:
         Interrupted: by a signal; every run under way saved what it had. Busy: another process works on the study.
@@ -61,7 +57,7 @@ def conduct(study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int,
         study.start()
         with tracking.tracked(study, at_once=True) as tracker:
             try:
-                outcome = _Conductor(study, progress, cells, jobs, retry).conduct()
+                outcome = StudyConductor(study, progress, cells, jobs=jobs, retry=retry, command=command).conduct()
             except BaseException as error:
                 study.write_failure(error)
                 raise
@@ -71,16 +67,21 @@ def conduct(study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int,
     return outcome
 
 
-class _Conductor:
-    def __init__(self, study: Run, progress: Progress, cells: Sequence[Cell], jobs: int, retry: bool) -> None:
-        self.study, self.progress, self.cells, self.jobs, self.retry = study, progress, cells, jobs, retry
+class StudyConductor:
+    """One call of `conduct`."""
+
+    def __init__(
+        self, study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int, retry: bool, command: str
+    ) -> None:
+        self.study, self.progress, self.cells = study, progress, cells
+        self.jobs, self.retry, self.command = jobs, retry, command
         self.failed: dict[str, str] = {}
         self.tried: list[str] = []
 
-    def conduct(self) -> Outcome:
+    def conduct(self) -> StudyOutcome:
         self._one_by_one() if self.jobs == 1 else self._side_by_side()
         found = {cell.id: self.progress[cell.id] for cell in self.cells}
-        return Outcome(
+        return StudyOutcome(
             done=tuple(id for id, each in found.items() if each.state == "done"),
             failed=tuple((id, self.failed.get(id, each.why)) for id, each in found.items() if each.state != "done"),
         )
@@ -94,22 +95,22 @@ class _Conductor:
                     raise self._interrupted(stop.signum) from None
 
     def _side_by_side(self) -> None:
-        slots = list(range(self.jobs))
-        flying: dict[Future[str], tuple[Cell, int]] = {}
-        with held_back() as stop, ThreadPoolExecutor(self.jobs) as pool:
+        doing: dict[int, tuple[Cell, Run]] = {}
+        with child_processes(self.jobs, patience=PATIENCE_SECONDS) as children:
             while True:
                 for cell in self.cells:
-                    if slots and not stop() and self._ready(cell) and (run := self._begin(cell)) is not None:
-                        slot = slots.pop(0)
-                        flying[pool.submit(_beside, run, slot, self.jobs, stop)] = cell, slot
-                if not flying:
+                    if children.stop() or not (free := children.free()):
+                        break
+                    if self._ready(cell) and (run := self._begin(cell)) is not None:
+                        _start(run, free[0], children)
+                        doing[free[0]] = cell, run
+                if not children.running:
                     break
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    cell, slot = flying.pop(future)
-                    slots.append(slot)
-                    self._settle(cell, "" if stop() else future.result())
-        if stop():
-            raise self._interrupted(stop())
+                for child in children.wait():
+                    cell, run = doing.pop(child.slot)
+                    self._settle(cell, "" if children.stop() else _why(run, child))
+        if stop := children.stop():
+            raise self._interrupted(stop)
 
     def _ready(self, cell: Cell) -> bool:
         """Whether a cell is to be done now."""
@@ -125,14 +126,13 @@ class _Conductor:
         found = self.progress[cell.id]
         if found.state in {"stopped", "failed"}:
             return runs.get(found.run)
-        config, experiment = self.progress.config(cell), self.study.spec().experiment
+        config = self.progress.config(cell)
+        origin = Origin(self.command, self.study.spec().experiment, parent=self.study.name)
         try:
             if isinstance(config, PretrainConfig):
-                return launch.create_pretraining(
-                    config, name=None, experiment=experiment, parent=self.study.name, suggestion=cell.id
-                )
+                return launch.create_pretraining(config, origin, suggestion=cell.id)
             create = sweeps.create_protocol if cell.sweep else launch.create_evaluation
-            return create(config, name=None, experiment=experiment, parent=self.study.name, suggestion=cell.id)
+            return create(config, origin, suggestion=cell.id)
         except HptError as error:
             self._settle(cell, str(error))
         return None
@@ -144,7 +144,7 @@ class _Conductor:
         self.progress.refresh(store=False)
 
     def _interrupted(self, signum: int) -> Interrupted:
-        return Interrupted(signum, f"study '{self.study.name}' was stopped", f"go on with `{launch.command_line()}`")
+        return Interrupted(signum, f"study '{self.study.name}' was stopped", f"go on with `{self.command}`")
 
 
 def _here(run: Run) -> str:
@@ -158,23 +158,17 @@ def _here(run: Run) -> str:
     return ""
 
 
-def _beside(run: Run, slot: int, jobs: int, stop: Callable[[], int]) -> str:
-    """Do a run in a process of its own, on a GPU in turn or a share of the cores; why it failed, or nothing."""
-    import torch
-
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    if gpus := torch.cuda.device_count():
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+def _start(run: Run, slot: int, children: Children) -> None:
+    """Begin a run, or go on with it, in a process of its own, on a GPU in turn and a share of the cores."""
+    processes = int(run.spec().config.get("processes", 1))
+    environment = share(slot, children.slots) | threads(children.slots * processes)
     command = [sys.executable, "-m", "hptctl", *launch.resume_words(run)]
-    with (run.path / "study.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log)
-        asked = False
-        while process.poll() is None:
-            if stop() and not asked:
-                asked = True
-                process.terminate()
-            time.sleep(0.1)
+    children.start(slot, command, run.path / "study.log", environment)
+
+
+def _why(run: Run, child: Child) -> str:
+    """Why a run that has ended failed, or nothing."""
     status = run.status()
     if status.state == "finished":
         return ""
-    return status.reason or f"its process ended with exit code {process.returncode}; see {run.path / 'study.log'}"
+    return status.reason or f"its process {child.ending}; see {child.log}"

@@ -13,11 +13,12 @@ from hpt.metrics import in_words
 from hptctl import console, tracking
 from hptctl.format import percent, thousands, unbroken
 from hptctl.runs import Run, launch
+from hptctl.runs.launch import Origin
 from hptctl.runs.record import recorded
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One backbone's evaluation."""
 
     step: int
@@ -56,11 +57,11 @@ def backbones(run: Run) -> dict[int, str]:
     return {step: f"{run.name}@{step}" for step in kept} | {final: run.name}
 
 
-def evaluate(config: EvaluateConfig, experiment: str) -> Run:
+def evaluate(config: EvaluateConfig, origin: Origin) -> Run:
     """The finished evaluation of this configuration: the one that is there, gone on with, or made."""
     run = launch.find_evaluation(config)
     if run is None:
-        run = launch.create_evaluation(config, name=None, experiment=experiment)
+        run = launch.create_evaluation(config, origin)
     elif run.status().state == "finished":
         console.note(f"run '{run.name}' is finished already")
         return run
@@ -69,7 +70,7 @@ def evaluate(config: EvaluateConfig, experiment: str) -> Run:
     return run
 
 
-def draw(run: Run, kind: str, points: Sequence[Point]) -> Path:
+def draw(run: Run, kind: str, points: Sequence[CurvePoint]) -> Path:
     """`artifacts/curve-<kind>.svg` in the pretraining's folder: the test figure against steps."""
     from hptctl.charts.curves import Line, against_steps
     from hptctl.charts.svg import standalone

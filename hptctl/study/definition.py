@@ -7,6 +7,7 @@ cells of several lengths with the backbones that it keeps on its way.
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -51,7 +52,15 @@ OF_THE_GRID = {
     "augment.policy": "policies",
     "test": "evaluations",
 }
-"""Fields of configurations that the grid decides, and by which of its own."""
+"""Fields of configurations that the grid decides, and the field of the study that decides each."""
+OPTIONS = {
+    "datasets": "--dataset",
+    "weights": "--weights",
+    "steps": "--steps",
+    "seeds": "--seeds",
+    "preset": "--preset",
+}
+"""Fields of the study that the command line can replace, and by which option."""
 
 
 class Base(Config):
@@ -68,7 +77,7 @@ class Base(Config):
     """None: the preset's."""
 
 
-class Evaluation(Config):
+class StudyEvaluation(Config):
     """One way to evaluate every backbone of the grid."""
 
     kind: Literal["linear", "knn", "finetune", "sweep"]
@@ -108,7 +117,7 @@ class Study(Config):
     """Augmentation policies of the study of robustness."""
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the pretraining images."""
-    evaluations: Annotated[tuple[Evaluation, ...], BeforeValidator(_by_name)] = (Evaluation(kind="linear"),)
+    evaluations: Annotated[tuple[StudyEvaluation, ...], BeforeValidator(_by_name)] = (StudyEvaluation(kind="linear"),)
     preset: Preset = "paper"
     prefixes: Literal["shared", "separate"] = "shared"
     """`shared`: of several lengths the longest is run, and the others are backbones that it kept on its way, whose
@@ -190,23 +199,33 @@ def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str
     values |= given
     if "grids" in values:
         values["grids"] = [{k: v for k, v in grid.items() if k not in given} for grid in values["grids"]]
-    own = dict(values.get("set", {}))
+    in_file = dict(values.get("set", {}))
+    on_line: dict[str, str] = {}
     for each in sets:
         key, equals, value = each.partition("=")
         if not equals:
             raise ConfigError(f"--set {each!r} is not of the form field=value", "for example --set linear.steps=1000")
-        own[key.strip()] = value.strip()
-    study = check(Study, values | {"set": own})
+        on_line[key.strip()] = value.strip()
+    study = check(Study, values | {"set": in_file | on_line})
     study.parts()
-    known = ({*fields(PretrainConfig)} | {*fields(EvaluateConfig)}) - OF_THE_GRID.keys()
     if taken := [key for key in study.set if key in OF_THE_GRID]:
+        where = {key: "--set" if key in on_line else "[set]" for key in taken}
         raise ConfigError(
-            "; ".join(f"--set {key} is not for a study, whose cells differ in it" for key in taken),
-            f"use {', '.join(OF_THE_GRID[key] for key in taken)}",
+            "; ".join(f"{where[key]} {key} is not for a study, whose cells differ in it" for key in taken),
+            f"use {', '.join(dict.fromkeys(_instead(key, on_line.get(key)) for key in taken))}",
         )
+    known = ({*fields(PretrainConfig)} | {*fields(EvaluateConfig)}) - OF_THE_GRID.keys()
     if odd := [key for key in study.set if key not in known]:
         raise ConfigError("; ".join(f"unknown field '{key}'{did_you_mean(key, known)}" for key in odd))
     return study
+
+
+def _instead(key: str, value: str | None) -> str:
+    """What decides a field of the grid, in place of the `--set` that gave it a value or of the file's own `set`."""
+    field = OF_THE_GRID[key]
+    if value is None:
+        return field
+    return f"{OPTIONS[field]} {shlex.quote(value)}" if field in OPTIONS else f"{field} in the study's file"
 
 
 def builtins() -> dict[str, str]:
@@ -224,119 +243,116 @@ def cells(study: Study, backbone_of: Callable[[str], str]) -> list[Cell]:
     """
     made: dict[str, Cell] = {}
     for part in study.parts():
-        _add(part, made, backbone_of)
+        _Grid(part, made, backbone_of).add()
     return list(made.values())
 
 
-def _add(study: Study, made: dict[str, Cell], backbone_of: Callable[[str], str]) -> None:
-    """The cells of one grid that are not made yet."""
-    if not study.datasets:
-        raise ConfigError(f"the study '{study.name}' has no dataset", "give --dataset, or datasets in its file")
-    for base in study.bases:
-        if any(base.name in weights for weights in (study.weights, [b.weights for b in study.bases])):
-            made[base.name] = _base(study, base, made, backbone_of)
-    points: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
-    for dataset, weights, policy, share, seed in product(
-        study.datasets, study.weights, study.policies, study.shares, study.seeds
-    ):
-        for strategy in study.strategies:
-            for cell, lengths in _pretrainings(
-                study, strategy, dataset, weights, policy, share, seed, made, backbone_of
-            ):
-                if cell.id in made:  # `target` starts from no weights, `base` knows no policy
-                    continue
-                made[cell.id] = cell
-                points[cell.id, dataset] = lengths
-    for (owner, dataset), found in points.items():
-        config = made[owner].config
-        assert isinstance(config, PretrainConfig)
-        for name, backbone in found:
-            for evaluation in study.evaluations:
-                cell = _evaluating(study, evaluation, name, backbone, dataset, config)
-                made[cell.id] = cell
+@dataclass(frozen=True)
+class _Point:
+    """What the pretrainings at one point of a grid have in common, whatever their strategy and length."""
+
+    dataset: str
+    weights: str
+    policy: Policy
+    share: float
+    seed: int
 
 
-def _base(study: Study, base: Base, made: Mapping[str, Cell], backbone_of: Callable[[str], str]) -> Cell:
-    flags = {"strategy": base.strategy, "dataset": base.dataset, "steps": base.steps}
-    weights = base.weights or (DEFAULT_WEIGHTS if STRATEGIES[base.strategy].starts_from_weights else None)
-    return _pretraining(study, base.name, flags, weights, made, backbone_of)
+class _Grid:
+    """One grid, whose cells are added to those that are made already."""
 
+    def __init__(self, study: Study, made: dict[str, Cell], backbone_of: Callable[[str], str]) -> None:
+        self.study, self.made, self.backbone_of = study, made, backbone_of
 
-def _pretrainings(
-    study: Study,
-    strategy: StrategyName,
-    dataset: str,
-    weights: str,
-    policy: Policy,
-    share: float,
-    seed: int,
-    made: Mapping[str, Cell],
-    backbone_of: Callable[[str], str],
-) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
-    """The runs of one strategy, each with the points of the grid that it serves."""
-    row = STRATEGIES[strategy]
-    name = f"{strategy}-{_slug(dataset)}"
-    if row.starts_from_weights and len(study.weights) > 1:
-        name += f"-from-{_slug(weights)}"
-    flags: dict[str, Any] = {"strategy": strategy, "dataset": dataset, "seed": seed}
-    trains = row.trains != "running-statistics"
-    if trains and policy != "baseline":
-        name, flags["augment"] = f"{name}-{policy}", {"policy": policy}
-    if share < 1:
-        name, flags["share"] = f"{name}-{100 * share:g}pct", share
-    name += f"-s{seed}"
-    start = weights if row.starts_from_weights else None
-    lengths = sorted({*study.steps.get(strategy, ())}) if trains else []
-    if study.prefixes == "shared" and len(lengths) > 1:
-        longest, earlier = lengths[-1], lengths[:-1]
-        shared = flags | {"steps": longest, "save_at": earlier}
-        cell = _pretraining(study, name, shared, start, made, backbone_of, feeds=len(lengths))
-        points = [(f"{name}@{step}", Backbone(cell.id, step if step != longest else None)) for step in lengths]
-        yield cell, points
-        return
-    wanted: list[int | None] = [*lengths] or [None]
-    for length in wanted:
-        id = name if length is None else f"{name}@{length}"
-        cell = _pretraining(study, id, flags | {"steps": length}, start, made, backbone_of)
-        yield cell, [(id, Backbone(cell.id))]
+    def add(self) -> None:
+        """Make the cells: the bases, the pretrainings, the evaluations of each.
 
+        Raises:
+            ConfigError: the grid is empty, or a cell that no run would accept.
+        """
+        study = self.study
+        if not study.datasets:
+            raise ConfigError(f"the study '{study.name}' has no dataset", "give --dataset, or datasets in its file")
+        for base in study.bases:
+            if any(base.name in weights for weights in (study.weights, [b.weights for b in study.bases])):
+                self.made[base.name] = self._base(base)
+        served: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
+        for place in product(study.datasets, study.weights, study.policies, study.shares, study.seeds):
+            point = _Point(*place)
+            for strategy in study.strategies:
+                for cell, lengths in self._pretrainings(strategy, point):
+                    if cell.id not in self.made:  # `target` starts from no weights, `base` knows no policy
+                        self.made[cell.id] = cell
+                        served[cell.id, point.dataset] = lengths
+        for (pretraining, dataset), lengths in served.items():
+            config = self.made[pretraining].config
+            assert isinstance(config, PretrainConfig)
+            for name, backbone in lengths:
+                for evaluation in study.evaluations:
+                    cell = self._evaluation(evaluation, name, backbone, dataset, config)
+                    self.made[cell.id] = cell
 
-def _pretraining(
-    study: Study,
-    id: str,
-    flags: Mapping[str, Any],
-    weights: str | None,
-    made: Mapping[str, Cell],
-    backbone_of: Callable[[str], str],
-    feeds: int = 1,
-) -> Cell:
-    base = made.get(weights) if weights else None
-    inherited: dict[str, Any] = {}
-    if base is not None:
-        assert isinstance(base.config, PretrainConfig)
-        inherited = {"backbone": base.config.backbone}
-    elif weights is not None:
-        inherited = {"backbone": backbone_of(weights)}
-    given = {key: value for key, value in flags.items() if value is not None}
-    layers = merge(_nested(study, PretrainConfig), given, {"weights": weights, "preset": study.preset})
-    config = resolve(PretrainConfig, inherited=inherited, flags=layers)
-    return Cell(id, config, Backbone(base.id) if base else None, feeds=feeds)
+    def _base(self, base: Base) -> Cell:
+        flags = {"strategy": base.strategy, "dataset": base.dataset, "steps": base.steps}
+        weights = base.weights or (DEFAULT_WEIGHTS if STRATEGIES[base.strategy].starts_from_weights else None)
+        return self._pretraining(base.name, flags, weights)
 
+    def _pretrainings(self, strategy: StrategyName, point: _Point) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
+        """The runs of one strategy, each with the names and backbones of the grid's lengths that it serves."""
+        row = STRATEGIES[strategy]
+        name = f"{strategy}-{_slug(point.dataset)}"
+        if row.starts_from_weights and len(self.study.weights) > 1:
+            name += f"-from-{_slug(point.weights)}"
+        flags: dict[str, Any] = {"strategy": strategy, "dataset": point.dataset, "seed": point.seed}
+        trains = row.trains != "running-statistics"
+        if trains and point.policy != "baseline":
+            name, flags["augment"] = f"{name}-{point.policy}", {"policy": point.policy}
+        if point.share < 1:
+            name, flags["share"] = f"{name}-{100 * point.share:g}pct", point.share
+        name += f"-s{point.seed}"
+        start = point.weights if row.starts_from_weights else None
+        lengths = sorted({*self.study.steps.get(strategy, ())}) if trains else []
+        if self.study.prefixes == "shared" and len(lengths) > 1:
+            longest, earlier = lengths[-1], lengths[:-1]
+            cell = self._pretraining(name, flags | {"steps": longest, "save_at": earlier}, start, feeds=len(lengths))
+            yield cell, [(f"{name}@{step}", Backbone(cell.id, step if step != longest else None)) for step in lengths]
+            return
+        wanted: list[int | None] = [*lengths] or [None]
+        for length in wanted:
+            id = name if length is None else f"{name}@{length}"
+            cell = self._pretraining(id, flags | {"steps": length}, start)
+            yield cell, [(id, Backbone(cell.id))]
 
-def _evaluating(
-    study: Study, evaluation: Evaluation, name: str, backbone: Backbone, dataset: str, trained: PretrainConfig
-) -> Cell:
-    elsewhere = f"-on-{_slug(evaluation.dataset)}" if evaluation.dataset else ""
-    labels = f"-{evaluation.labels}" if evaluation.labels else ""
-    config = resolve(
-        EvaluateConfig,
-        inherited=trained.model_dump(include=INHERITED),
-        flags=_nested(study, EvaluateConfig)
-        | {"kind": "finetune" if evaluation.kind == "sweep" else evaluation.kind, "weights": f"the backbone of {name}"}
-        | {"dataset": evaluation.dataset or dataset, "labels": evaluation.labels}
-        | {"seed": trained.seed},
-    )
-    return Cell(f"{evaluation.kind}{labels}-{name}{elsewhere}", config, backbone, sweep=evaluation.kind == "sweep")
+    def _pretraining(self, id: str, flags: Mapping[str, Any], weights: str | None, *, feeds: int = 1) -> Cell:
+        base = self.made.get(weights) if weights else None
+        inherited: dict[str, Any] = {}
+        if base is not None:
+            assert isinstance(base.config, PretrainConfig)
+            inherited = {"backbone": base.config.backbone}
+        elif weights is not None:
+            inherited = {"backbone": self.backbone_of(weights)}
+        given = {key: value for key, value in flags.items() if value is not None}
+        own = {"weights": weights, "preset": self.study.preset}
+        config = resolve(
+            PretrainConfig, inherited=inherited, flags=merge(_nested(self.study, PretrainConfig), given, own)
+        )
+        return Cell(id, config, Backbone(base.id) if base else None, feeds=feeds)
+
+    def _evaluation(
+        self, evaluation: StudyEvaluation, name: str, backbone: Backbone, dataset: str, trained: PretrainConfig
+    ) -> Cell:
+        elsewhere = f"-on-{_slug(evaluation.dataset)}" if evaluation.dataset else ""
+        labels = f"-{evaluation.labels}" if evaluation.labels else ""
+        kind = "finetune" if evaluation.kind == "sweep" else evaluation.kind
+        config = resolve(
+            EvaluateConfig,
+            inherited=trained.model_dump(include=INHERITED),
+            flags=_nested(self.study, EvaluateConfig)
+            | {"kind": kind, "weights": f"the backbone of {name}", "dataset": evaluation.dataset or dataset}
+            | {"labels": evaluation.labels, "seed": trained.seed},
+        )
+        id = f"{evaluation.kind}{labels}-{name}{elsewhere}"
+        return Cell(id, config, backbone, sweep=evaluation.kind == "sweep")
 
 
 def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) -> dict[str, Any]:

@@ -5,37 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import RunError
 from hptctl import runs
 from hptctl.runs import Run, launch
+from hptctl.runs.launch import Origin
 from hptctl.sweep.plan import Plan, protocol, refuse_other
 from hptctl.sweep.queue import Queue, Trial, machine
 from hptctl.sweep.storage import HIDDEN, STORAGE_VARIABLE, shown
 
 
-def create_protocol(
-    config: EvaluateConfig,
-    *,
-    name: str | None,
-    experiment: str,
-    parent: str | None = None,
-    suggestion: str | None = None,
-) -> Run:
-    """A run folder for the protocol's sweep; `parent` is the study that asked for it."""
-    return create(protocol(config), name=name, experiment=experiment, parent=parent, suggestion=suggestion)
+def create_protocol(config: EvaluateConfig, origin: Origin, *, suggestion: str | None = None) -> Run:
+    """A run folder for the protocol's sweep."""
+    return create(protocol(config), origin, suggestion=suggestion)
 
 
 def create(
-    plan: Plan,
-    *,
-    name: str | None,
-    experiment: str,
-    parent: str | None = None,
-    suggestion: str | None = None,
-    url: str | None = None,
+    plan: Plan, origin: Origin, *, name: str | None = None, suggestion: str | None = None, url: str | None = None
 ) -> Run:
     """A sweep's run folder and its trials in the storage, none begun; of a sweep that the storage at `url` has already,
     this machine's folder: it joins.
@@ -57,21 +46,10 @@ def create(
         refuse_other(plan_of(here), plan, here.name, "here")
         if url is not None and plan_of(here).storage == plan.storage:
             return here
-    command = launch.command_line()
     if url is not None:
-        command = command.replace(url, shown(url))
+        origin = replace(origin, command=origin.command.replace(url, shown(url)))
         Queue("", Path(), plan, url).close()  # a storage that is not there leaves no folder
-    sweep = runs.create(
-        "sweep",
-        name,
-        suggestion or f"sweep-{about}",
-        experiment=experiment,
-        command=command,
-        config=plan.model_dump(mode="json"),
-        **launch.as_source(source),
-        parent=parent,
-        tags=tags,
-    )
+    sweep = runs.create("sweep", name, suggestion or f"sweep-{about}", **launch.spec_of(plan, tags, source, origin))
     try:
         with closing(Queue(sweep.name, sweep.path, plan, url)) as queue:
             if queue.create():

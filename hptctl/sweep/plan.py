@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
@@ -93,20 +94,24 @@ class Plan(Config):
         )
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """What may be asked of a sweep besides its space; None for what was not."""
+
+    sampler: str | None = None
+    """None: a grid where every dimension lists its values, else TPE."""
+    pruner: str | None = None
+    trials: int | None = None
+    repeats: int | None = None
+    objective: str | None = None
+    storage: str | None = None
+    workers: int | None = None
+
+
 def make(
-    target: Target,
-    base: EvaluateConfig | PretrainConfig,
-    space: Space,
-    *,
-    sampler: str | None = None,
-    pruner: str | None = None,
-    trials: int | None = None,
-    repeats: int = 1,
-    objective: str | None = None,
-    storage: str | None = None,
-    workers: int = 1,
+    target: Target, base: EvaluateConfig | PretrainConfig, space: Space, asked: PlanOptions = PlanOptions()
 ) -> Plan:
-    """A checked plan; without a sampler, a grid where every dimension lists its values, else TPE.
+    """A checked plan.
 
     Raises:
         ConfigError: every problem of the space at once, or options that do not go together.
@@ -114,16 +119,17 @@ def make(
     check_space(space, base.model_dump(mode="json"), MODELS[target])
     if isinstance(base, PretrainConfig) and base.processes > 1:
         raise ConfigError("a sweep's trials train in one process each", "drop --processes, and use --workers")
-    sampler = _one_of("--sampler", sampler or ("tpe" if space.ranges() else "grid"), Sampler)
+    sampler = _one_of("--sampler", asked.sampler or ("tpe" if space.ranges() else "grid"), Sampler)
+    trials = TRIALS if asked.trials is None else asked.trials
     if sampler == "grid":
         if ranges := space.ranges():
             raise ConfigError(
                 f"--sampler grid cannot take the range of {', '.join(ranges)}",
                 "list its values, or use --sampler tpe or random",
             )
-        if trials is not None and trials != space.size():
+        if asked.trials not in (None, space.size()):
             raise ConfigError(
-                f"a grid does all of its {space.size()} cells, but --trials is {trials}",
+                f"a grid does all of its {space.size()} cells, but --trials is {asked.trials}",
                 "drop --trials, or use --sampler tpe or random",
             )
         trials = space.size()
@@ -132,12 +138,12 @@ def make(
         "pretrain" if isinstance(base, PretrainConfig) else "evaluate": base.model_dump(mode="json"),
         "space": space,
         "sampler": sampler,
-        "pruner": _one_of("--pruner", pruner or "none", Pruner),
-        "trials": TRIALS if trials is None else trials,
-        "repeats": repeats,
-        "objective": _one_of("--objective", objective or "knn", Objective),
-        "storage": storage,
-        "workers": workers,
+        "pruner": _one_of("--pruner", asked.pruner or "none", Pruner),
+        "trials": trials,
+        "repeats": 1 if asked.repeats is None else asked.repeats,
+        "objective": _one_of("--objective", asked.objective or "knn", Objective),
+        "storage": asked.storage,
+        "workers": 1 if asked.workers is None else asked.workers,
     }
     try:
         return Plan.model_validate(values)

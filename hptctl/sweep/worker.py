@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import socket
 import statistics
 import sys
@@ -28,6 +27,7 @@ from hptctl import console, runs
 from hptctl.console import Display
 from hptctl.format import percent
 from hptctl.runs import Run, launch, worker
+from hptctl.runs.launch import Origin
 from hptctl.runs.signals import Pending, held_back
 from hptctl.runs.worker import Materials
 from hptctl.sweep.folder import plan_of
@@ -51,7 +51,6 @@ def main() -> None:
         console.show_library_notes()
         sweep, number = Run(Path(sys.argv[1])), int(sys.argv[2])
         try:
-            sys.argv[1:] = shlex.split(sweep.spec().command)[1:]  # the command that its runs write down
             Worker(sweep, number, stop).work()
         except HptError as error:
             console.error(str(error))
@@ -161,16 +160,11 @@ class Worker:
             begun = found.spec().config == launch.pinned(config)
             if begun and found.status().state not in {"failed", "pruned"}:
                 return found
-        create: Any = launch.create_pretraining if isinstance(config, PretrainConfig) else launch.create_evaluation
-        made: Run = create(
-            config,
-            name=None,
-            experiment=self.sweep.spec().experiment,
-            parent=self.sweep.name,
-            suggestion=name,
-            trial=claim.number,
-        )
-        return made
+        spec = self.sweep.spec()
+        origin = Origin(spec.command, spec.experiment, parent=self.sweep.name, trial=claim.number)
+        if isinstance(config, PretrainConfig):
+            return launch.create_pretraining(config, origin, suggestion=name)
+        return launch.create_evaluation(config, origin, suggestion=name)
 
     def _execute(self, run: Run, claim: Claim, *, prunes: bool) -> None:
         if run.status().state != "finished":

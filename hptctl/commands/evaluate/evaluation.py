@@ -123,7 +123,8 @@ def _evaluate(request: Request) -> None:
         else:
             console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
         return
-    made = launch.create_evaluation(settings, name=shared.name, experiment=shared.experiment)
+    origin = launch.Origin(options.command_line(), shared.experiment)
+    made = launch.create_evaluation(settings, origin, name=shared.name)
     console.note(f"run '{made.name}' in {made.path}")
     launch.execute(made)
     print_figures(made, shared.as_json)
@@ -133,6 +134,7 @@ def _evaluate_all(request: Request) -> None:
     """Evaluate every backbone that a pretraining kept, but none twice, and show them as a table and a curve."""
     from hpt.errors import ConfigError
     from hptctl import console, runs
+    from hptctl.runs.launch import Origin
     from hptctl.study import curve
 
     shared = request.shared
@@ -140,7 +142,8 @@ def _evaluate_all(request: Request) -> None:
         raise ConfigError("--name names one evaluation, and --all-checkpoints makes several", "drop one of them")
     source = runs.get(shared.run) if shared.run else runs.newest()
     settings = {step: request.settings(weights) for step, weights in curve.backbones(source).items()}
-    points = [curve.Point(step, curve.evaluate(each, shared.experiment)) for step, each in settings.items()]
+    origin = Origin(options.command_line(), shared.experiment)
+    points = [curve.CurvePoint(step, curve.evaluate(each, origin)) for step, each in settings.items()]
     drawn = curve.draw(source, request.kind, points)
     metric = points[0].run.status().facts.metric
     if shared.as_json:
@@ -156,7 +159,7 @@ def _evaluate_all(request: Request) -> None:
         console.print_json({"source": source.name, "metric": metric, "points": rows, "figure": str(drawn.resolve())})
         return
 
-    def cell(point: curve.Point, split: str) -> str:
+    def cell(point: curve.CurvePoint, split: str) -> str:
         return with_spread(point.figure(split), point.spread(split))
 
     console.table(

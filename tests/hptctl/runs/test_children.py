@@ -181,7 +181,7 @@ def test_wait_returns_with_the_first_that_ended_and_says_how(tmp_path: Path) -> 
         (sleeps,) = wait_for(tmp_path / "sleeps")
         sleeps.kill()
         (killed,) = children.wait()
-        assert (killed.slot, killed.ending, killed.last_line()) == (0, "killed by SIGKILL", "it wrote nothing")
+        assert (killed.slot, killed.ending, killed.last_line()) == (0, "was killed by SIGKILL", "it wrote nothing")
 
 
 def test_no_child_runs_on_when_the_command_fails(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_child_that_ignores_sigterm_is_killed_after_a_while_with_its_own(tmp_p
         os.kill(os.getpid(), signal.SIGTERM)
         (child,) = children.wait()
         assert time.monotonic() - begun >= 0.5
-    assert child.ending == "killed by SIGKILL"
+    assert child.ending == "was killed by SIGKILL"
     assert gone(found, 2)
 
 

@@ -89,7 +89,7 @@ def test_a_pretraining_keeps_its_energy_and_one_that_goes_on_adds_to_it(
     package = zone(powercap, "0", "package-0", 0)
     flags = {"strategy": "target", "dataset": str(digits_folder), "steps": 4, "batch_size": 16, "device": "cpu"}
     run = launch.create_pretraining(
-        resolve(PretrainConfig, sets=["preset=tiny", "log_every=1"], flags=flags), name="r", experiment="e"
+        resolve(PretrainConfig, sets=["preset=tiny", "log_every=1"], flags=flags), launch.Origin("", "e"), name="r"
     )
     steps = 0
 

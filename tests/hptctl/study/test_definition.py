@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from small_study import cells
+from typer.main import get_command
 
 from hpt.errors import ConfigError
 from hptctl.study import definition as grid
@@ -61,6 +62,33 @@ def test_a_study_that_makes_no_sense_is_refused_in_a_line(text: str, message: st
         cells(str(path))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ("steps=20", "--set steps is not for a study, whose cells differ in it; use --steps 20"),
+        ("seed=3", "use --seeds 3"),
+        ("dataset=my images", "use --dataset 'my images'"),
+        ("weights=own", "use --weights own"),
+        ("preset=tiny", "use --preset tiny"),
+        ("share=0.1", "use shares in the study's file"),
+        ("labels=10%", "use evaluations in the study's file"),
+        ("save_at=5", "use prefixes in the study's file"),
+    ],
+)
+def test_a_set_of_what_the_grid_decides_names_the_option_or_the_field_that_does(given: str, instead: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        grid.load("quick", {"datasets": ["digits"]}, [given])
+    assert str(refused.value).endswith(instead)
+
+
+def test_every_option_that_stands_in_for_a_field_of_the_grid_is_one_of_the_commands() -> None:
+    from hptctl.cli import app
+
+    command = get_command(app).commands["study"].commands["run"]  # type: ignore[attr-defined]
+    assert {*grid.OPTIONS.values()} <= {option for parameter in command.params for option in parameter.opts}
+    assert {*grid.OF_THE_GRID.values()} | {*grid.OPTIONS} <= {*grid.Study.model_fields}
 
 
 def test_an_unknown_study_gets_a_did_you_mean(workplace: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import ConfigError, RunError
-from hptctl.sweep.plan import Plan, difference, make, refuse_other
+from hptctl.sweep.plan import Plan, PlanOptions, difference, make, refuse_other
 from hptctl.sweep.space import parse
 
 TUNING = EvaluateConfig(kind="finetune", weights="base", dataset="digits", preset="tiny")
@@ -19,7 +19,7 @@ PRETRAINING = PretrainConfig(strategy="hpt", dataset="digits", preset="tiny")
 
 def plan(*sets: str, **options: Any) -> Plan:
     space, _ = parse("finetune", "tiny", sets=sets, flags={})
-    return make("finetune", TUNING, space, **options)
+    return make("finetune", TUNING, space, PlanOptions(**options))
 
 
 def test_a_grid_does_its_cells_and_what_has_a_range_is_searched() -> None:
@@ -45,7 +45,7 @@ def test_a_point_becomes_a_configuration_that_leaves_the_test_images_alone() -> 
     config = plan().config({"lr": 0.001, "schedule": "5-epochs"}, repeat=2)
     assert isinstance(config, EvaluateConfig)
     assert (config.finetune.lr, config.finetune.schedule, config.seed, config.test) == (0.001, "5-epochs", 2, False)
-    with_looks = make("pretrain", PRETRAINING, parse("pretrain", "tiny", flags={})[0], pruner="median")
+    with_looks = make("pretrain", PRETRAINING, parse("pretrain", "tiny", flags={})[0], PlanOptions(pruner="median"))
     pretraining = with_looks.config({"steps": 50})
     assert isinstance(pretraining, PretrainConfig)
     assert (pretraining.steps, pretraining.probe_every) == (50, 5)
@@ -54,7 +54,7 @@ def test_a_point_becomes_a_configuration_that_leaves_the_test_images_alone() -> 
 def test_plans_that_differ_are_told_apart_wherever_their_machines_keep_the_images() -> None:
     elsewhere = TUNING.model_copy(update={"dataset": "/other/digits", "device": "cpu"})
     space, _ = parse("finetune", "tiny", flags={})
-    assert not difference(plan(workers=2), make("finetune", elsewhere, space, storage="sqlite:///x.db"))
+    assert not difference(plan(workers=2), make("finetune", elsewhere, space, PlanOptions(storage="sqlite:///x.db")))
     other = plan("finetune.lr=0.1,0.2", pruner="median")
     assert difference(plan(), other) == [
         "pruner is none there, median here",

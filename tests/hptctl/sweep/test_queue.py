@@ -20,7 +20,7 @@ import pytest
 from hpt.config import EvaluateConfig
 from hpt.errors import RunError
 from hptctl.sweep import queue as queues
-from hptctl.sweep.plan import Plan, make
+from hptctl.sweep.plan import Plan, PlanOptions, make
 from hptctl.sweep.queue import Claim, Queue, Reaper
 from hptctl.sweep.space import Choice, Range, parse
 
@@ -49,7 +49,7 @@ out.write_text(json.dumps(mine))
 
 def plan(lr: str = "0.01,0.001", **options: object) -> Plan:
     space, _ = parse("finetune", "tiny", flags={"lr": lr, "schedule": "1-steps,2-steps"})
-    return make("finetune", TUNING, space, **options)  # type: ignore[arg-type]
+    return make("finetune", TUNING, space, PlanOptions(**options))  # type: ignore[arg-type]
 
 
 def opened(folder: Path, made: Plan, url: str | None = None) -> Queue:
@@ -311,6 +311,6 @@ def test_a_study_of_another_configuration_is_refused_with_the_difference(tmp_pat
 def test_a_range_of_whole_numbers_gives_whole_numbers(tmp_path: Path) -> None:
     space = parse("finetune", "tiny", sets=["finetune.batch_size=8..16"], flags={"lr": "0.1", "schedule": "1-steps"})[0]
     assert isinstance(space.dimensions["finetune.batch_size"], Range)
-    queue = opened(tmp_path, make("finetune", TUNING, space, trials=3))
+    queue = opened(tmp_path, make("finetune", TUNING, space, PlanOptions(trials=3)))
     sizes = [claimed(queue, tmp_path).params()["finetune.batch_size"] for _ in range(3)]
     assert all(isinstance(size, int) and 8 <= size <= 16 for size in sizes)

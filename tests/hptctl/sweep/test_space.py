@@ -9,7 +9,7 @@ import pytest
 
 from hpt.config import EvaluateConfig, PretrainConfig, resolve
 from hpt.errors import ConfigError
-from hptctl.sweep.plan import Plan, make
+from hptctl.sweep.plan import Plan, PlanOptions, make
 from hptctl.sweep.space import Choice, Range, Target, check_space, parse
 
 TUNING = EvaluateConfig(kind="finetune", weights="base", dataset="digits", preset="tiny")
@@ -22,7 +22,7 @@ def space_of(target: Target = "finetune", *sets: str, **flags: str) -> dict[str,
 
 def plan(*sets: str, **options: Any) -> Plan:
     space, _ = parse("finetune", "tiny", sets=sets, flags={})
-    return make("finetune", TUNING, space, **options)
+    return make("finetune", TUNING, space, PlanOptions(**options))
 
 
 def test_without_a_space_it_is_the_protocols_grid_in_the_presets_size() -> None:

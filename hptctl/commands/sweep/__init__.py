@@ -1,0 +1,19 @@
+"""`hptctl sweep finetune|linear|pretrain|retry|list|show|best|export`"""
+
+from __future__ import annotations
+
+import typer
+
+from hptctl.commands.sweep import finetune, linear, pretrain, results, retry
+
+app = typer.Typer(
+    no_args_is_help=True, help="Search a space of configurations with Optuna, by several processes and machines."
+)
+app.command()(finetune.finetune)
+app.command()(linear.linear)
+app.command()(pretrain.pretrain)
+app.command()(retry.retry)
+app.command("list")(results.list_sweeps)
+app.command()(results.show)
+app.command()(results.best)
+app.command()(results.export)
