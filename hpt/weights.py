@@ -66,6 +66,11 @@ class Loaded:
     ignored: tuple[str, ...]
     """Keys of known companions: heads, queues, key encoders and other copies."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether the file has every tensor of the encoder but BatchNorm's step counters."""
+        return all(key.endswith(_COUNTER) for key in self.missing)
+
     def oddities(self) -> list[str]:
         """What looks wrong with BatchNorm's statistics, a line each: a backbone in eval mode divides by them."""
         out = []

@@ -16,7 +16,7 @@ from hptctl import __version__, runs
 from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
-from hptctl.runs.weights import find_weights, step_of
+from hptctl.runs.weights import find_weights, read_weights, step_of
 
 LAUNCHER_SECONDS = 10.0
 """What the launcher gets to end behind its workers."""
@@ -223,11 +223,9 @@ def _pin_dataset(config: C) -> tuple[C, str]:
 
 def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run | None]:
     """As `find_weights`, of a file that is whole and holds the configuration's backbone."""
-    from hpt import weights
-
     assert config.weights is not None
     file, source = find_weights(config.weights)
-    weights.read(file, backbone=config.backbone, allow_partial=config.allow_partial)
+    read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
     return file, source
 
 

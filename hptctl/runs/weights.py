@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpt.config import PretrainConfig
 from hpt.errors import RunError, WeightsError, did_you_mean
 from hptctl import runs
 from hptctl.runs import Run
+
+if TYPE_CHECKING:
+    from hpt.weights import Loaded
 
 BACKBONES = "backbones"
 """Folder of a run that has those kept on its way (`hpt.milestones`, which loads PyTorch)."""
@@ -90,12 +94,41 @@ def evaluated_defaults(weights: str) -> dict[str, object]:
 
 def backbone_of(weights: str) -> str:
     """The architecture of a run, of a known base (which is not fetched for it), or of a file."""
-    from hpt.weights import KNOWN, read
+    from hpt.weights import KNOWN
 
     if runs.find(weights) is None and weights in KNOWN:
         return KNOWN[weights].backbone
     file, source = find_weights(weights)
-    return str(source.spec().config["backbone"]) if source else read(file).backbone
+    return str(source.spec().config["backbone"]) if source else read_weights(file).backbone
+
+
+_read: dict[tuple[Path, int, int], Loaded] = {}
+"""What this process has read, by file, size and time; the last two, since a ResNet-50 takes 100 MB."""
+
+
+def read_weights(file: Path, *, backbone: str | None = None, allow_partial: bool = False) -> Loaded:
+    """`hpt.weights.read`, once in a process as long as the file stays: a command asks for the architecture, then for
+    weights that fit, and its run for the tensors.
+
+    Raises:
+        WeightsError: as `hpt.weights.read`.
+    """
+    from hpt import weights
+
+    try:
+        stat = file.stat()
+    except OSError:
+        return weights.read(file, backbone=backbone, allow_partial=allow_partial)  # which says what is wrong
+    key = file.resolve(), stat.st_size, stat.st_mtime_ns
+    known = _read.get(key)
+    if known is not None and backbone in (None, known.backbone) and (allow_partial or known.whole):
+        return known
+    found = weights.read(file, backbone=backbone, allow_partial=allow_partial)
+    _read.pop(key, None)
+    _read[key] = found
+    while len(_read) > 2:
+        del _read[next(iter(_read))]
+    return found
 
 
 def _run_of(file: Path) -> Run | None:

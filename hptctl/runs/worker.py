@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +37,7 @@ from hptctl.runs.children import end_with_command
 from hptctl.runs.energy import Meter
 from hptctl.runs.record import Facts, merged, recorded
 from hptctl.runs.signals import held_back, raise_on_signals
+from hptctl.runs.weights import read_weights
 from hptctl.tracking import tracked
 
 PRETRAINED_ON = "pretrained-on.npy"
@@ -58,13 +58,12 @@ class Watcher(Protocol):
 
 
 class Materials:
-    """Datasets and weights, read once by a process that does many runs on them."""
+    """Datasets, read once by a process that does many runs on them, and weights."""
 
     def __init__(self, common: Callable[[EvaluateConfig], Common | None] = lambda _: None) -> None:
         self.common = common
         """What a finetuning has in common with other runs."""
         self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
-        self._read = lru_cache(maxsize=2)(weights.read)
 
     def dataset(self, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
         """The dataset of a run, decoded for its image size."""
@@ -76,7 +75,7 @@ class Materials:
     def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
         """What the run starts from or evaluates."""
         file = Path(recorded(run.spec().tags.weights_file, "which file its weights are"))
-        return self._read(file, backbone=config.backbone, allow_partial=config.allow_partial)
+        return read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
 
 
 def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | None = None) -> None:

@@ -24,7 +24,7 @@ from hpt.errors import DataError, RunError, WeightsError
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
-from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, would_fetch
+from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, read_weights, would_fetch
 from hptctl.study.definition import Backbone, Cell, Study, cells
 from hptctl.sweep.plan import protocol
 
@@ -285,12 +285,10 @@ def _records() -> list[tracking.Record]:
 
 def _sha256_of(weights: str) -> str | None:
     """Of known weights that are in the cache, a file, or a run."""
-    from hpt.weights import read
-
     if would_fetch(weights):
         return None
     try:
-        return read(find_weights(weights)[0]).sha256
+        return read_weights(find_weights(weights)[0]).sha256
     except (WeightsError, RunError):
         return None
 

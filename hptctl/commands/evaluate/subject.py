@@ -36,7 +36,7 @@ def opened(run: str | None, flags: dict[str, Any], sets: list[str] | None) -> tu
 
 def read_weights(name: str, backbone: str) -> Loaded:
     """The weights that a name stands for: a run's, RUN@STEP's, a file's or known ones."""
-    from hpt import weights
     from hptctl.runs.weights import find_weights
+    from hptctl.runs.weights import read_weights as read
 
-    return weights.read(find_weights(name)[0], backbone=backbone)
+    return read(find_weights(name)[0], backbone=backbone)
