@@ -22,48 +22,51 @@ from hpt.config import AugmentConfig
 from hpt.data.images import RawBatch
 
 ATTEMPTS = 10
-"""Crops tried before the central one, as in torchvision's RandomResizedCrop."""
+"""The number of crops that are tried before the central one, as in torchvision's RandomResizedCrop."""
 ASPECT = (3 / 4, 4 / 3)
+"""The smallest and largest ratio of a crop's width to its height."""
 COLUMNS = 2 * ATTEMPTS + 2 + 1 + 1 + 4 + 4 + 1 + 2
-"""Uniform numbers per view: crop areas and aspects, position, flip, jitter, its factors, their order, gray, blur."""
+"""The uniform numbers of a view: crop areas and aspects, position, flip, jitter, its factors, their order, gray,
+blur."""
 RESIZE = 256 / 224
 """The test view is the centre of the image resized to this multiple of the view."""
 LUMA = (0.2989, 0.587, 0.114)
+"""The weights of red, green and blue in the luma of ITU-R 601-2."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
-"""Operations of the colour jitter, by their column in `View.factors`."""
+"""The operations of the colour jitter, by their column in `View.factors`."""
 SMALLEST_CHROMA = 1e-12
-"""Gray pixels have no hue, and would be divided by zero."""
+"""The smallest chroma that is divided by: gray pixels have no hue, and a chroma of zero."""
 BLUR_SIGMAS = 3
-"""The Gaussian is cut at so many standard deviations of its widest: 0.3 % of it."""
+"""The Gaussian is cut off at this many standard deviations of the widest one, which loses 0.3 % of it."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Parameters of one view of each of n images, on the CPU; every field has n rows."""
+    """The parameters of one view of each of n images, on the CPU; every field has n rows."""
 
     box: Tensor
-    """[n, 4] top, left, height, width of the crop, whole pixels of the image."""
+    """[n, 4] the top, left, height and width of the crop, in whole pixels of the image."""
     flip: Tensor
-    """[n] bool: mirrored left to right."""
+    """[n] bool: whether the view is mirrored, left to right."""
     jitter: Tensor
-    """[n] bool: brightness, contrast, saturation and hue change."""
+    """[n] bool: whether brightness, contrast, saturation and hue change."""
     factors: Tensor
-    """[n, 4] brightness, contrast and saturation as factors, hue as a turn in [-0.5, 0.5]."""
+    """[n, 4] the factors of brightness, contrast and saturation, and the turn of the hue in [-0.5, 0.5]."""
     order: Tensor
-    """[n, 4] the order in which the four apply."""
+    """[n, 4] the order in which these four are applied."""
     grayscale: Tensor
-    """[n] bool."""
+    """[n] bool: whether the view is grayscale."""
     sigma: Tensor
-    """[n] standard deviation of the blur, pixels of the view; 0 for none."""
+    """[n] the standard deviation of the blur, in pixels of the view; 0 for none."""
 
 
 def crop_policy(min_scale: float) -> AugmentConfig:
-    """Random resized crop and flip only: the training view of the probes."""
+    """A random resized crop and a flip only: the training view of the probes."""
     return AugmentConfig(min_scale=min_scale, jitter_p=0, grayscale_p=0, blur_p=0)
 
 
 def draw(n: int, generator: torch.Generator) -> Tensor:
-    """Uniform numbers of n views, [n, COLUMNS] in [0, 1)."""
+    """The uniform numbers of n views, [n, COLUMNS] in [0, 1)."""
     return torch.rand(n, COLUMNS, generator=generator, dtype=torch.float64)
 
 

@@ -1,12 +1,12 @@
 """What can go wrong, as one line each.
 
     HptError                the program could not do it                          exit code 1
-    ├── UserError           the user can mend it: says what, why and what to do  exit code 2
+    ├── UserError           the user can correct it: what, why, what to do       exit code 2
     │   ├── ConfigError     an option or a configuration field
     │   ├── DataError       images, folders, archives, splits
     │   ├── WeightsError    a weights file, or a download of one
-    │   └── RunError        a run, study or store that is not there or not fit
-    ├── Pruned              who looks on saw enough of a sweep's trial
+    │   └── RunError        a run, study or store that is missing or not fit
+    ├── Pruned              a sweep's trial was ended early, for others do better
     └── Interrupted         Ctrl-C or SIGTERM, after the state was saved         exit code 128 + signal
 
 `did_you_mean` finishes the sentence for an unknown name.
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 
 class HptError(Exception):
-    """One line: what happened and why; `fix` says what to do about it."""
+    """An error in one line: what happened and why; `fix` says what to do about it."""
 
     exit_code = 1
 
@@ -33,33 +33,33 @@ class HptError(Exception):
 
 
 class UserError(HptError):
-    """Something that the user can mend."""
+    """An error that the user can correct."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """An option, a field of the configuration, or a configuration file."""
+    """An option, a field of the configuration, or a configuration file is wrong."""
 
 
 class DataError(UserError):
-    """Images, folders, archives and splits."""
+    """Images, a folder, an archive or a split is missing or not fit for what was asked."""
 
 
 class WeightsError(UserError):
-    """A weights file or a download of one."""
+    """A weights file, or a download of one, is missing or not fit for what was asked."""
 
 
 class RunError(UserError):
-    """A run, sweep, study or store that is missing or not fit for what was asked."""
+    """A run, sweep, study or store is missing or not fit for what was asked."""
 
 
 class Pruned(HptError):
-    """Raised by a `log` callback to end the work at once: who looks on has seen enough. No checkpoint is written."""
+    """The work was ended at once by a `log` callback that raises this; no checkpoint is written."""
 
 
 class Interrupted(HptError):
-    """Ctrl-C or SIGTERM reached a long job, which saved its state first."""
+    """Ctrl-C or SIGTERM stopped long work, which saved its state first."""
 
     def __init__(self, signum: int, what: str, fix: str | None = None) -> None:
         super().__init__(what, fix)

@@ -1,5 +1,5 @@
-"""What a run would see of some images: as they lie in the cache, the test view, and random views as pretraining draws
-them; as 8-bit pixels, for a person to look at."""
+"""What a run sees of some images, as 8-bit pixels for a person to look at: the image in the cache, its test view, and
+random views as pretraining draws them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.randomness import generator
 
-Pixels = npt.NDArray[np.uint8]
+ImagePixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Seen:
+class PreviewedImage:
     """One image, as a run sees it."""
 
-    cached: Pixels
-    """[H, W, 3]"""
-    centre: Pixels
+    cached: ImagePixels
+    """[H, W, 3] the image in the cache."""
+    centre: ImagePixels
     """[s, s, 3] the test view."""
-    views: Pixels
-    """[v, s, s, 3] of pretraining."""
+    views: ImagePixels
+    """[v, s, s, 3] the views of pretraining."""
 
 
 def choose(dataset: Dataset, split: str, count: int, seed: int) -> Indices:
     """Up to `count` images of a split, drawn by `seed`, one of each class before a second of any; sorted by class.
 
     Raises:
-        ConfigError: no such split. DataError: it has no images.
+        ConfigError: the split does not exist. DataError: the split has no images.
     """
     if split not in dataset.splits:
         known = ", ".join(dataset.splits)
@@ -58,7 +58,7 @@ def choose(dataset: Dataset, split: str, count: int, seed: int) -> Indices:
     return by_class
 
 
-def look(images: Images, config: PretrainConfig, views: int) -> list[Seen]:
+def look(images: Images, config: PretrainConfig, views: int) -> list[PreviewedImage]:
     """Each of the images, with `views` random views by the configuration's augmentation and seed."""
     indices = range(len(images))
     raw = images.batch(indices)
@@ -71,7 +71,7 @@ def look(images: Images, config: PretrainConfig, views: int) -> list[Seen]:
         drawn.append(_pixels(seen, images))
     centre = _pixels(augment.centre_view(raw, size, mean, std), images)
     return [
-        Seen(
+        PreviewedImage(
             cached=raw.pixels[i, :, :height, :width].permute(1, 2, 0).numpy(),
             centre=centre[i],
             views=np.stack([view[i] for view in drawn]),
@@ -80,8 +80,8 @@ def look(images: Images, config: PretrainConfig, views: int) -> list[Seen]:
     ]
 
 
-def _pixels(views: Tensor, images: Images) -> Pixels:
+def _pixels(views: Tensor, images: Images) -> ImagePixels:
     """Normalised [n, 3, s, s] -> [n, s, s, 3] of 0 to 255."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (images.mean, images.std))
-    shown: Pixels = (views * std + mean).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    shown: ImagePixels = (views * std + mean).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return shown

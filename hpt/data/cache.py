@@ -10,9 +10,9 @@
         about.json         dataset and side, for `cache_store.entries`
       <stamp>.lock, .building-<stamp>/      while a process builds
 
-An entry is built beside its place, synced and renamed, so a build that was killed leaves nothing that is
-read; it may be pruned (`cache_store`), and is built again. An image changed without a change of its size and time of
-modification is not noticed.
+An entry is built under another name, synced and renamed, so that a build that was killed leaves nothing that is
+read. An entry that was pruned (`cache_store`) is built again. An image that changes while its size and time of
+modification stay the same goes unnoticed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ log = logging.getLogger("hpt.data")
 def open_or_build(listing: Listing, side: int, progress: Progress | None = None, *, dataset: str = "") -> OpenEntry:
     """The decoded images of a listing; they are read only where no entry holds them yet.
 
-    Processes that need the same images wait for the first of them. Memory holds a few chunks of images per
-    core. `dataset`, a path or a name of the catalogue, is what the entry is listed as.
+    Processes that need the same images wait for the first of them. Memory holds a few chunks of images per core. The
+    entry is listed as `dataset`: a path or a name of the catalogue.
 
     Raises:
         OSError: the cache cannot be written, for example because the disk is full; nothing is left behind.
@@ -62,7 +62,7 @@ def open_or_build(listing: Listing, side: int, progress: Progress | None = None,
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("another process is decoding these images; waiting for it")
+        log.info("another process is decoding these images; waiting until it has finished")
         lock.acquire()
     try:
         entry = _find(folder, stamp, dataset)
@@ -96,7 +96,7 @@ def _find(folder: Path, stamp: str, dataset: str) -> OpenEntry | None:
     except FileNotFoundError:
         return None
     except Damaged:
-        log.warning("the cache's %s is damaged; decoding the images again", file.name)
+        log.warning("%s in the cache is damaged; decoding the images again", file.name)
         return None
     try:
         entry = _open(folder / key)
@@ -122,9 +122,10 @@ def _open(path: Path) -> OpenEntry:
 
 
 def mapped(file: BinaryIO) -> torch.Tensor:
-    """uint8 [bytes of the file], read from it as they are used; writing into them would kill the process.
+    """uint8 [bytes of the file]: a read-only map, whose pages are read as they are used.
 
-    Read-only, since Linux counts a map that could be written to as memory in use, and refuses one larger than RAM.
+    Writing into it would kill the process. Linux counts a writable map as memory in use, and refuses one that is larger
+    than the memory.
     """
     flat = np.memmap(file, dtype=np.uint8, mode="r")
     with warnings.catch_warnings():
@@ -155,7 +156,7 @@ class _Decoded:
 
 
 def _build(listing: Listing, side: int, folder: Path, progress: Progress | None) -> str:
-    """Write an entry's files into `folder`; the key under which it is kept."""
+    """Write an entry's files into `folder`, and return the key under which it is kept."""
     names: list[str] = []
     quarantined: list[tuple[str, str]] = []
     decoded: list[tuple[tuple[int, int], bytes, npt.NDArray[np.uint64]]] = []

@@ -1,10 +1,11 @@
-"""The cache of decoded images as it lies on the disk: opened, listed, and pruned beside the processes that use it.
+"""The cache of decoded images on the disk: its entries are opened, listed, and pruned while other processes use them.
 
 An entry that is open holds a shared lock (flock) on its images.bin for as long as its pixels are mapped. Pruning takes
-an entry away only under the exclusive lock, and by one rename, so a process that comes too late finds no entry and
-builds it again. A process that builds holds the lock of its stamp; a `.building-*` whose lock is free was left behind.
+an entry away only under the exclusive lock, and by one rename, so that a process that comes too late finds no entry
+and builds it again. A process that builds an entry holds the lock of its stamp; a `.building-*` whose lock is free was
+abandoned.
 
-Lock files stay: they are empty, and removing one that somebody waits for would let two processes build at once.
+Lock files are never removed: they are empty, and removing one that a process waits for would let two build at once.
 """
 
 from __future__ import annotations
@@ -37,64 +38,70 @@ PUBLISH_LOCK = "publish.lock"
 
 
 class Damaged(Exception):
-    """What lies in the cache does not hold what it should, and why."""
+    """A file in the cache does not hold what it should, and why."""
 
 
 @dataclass(frozen=True)
 class EntryIndex:
-    """What an entry says of its pixels."""
+    """What an entry records about its pixels."""
 
     names: tuple[str, ...]
+    """The names of the readable images, in the order of their pixels."""
     quarantined: tuple[tuple[str, str], ...]
-    """Name and reason of each image that could not be read; they are not in `names`."""
+    """The name of each image that could not be read, and the reason; these are not in `names`."""
     sizes: npt.NDArray[np.int64]
-    """[N, 2] height and width."""
+    """[N, 2] the height and width of each image."""
     digests: npt.NDArray[np.uint8]
-    """[N, 16] of the files' bytes."""
+    """[N, 16] a digest of the bytes of each file."""
     sums: npt.NDArray[np.uint64]
-    """[N, 2, 3] sum of the pixels and of their squares, per channel."""
+    """[N, 2, 3] the sum of the pixels of each image and of their squares, per channel."""
 
     @property
     def bytes(self) -> int:
-        """What images.bin must hold."""
+        """The size that images.bin must have."""
         return int(3 * self.sizes.prod(axis=1).sum())
 
 
 @dataclass(frozen=True)
 class StoredEntry:
-    """One entry of the cache, or what a process left that was killed."""
+    """One entry of the cache on the disk, or what a process that was killed has left of one."""
 
     path: Path
+    """The folder of the entry."""
     state: EntryState
+    """Whether it can be used."""
     reason: str
-    """Of damage."""
+    """What is damaged; empty where nothing is."""
     in_use: bool
-    """Open in some process, this one included."""
+    """Whether some process has it open, this one included."""
     datasets: tuple[str, ...]
-    """What it was read for: paths, or names of the catalogue; several where the same images lie in several places, and
-    none where that was not noted."""
+    """The paths or names of the catalogue that it was read for: several where the same images lie in several places,
+    none where that was not recorded."""
     images: int | None
-    """None where it cannot be told; so `side`, the shorter side that was asked for."""
+    """The number of images; None where it is unknown."""
     side: int | None
+    """The shorter side in pixels that was asked for; None where it is unknown."""
     bytes: int
+    """The size of its files."""
     used: float
-    """When a dataset was last opened from it, in seconds of the clock; when it was built, if the cache could not be
-    written since."""
+    """The time, in seconds since 1970, when a dataset was last opened from it, or when it was built if the cache could
+    not be written to since then."""
 
 
 @dataclass(frozen=True)
 class PrunedEntries:
-    """What was taken away, or would be."""
+    """What pruning removes, or would remove."""
 
     removed: tuple[StoredEntry, ...]
+    """The entries that are removed."""
     in_use: tuple[StoredEntry, ...]
-    """What should have gone, but is open."""
+    """The entries that would be removed if no process had them open."""
     stamps: int
-    """Stamps without an entry."""
+    """The number of stamps whose entry is gone."""
 
 
 def images_folder() -> Path:
-    """Where the entries lie."""
+    """The folder of the entries."""
     return cache_folder() / "images"
 
 
@@ -102,7 +109,7 @@ def read_index(path: Path) -> EntryIndex:
     """The index of an entry whose images.bin has the right length.
 
     Raises:
-        Damaged: something does not fit. FileNotFoundError: a file, or the entry, is not there.
+        Damaged: a file does not hold what it should. FileNotFoundError: a file, or the entry, is missing.
     """
     try:
         facts = json.loads((path / "index.json").read_bytes())
@@ -147,7 +154,7 @@ def entry_of(stamp: Path) -> tuple[str, str]:
     """The entry that a stamp points to, and the dataset it was last read for ("" where that is not known).
 
     Raises:
-        Damaged: the stamp is not whole. FileNotFoundError: there is none.
+        Damaged: the stamp is incomplete. FileNotFoundError: the stamp is missing.
     """
     try:
         facts = json.loads(stamp.read_bytes())
@@ -157,13 +164,13 @@ def entry_of(stamp: Path) -> tuple[str, str]:
 
 
 def touch(path: Path) -> None:
-    """Note that an entry was used, where the cache can be written."""
+    """Record that an entry was used, where the cache can be written to."""
     with suppress(OSError):
         os.utime(path / "index.json")
 
 
 def entries() -> list[StoredEntry]:
-    """What lies in the cache, the last used first."""
+    """All entries in the cache, the last used first."""
     folder = images_folder()
     datasets: dict[str, set[str]] = {}
     for stamp in folder.glob("*.json"):
@@ -190,7 +197,7 @@ def prune(
     """Remove what is damaged or abandoned, and of the whole entries, the longest unused first, those that were not
     used for `unused_for` seconds, or are too much for `max_bytes` of all that lies in the cache, or everything.
 
-    What another process has open or is building stays, and counts for `max_bytes`.
+    What another process has open or is building is kept, and counts towards `max_bytes`.
 
     Raises:
         OSError: the cache cannot be written.
@@ -226,7 +233,7 @@ def _entry(path: Path, datasets: set[str]) -> StoredEntry:
     except Damaged as error:
         state, reason = "damaged", str(error)
     except FileNotFoundError as error:
-        path.stat()  # pruned meanwhile, or does it only lack a file?
+        path.stat()  # pruned meanwhile, or is only a file missing?
         state, reason = "damaged", f"{Path(error.filename).name} is missing"
     with _alone(path) as free:
         in_use = not free
@@ -261,7 +268,7 @@ def _unfinished(path: Path) -> StoredEntry:
 
 
 def _remove(stored: StoredEntry) -> bool:
-    """Take it away, unless somebody uses it by now."""
+    """Remove an entry, unless a process has opened it meanwhile; whether it is gone."""
     path = stored.path
     if stored.state == "abandoned":
         with _builder(path) as free:
@@ -286,7 +293,7 @@ def _delete(path: Path) -> None:
 
 
 def _prune_stamps(gone: set[str], *, dry_run: bool) -> int:
-    """Remove stamps that point to nothing; `gone` are entries that are no more, or would be."""
+    """Remove stamps whose entry is missing; `gone` are the entries that were removed, or would be."""
     folder = images_folder()
 
     def dangles(stamp: Path) -> bool:
@@ -353,7 +360,7 @@ def _unless_held(path: Path) -> Iterator[bool]:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """What was noted when the entry was begun; nothing of one from before notes were taken."""
+    """What was recorded when the entry was begun; empty for an entry of an earlier version, which recorded nothing."""
     try:
         about = json.loads((path / "about.json").read_bytes())
     except (FileNotFoundError, ValueError):

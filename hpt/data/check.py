@@ -34,61 +34,71 @@ from hpt.data.splits import Indices
 from hpt.errors import DataError
 
 SIDE = 32
-"""Of a thumbnail, pixels."""
+"""The side of a thumbnail in pixels."""
 NEAR = 0.99
-"""Correlation of two thumbnails from which on they are the same picture."""
+"""The correlation of two thumbnails from which on they count as the same picture."""
 COARSE_SIDE, COARSE = 16, 0.98
-"""Pairs below this correlation at this side are not looked at any closer."""
+"""Pairs of thumbnails reduced to this side are not compared any closer below this correlation."""
 FLAT = 2.0
-"""Standard deviation of a thumbnail, of 255, below which it shows nothing that could be compared."""
+"""The standard deviation of a thumbnail's pixels (0 to 255) below which it shows nothing that could be compared."""
 BLOCK = 4096
-"""Images compared at once with as many others: 64 MiB."""
+"""The number of images that are compared at once with as many others, which takes 64 MiB."""
 MOST_PAIRS = 5_000_000
+"""The number of duplicates above which the images are refused."""
 SMALL, LONG = 16, 5.0
-"""A shorter side below so many pixels, or sides so unequal, are odd."""
+"""An image is odd whose shorter side has fewer pixels, or whose longer side is this many times the shorter."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two images that show the same; the first comes first in train, val, test."""
+    """Two images that show the same."""
 
     first: int
+    """The number of the image whose split comes first in train, val, test."""
     second: int
+    """The number of the other image."""
     likeness: float
-    """Correlation; 1 where the files are equal, byte for byte."""
+    """The correlation of the thumbnails; 1 where the files are equal, byte for byte."""
     exact: bool
+    """Whether the files are equal, byte for byte."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `check` found; images are numbered as in `names`."""
+    """What `check` found in a dataset; images are numbered as in `names`."""
 
     source: ImageSource
+    """What reads the images."""
     names: tuple[str, ...]
-    """Images that can be read and are not left out."""
+    """The names of the images that can be read and are not left out."""
     splits: Mapping[str, Indices]
+    """The images of each split."""
     where: tuple[str, ...]
-    """The split of each."""
+    """The split of each image."""
     classes: tuple[str, ...]
+    """The names of the classes."""
     unreadable: tuple[tuple[str, str], ...]
+    """The name of each image that cannot be read, and the reason."""
     leaks: tuple[Duplicate, ...]
-    """Across splits, the most alike first; one for each image of the earlier split."""
+    """The duplicates across splits, the most alike first; one for each image of the earlier split."""
     repeats: tuple[Duplicate, ...]
-    """Within a split; one for each image that an earlier one shows already."""
+    """The duplicates within a split; one for each image that an earlier one shows already."""
     contradictions: tuple[Duplicate, ...]
-    """Of both, those of equal files with different labels."""
+    """The duplicates, within a split and across, that are equal files with different labels."""
     absent: Mapping[str, tuple[str, ...]]
-    """Classes without an image in a labelled split."""
+    """The classes without an image, by labelled split."""
     sizes: npt.NDArray[np.int64]
-    """[N, 2] height and width of the files."""
+    """[N, 2] the height and width of the files."""
     modes: Mapping[str, int]
+    """The number of images of each of Pillow's modes, such as `RGB` or `L`."""
     odd: tuple[tuple[str, str], ...]
-    """Name, and what is odd about its size or content."""
+    """The name of each image that is odd, and what is odd about its size or content."""
     miscounted: Mapping[str, tuple[int, int]]
-    """Images found and published, by split, where they differ; and of `classes`."""
+    """The numbers of images found and published, by split, where they differ; and those of `classes`."""
 
     def to_leave_out(self) -> dict[str, str]:
-        """What would have to go for no test image to be in val or train, and no val image in train, with the reason."""
+        """The images to leave out so that no test image is in val or train, and no val image in train; with the
+        reason."""
         reasons = {}
         for pair in self.leaks:
             kind = "a copy" if pair.exact else f"a near copy ({pair.likeness:.4f})"
@@ -107,8 +117,8 @@ def check(
     """Read every image of a dataset and compare each with all others.
 
     Args:
-        left_out: names in its quarantine list, which runs do not see.
-        near: correlation from which on two images count as near duplicates; 1 finds exact ones only.
+        left_out: the names in its quarantine list, which runs do not see.
+        near: the correlation from which on two images count as near duplicates; 1 finds exact ones only.
 
     Raises:
         DataError: as `dataset.load`; or nearly all images are alike.

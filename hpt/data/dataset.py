@@ -1,4 +1,4 @@
-"""A name or a path to images, labels and splits."""
+"""A dataset ready for use: from a name or a path to images, labels and splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hpt.errors import DataError
 log = logging.getLogger("hpt.data")
 
 NAMED = 3
-"""Unreadable images named in a message."""
+"""The number of unreadable images that a message names."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,30 @@ class Dataset:
     """Images, labels and splits, ready for use."""
 
     name: str
-    """A name of the catalogue, or the stem of the folder, zip file or list."""
+    """The name in the catalogue, or that of the folder, zip file or list."""
     task: Task
+    """Whether an image has one class or any number of them."""
     classes: tuple[str, ...]
-    """Empty: unlabelled."""
+    """The names of the classes; none where the images are unlabelled."""
     metric: str
-    """The headline metric: `top1` of single-label sets, `auroc` of multi-label sets."""
+    """The headline metric: the one of the dataset's row, or `top1` of single-label and `auroc` of multi-label sets."""
     images: Images
     """Every readable image, of all splits."""
     labels: Labels
     """int64 [N], -1 where unlabelled; float32 [N, C] of 0 and 1 of a multi-label set, NaN where unlabelled."""
     splits: Mapping[str, splits.Indices]
-    """`train`, `val`, `test`: sorted indices into images and labels; may be empty. What a quarantine list names is in
-    none of them."""
+    """Sorted indices into images and labels by split (`train`, `val`, `test`), where a split may be empty; what a
+    quarantine list names is in none of them."""
     quarantined: tuple[tuple[str, str], ...]
-    """Name and reason of each image that is unreadable or named by a quarantine list."""
+    """The name of each image that is unreadable or named by a quarantine list, and the reason."""
     fingerprint: str
-    """Hex over names, contents and labels: the same wherever the images lie."""
+    """A hexadecimal digest of names, contents and labels, which is the same wherever the images lie."""
     split_fingerprint: str
-    """Hex over which image is in which split."""
+    """A hexadecimal digest of which image is in which split."""
 
     def pretraining_images(self, share: float = 1.0, seed: int = 0) -> Images:
-        """Train and val, never test, without labels; of them a share, drawn by seed, two images at least."""
+        """The images of train and val, never of test, without labels; or a share of them, drawn by seed, of at least
+        two."""
         rows = _pretraining(self.splits)
         if share < 1:
             drawn = np.random.default_rng([seed, 0x5A4E]).permutation(rows)
@@ -79,7 +81,7 @@ class Dataset:
         return self.images.subset(indices), labels
 
     def per_class(self, split: str) -> npt.NDArray[np.int64]:
-        """[C] images of a split that have each class."""
+        """[C] the number of images of a split that have each class."""
         labels = self.labels[self.splits[split]]
         if labels.ndim == 2:
             counts: npt.NDArray[np.int64] = (labels > 0).sum(axis=0)
@@ -88,14 +90,13 @@ class Dataset:
 
 
 def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | None = None) -> Dataset:
-    """The dataset of that name of the catalogue, or else in that folder, zip file or list.
+    """The dataset of a name of the catalogue, or else in a folder, zip file or list (`names.find`).
 
-    Images are decoded on the first call, with their shorter side reduced to `side` pixels (for which the
-    caller has asked `config.cache_side`), and come from the cache afterwards. A name wins over a folder of
-    that name; `./name` is always the folder.
+    Images are decoded on the first call, with their shorter side reduced to `side` pixels (`config.side` of the view's
+    size), and come from the cache afterwards. A small dataset of the catalogue that is missing is downloaded first.
 
     Raises:
-        DataError: nothing of that name, no images, too many unreadable ones, or a layout that is not clear.
+        DataError: there is nothing of that name, no images, too many unreadable ones, or an ambiguous layout.
         OSError: the cache cannot be written.
     """
     found = find(dataset)
@@ -158,7 +159,7 @@ def _check_quarantine(name: str, entry: OpenEntry, allowed: float) -> None:
         enough = math.ceil(100 * bad / total) / 100
         raise DataError(
             f"{bad:,} of {total:,} images of {name} cannot be read, over the limit of {allowed:.4g}: {first}",
-            f"mend or remove them, or leave them out by --set data.max_unreadable={enough:g}",
+            f"repair or remove them, or leave them out by --set data.max_unreadable={enough:g}",
         )
     log.warning("%s: %d of %d images cannot be read and are left out: %s", name, bad, total, first)
 

@@ -30,7 +30,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from hpt.data.listing import Unreadable
 
 VERSION = 1
-"""Part of the cache's key: raise it when the same bytes become other pixels."""
+"""The version of the decoder, a part of the cache's key: raise it when the same bytes become other pixels."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 DRAFT = 2
 """A JPEG is decoded at a half, quarter or eighth where that leaves this many times the side: twice as quick
@@ -78,7 +78,7 @@ def decode(data: bytes, side: int) -> npt.NDArray[np.uint8]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings from Pillow, in any thread: what matters of them, `decode` raises."""
+    """Suppress Pillow's warnings in all threads; what matters of them, `decode` raises."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

@@ -18,11 +18,12 @@ DIGIT_SIDE = 32
 """scikit-learn's digits have 8 x 8 pixels; enlarged four times, bicubically so that crops show strokes, not
 squares."""
 SHAPES = 3000
-"""Images of `shapes` where no number is asked for."""
+"""The number of images of `shapes` where none is asked for."""
 SHAPE_SIDE = 64
+"""The side of an image of `shapes` in pixels."""
 SHAPES_SEED = 2103
 SUPERSAMPLING = 4
-"""A shape's outline is drawn so many times larger, then reduced, which smooths its edge."""
+"""The factor by which a shape's outline is drawn larger and then reduced, which smooths its edge."""
 
 Points = npt.NDArray[np.float64]
 """[n, 2] corners of an outline, in units of the shape's radius."""

@@ -30,10 +30,12 @@ _TRANSIENT = {408, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Checksum:
-    """A published checksum: the whole hexadecimal digest, or as many leading digits as were published."""
+    """A published checksum."""
 
     algorithm: Literal["md5", "sha256"]
+    """The algorithm that it was computed by."""
     digest: str
+    """The whole hexadecimal digest, or as many leading digits as were published."""
 
     def of(self, path: Path) -> str:
         """The whole digest of a file."""
@@ -46,7 +48,7 @@ class Checksum:
 
 
 class _Dropped(Exception):
-    """The connection failed in a way that another attempt may mend."""
+    """The connection failed, and another attempt may succeed."""
 
 
 def download(
@@ -59,15 +61,15 @@ def download(
 ) -> None:
     """Fetch `url` into `path`, which appears whole and checked or not at all. One that exists is left alone.
 
-    Of several processes that want one path, one fetches it. What has come so far lies in `<path>.part`, and a later
-    call goes on from there: where there is a checksum to notice a mixture of two versions, or the host told its version
-    (ETag or Last-Modified, kept in `<path>.part.version`), so that it can say itself whether it still has that.
+    Of several processes that want one path, one fetches it. What has arrived so far is kept in `<path>.part`. A later
+    call continues from there if a checksum would reveal a mixture of two versions, or if the host gave its version
+    (ETag or Last-Modified, kept in `<path>.part.version`) and so can tell whether it still offers that one.
 
     Args:
-        size: bytes, where published.
+        size: the size in bytes, where it is published.
 
     Raises:
-        DataError: the host cannot be reached or refuses, the file has another size or checksum, or cannot be
+        DataError: the host cannot be reached or refuses, the file has another size or checksum, or it cannot be
             written.
     """
     host = urllib.parse.urlsplit(url).hostname
@@ -114,12 +116,12 @@ def _receive_with_patience(url: str, host: str, part: Path, size: int | None, pr
             time.sleep(pause)
     raise DataError(
         f"cannot fetch {part.stem} from {host} ({reason}, {len(_PAUSES) + 1} times)",
-        "try again later: it goes on where it stopped",
+        "try again later: the download continues where it stopped",
     )
 
 
 def _receive(url: str, host: str, part: Path, size: int | None, progress: Progress) -> None:
-    """One attempt to complete `part`, from where it ends."""
+    """Make one attempt to complete `part`, from where it ends."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "hptctl"} | ({"Range": f"bytes={start}-"} if start else {})
     if start and _version(part).exists():
@@ -127,13 +129,13 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
     response = _open(urllib.request.Request(url, headers=headers), host, resuming=start > 0)
     if response is None:
         part.unlink()
-        raise _Dropped("it has nothing after what came before")
+        raise _Dropped("the host has nothing after what has arrived so far")
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             start = 0
         elif not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
             part.unlink()
-            raise _Dropped("it sent another part of the file than was asked for")
+            raise _Dropped("the host sent another part of the file than the one asked for")
         length = response.headers["Content-Length"]
         total = start + int(length) if length and length.isdecimal() else 0
         if size is not None and total and total != size:
@@ -156,7 +158,7 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
 
 
 def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http.client.HTTPResponse | None:
-    """The response; None when there is nothing to go on with (416)."""
+    """The response; None when the host has nothing to continue with (416)."""
     # Not the default opener, which would follow a redirect to ftp.
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -177,7 +179,7 @@ def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http
             return None
         answer = f"{error.code} {error.reason}"
         if error.code in _TRANSIENT:
-            raise _Dropped(f"it answered {answer}") from None
+            raise _Dropped(f"the host answered {answer}") from None
         raise DataError(f"{host} answered {answer} for {request.full_url}", "the file may have moved") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error

@@ -38,7 +38,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
 
 @dataclass(frozen=True)
 class Folder:
-    """Images by their paths, which are relative to a folder or absolute."""
+    """A source of images by their paths, which are relative to a folder or absolute."""
 
     root: Path
 
@@ -64,12 +64,12 @@ class Folder:
 
 @dataclass
 class _Tree:
-    """What lies in a folder or an archive, by relative posix names."""
+    """The content of a folder or an archive, by relative posix names."""
 
     images: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are no images: how many of each extension."""
+    """The number of files of each extension that are not images."""
 
     def add(self, name: str) -> None:
         suffix = PurePosixPath(name).suffix.lower()
@@ -88,7 +88,7 @@ def list_folder(path: Path) -> Listing:
     """The images of a folder.
 
     Raises:
-        DataError: no images, an empty class, or a layout that can be read in two ways.
+        DataError: there are no images, a class is empty, or the layout is ambiguous.
     """
     tree = _walk(path)
     wrapper = _wrapper(tree, path, in_archive=False)
@@ -99,9 +99,8 @@ def list_zip(path: Path) -> Listing:
     """The images of a zip file.
 
     Raises:
-        DataError: as `list_folder`; a damaged archive, or a member that is encrypted, claims an absurd size,
-            or
-            has a path that leads out of the archive.
+        DataError: as `list_folder`; or the archive is damaged, or a member is encrypted, claims an absurd size, or has
+            a path that leads out of the archive.
     """
     tree = _Tree()
     with zip_file.open_zip(path) as archive:
@@ -121,7 +120,7 @@ def list_zip(path: Path) -> Listing:
 
 
 def _walk(root: Path) -> _Tree:
-    """Everything below a folder through its links; a link back to a folder above is not followed again."""
+    """Everything below a folder, through its links; a link back to a folder above it is not followed again."""
     tree = _Tree()
     foreign: list[str] = []
     todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
@@ -149,7 +148,7 @@ def _walk(root: Path) -> _Tree:
         first = os.fsencode(root / min(foreign)).decode("utf-8", errors="backslashreplace")
         others = f" (nor of {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise DataError(
-            f"the name of {first} is not UTF-8{others}", "rename them, for example with convmv -t utf8 -f latin1"
+            f"the name of {first} is not UTF-8{others}", "rename the files, for example with convmv -t utf8 -f latin1"
         )
     return tree
 
@@ -195,7 +194,7 @@ def _arrange(tree: _Tree, where: Path) -> dict[str, tuple[Split, str | None]]:
     classes = sorted(top for top in tops if top.lower() not in SPLIT_FOLDERS)
     if splits and loose:
         raise DataError(
-            f"{where} holds {', '.join(sorted(splits))} and, directly, {loose[0]}: of what split?",
+            f"{where} holds {', '.join(sorted(splits))} and, directly, {loose[0]}, whose split is unknown",
             "move the images beside the split folders away, or into one of them",
         )
     if splits and not classes:
@@ -207,7 +206,7 @@ def _arrange(tree: _Tree, where: Path) -> dict[str, tuple[Split, str | None]]:
         )
     if loose:
         if tops:
-            log.warning("images lie directly in %s: all are unlabelled, its folders name no classes", where)
+            log.warning("images lie directly in %s, so all are unlabelled and its folders are not classes", where)
         return dict.fromkeys(tree.images, ("train", None))
     _refuse_empty({name for name in tree.folders if "/" not in name} - tops, where)
     return {name: ("train", name.partition("/")[0]) for name in tree.images}
@@ -239,7 +238,7 @@ def _check_split_labels(images: Mapping[str, tuple[Split, str | None]], where: P
     labelled = {split for split, label in images.values() if label is not None}
     for split in sorted(labelled & set(directly)):
         raise DataError(
-            f"in {where}, {split} holds class folders and, directly, {directly[split]}: of what class?",
+            f"in {where}, {split} holds class folders and, directly, {directly[split]}, whose class is unknown",
             "move it into a class folder",
         )
     return labelled

@@ -21,26 +21,26 @@ SMALLEST_STD = 1e-3
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Images as they lie in the cache."""
+    """A batch of images as the cache holds them."""
 
     pixels: torch.Tensor
     """uint8 [n, 3, H, W]: each image at the top left, padded with zeros to the largest of the batch."""
     sizes: torch.Tensor
-    """int64 [n, 2]: height and width of each image."""
+    """int64 [n, 2]: the height and width of each image."""
 
 
 @dataclass(frozen=True)
 class PackedPixels:
-    """Images of any sizes, one after the other: in a map, or in the memory of a device."""
+    """Images of any sizes, packed one after the other: in a map, or in the memory of a device."""
 
     flat: torch.Tensor
-    """uint8, [3, H, W] after [3, H, W]."""
+    """uint8 [total]: the pixels [3, H, W] of one image after the other."""
     sizes: npt.NDArray[np.int64]
-    """[N, 2] height and width."""
+    """[N, 2] the height and width of each image."""
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """[N] where each image starts in `flat`."""
+        """[N] the index in `flat` at which each image starts."""
         lengths = 3 * self.sizes.prod(axis=1)
         offsets: npt.NDArray[np.int64] = np.cumsum(lengths) - lengths
         return offsets
@@ -53,7 +53,7 @@ class PackedPixels:
         return None
 
     def image(self, row: int) -> torch.Tensor:
-        """[3, H, W], a view."""
+        """[3, H, W] one image, as a view."""
         height, width = self.sizes[row].tolist()
         start = int(self.offsets[row])
         return self.flat[start : start + 3 * height * width].view(3, height, width)
@@ -94,13 +94,13 @@ def _gather(pixels: torch.Tensor, rows: npt.NDArray[np.int64]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class OpenEntry(EntryIndex):
-    """One entry of the cache, open."""
+    """One entry of the cache, opened."""
 
     pixels: PackedPixels
-    """Mapped, and not to be written to."""
+    """The pixels of all images, mapped from the disk and read-only."""
 
     def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[RGB, RGB]:
-        """Mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
+        """The mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
         total = self.sums[rows].sum(axis=0).astype(np.float64)
         pixels = float(self.sizes[rows].prod(axis=1).sum())
         mean = total[0] / pixels
@@ -115,34 +115,35 @@ class Images:
         self._entry = entry
         self._rows = rows
         self.mean = mean
-        """Per channel, in [0, 1]; with `std`, for normalisation."""
+        """The mean of each channel, in [0, 1], to normalise with."""
         self.std = std
+        """The standard deviation of each channel, in [0, 1], to normalise with."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @property
     def bytes(self) -> int:
-        """Of all pixels."""
+        """The size of all pixels."""
         return int(3 * self._entry.sizes[self._rows].prod(axis=1).sum())
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Relative posix names, one per image."""
+        """The relative posix names, one per image."""
         return tuple(self._entry.names[row] for row in self._rows)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """[N, 2] height and width, as decoded."""
+        """[N, 2] the height and width of each image, as decoded."""
         return self._entry.sizes[self._rows]
 
     @property
     def digests(self) -> npt.NDArray[np.void]:
-        """[N] of the files' bytes, 16 bytes each: equal for equal files, whatever they are called."""
+        """[N] a digest of 16 bytes of each file, which is the same for equal files, whatever they are called."""
         return self._entry.digests[self._rows].view("V16").ravel()
 
     def statistics(self) -> tuple[RGB, RGB]:
-        """Mean and standard deviation of these images' own pixels, which `mean` and `std` may not be."""
+        """The mean and standard deviation of these images' own pixels, from which `mean` and `std` may differ."""
         return self._entry.mean_std(self._rows)
 
     def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Images:

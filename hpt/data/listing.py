@@ -18,17 +18,17 @@ Read = Callable[[str], bytes]
 
 
 class Unreadable(Exception):
-    """One image cannot be read, and why. It ends in the quarantine and never leaves this package."""
+    """One image cannot be read, and why. It goes into quarantine, and this exception never leaves the package."""
 
 
 class ImageSource(Protocol):
-    """Where an image's bytes come from, by name."""
+    """What reads an image's bytes, by its name."""
 
     def stamp(self, names: Iterable[str]) -> Iterator[str]:
-        """Text that changes when an image does, found without reading the images."""
+        """Texts that change when an image changes, found without reading the images."""
 
     def open(self) -> AbstractContextManager[Read]:
-        """A reader that several threads may call; it raises `Unreadable`."""
+        """A reader that several threads may call at once, and that raises `Unreadable`."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,17 @@ class Listing:
     """The images of a dataset, sorted by name."""
 
     source: ImageSource
+    """What reads the images."""
     names: tuple[str, ...]
-    """Relative posix names, unique and sorted; absolute for what a list has elsewhere."""
+    """The relative posix names, unique and sorted; absolute for images that a list has elsewhere."""
     splits: tuple[Split, ...]
-    """One per image. A split that no image is in, `load` cuts from train where train has labels."""
+    """The split of each image; a split without images is cut from train by `load`, where train has labels."""
     labels: Labels
+    """The labels of all images."""
     classes: tuple[str, ...]
+    """The names of the classes; none where the images are unlabelled."""
     groups: tuple[str, ...] | None = None
-    """One per image: what a cut must not divide, such as the patient. None: every image stands alone."""
+    """What a cut must not divide, such as the patient, of each image; None where every image stands alone."""
 
     @classmethod
     def single_label(

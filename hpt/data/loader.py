@@ -18,9 +18,9 @@ from hpt.errors import DataError
 from hpt.randomness import generator
 
 AHEAD = 3
-"""Batches read before they are needed."""
+"""The number of batches that are read before they are needed."""
 RESIDENT_SHARE = 0.3
-"""Of a GPU's free memory that a set of images may take: the model and its activations need the rest."""
+"""The share of a GPU's free memory that a set of images may take; the model and its activations need the rest."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,17 @@ class Draw:
     """One step's choices for the global batch of B images."""
 
     images: Tensor
-    """[B] indices of the images, in the order of the queries."""
+    """[B] the indices of the images, in the order of the queries."""
     shuffle: Tensor
     """[B] the order in which the keys' groups see them: key row j shows image `images[shuffle[j]]`."""
     query: torch.Generator
+    """The generator of the query views."""
     key: torch.Generator
+    """The generator of the key views."""
 
 
 class Order:
-    """Endless passes over the images, each in its own order; an incomplete last batch of a pass is dropped."""
+    """The order of endless passes over the images, each its own; the incomplete last batch of a pass is dropped."""
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
         """
@@ -61,7 +63,7 @@ class Order:
         return self._pass[1][at * self.batch_size : (at + 1) * self.batch_size]
 
     def draw(self, step: int) -> Draw:
-        """All that a step draws."""
+        """All choices of a step."""
         return Draw(
             images=self.batch(step),
             shuffle=torch.randperm(self.batch_size, generator=generator(self.seed, "shuffle", step)),

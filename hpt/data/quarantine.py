@@ -27,17 +27,17 @@ HEADER = ["name", "reason"]
 
 
 def place(found: CatalogRow | Path) -> Path:
-    """Where the list of a dataset is, or would be."""
+    """The file of a dataset's list, whether it exists or not."""
     if isinstance(found, CatalogRow):
         return data_folder() / f"{found.name}.quarantine.csv"
     return found.with_name(f"{name_of_path(found)}.quarantine.csv")
 
 
 def read(path: Path) -> dict[str, str]:
-    """The reason by name; empty where there is no list.
+    """The reason for each name; empty where there is no list.
 
     Raises:
-        DataError: it is no such list.
+        DataError: the file is not a quarantine list.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -45,17 +45,19 @@ def read(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the quarantine list {path} cannot be read: {error}", "mend or remove it") from None
+        raise DataError(f"the quarantine list {path} cannot be read: {error}", "correct or remove it") from None
     if header != HEADER or any(len(row) != len(HEADER) for row in rows if row):
-        raise DataError(f"the quarantine list {path} has not the columns {','.join(HEADER)}", "mend or remove it")
+        raise DataError(
+            f"the quarantine list {path} does not have the columns {','.join(HEADER)}", "correct or remove it"
+        )
     return {row[0]: row[1] for row in rows if row}
 
 
 def write(path: Path, reasons: Mapping[str, str]) -> None:
-    """A list, atomically.
+    """Write a list, atomically.
 
     Raises:
-        DataError: it cannot be written there.
+        DataError: the file cannot be written.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([HEADER, *sorted(reasons.items())])
@@ -63,13 +65,16 @@ def write(path: Path, reasons: Mapping[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text.getvalue())
     except OSError as error:
-        raise DataError(f"the quarantine list {path} cannot be written: {error.strerror}", "copy the images") from None
+        raise DataError(
+            f"the quarantine list {path} cannot be written: {error.strerror}",
+            "copy the images to a folder that can be written to",
+        ) from None
 
 
 def apply(
     name: str, names: Sequence[str], indices: Mapping[str, Indices], reasons: Mapping[str, str]
 ) -> tuple[dict[str, Indices], dict[str, str]]:
-    """The splits without what a list names, and those of its reasons that name an image."""
+    """The splits without the images that a list names, and the reasons for those that exist."""
     out = np.array([image in reasons for image in names], dtype=np.bool_)
     here = {names[i]: reasons[names[i]] for i in np.flatnonzero(out).tolist()}
     log.info("%s: its quarantine list leaves %d of %d images out", name, len(here), len(names))

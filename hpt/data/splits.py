@@ -15,7 +15,7 @@ from hpt.data.listing import SPLITS, Labels, Split, unlabelled
 log = logging.getLogger("hpt.data")
 
 SHARES: dict[Split, Fraction] = {"test": Fraction(2, 10), "val": Fraction(1, 10)}
-"""Of all images, so that a dataset without splits is cut 70/10/20."""
+"""The shares of all images, so that a dataset without splits is cut 70/10/20."""
 MOST_OF_TRAIN = 2
 """A cut split takes at most this many times its share of train, where a given test set is most of the
 images."""
@@ -55,7 +55,7 @@ def complete(
 
 
 def fingerprint(names: Sequence[str], splits: dict[str, Indices]) -> str:
-    """Hex over the names in each split."""
+    """A hexadecimal digest of the names in each split."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for name in sorted(names[i] for i in splits[split]):

@@ -30,12 +30,13 @@ from hpt.errors import DataError
 
 
 def list_table(path: Path) -> Listing:
-    """The images that a list names, whether they are there or not.
+    """The images that a list names, whether they exist or not.
 
     A million lines of 14 classes take about 8 s and 0.5 GiB.
 
     Raises:
-        DataError: not UTF-8, no column of paths, an image listed twice, a line, split or label that is not clear.
+        DataError: the list is not UTF-8 or has no column of paths, an image is listed twice, or a line, a split or a
+            label is not clear.
     """
     table = read_lines(path)
     splits = _splits(table)
@@ -62,11 +63,11 @@ def _splits(table: TableLines) -> list[Split]:
     if len(given) < len(table.names):
         row = table.splits.index(None)
         raise DataError(
-            f"{table.at(row)}: {table.names[row]} is in no split, though others are",
-            "fill it in, or remove the column to have the splits cut",
+            f"{table.at(row)}: {table.names[row]} is in no split, although others are",
+            "fill it in, or remove the column so that the splits are cut",
         )
     if "train" not in given:
         raise DataError(
-            f"{table.path} has the splits {', '.join(sorted(set(given)))} but no train", "call one of them train"
+            f"{table.path} has the splits {', '.join(sorted(set(given)))} but no train", "name one of them train"
         )
     return given

@@ -14,7 +14,7 @@ from hpt.errors import DataError
 log = logging.getLogger("hpt.data")
 
 SEPARATORS = "|;"
-"""Between the classes of one cell."""
+"""The separators between the classes of one cell."""
 
 
 def labels_from_names(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[Labels, tuple[str, ...]]:
@@ -53,14 +53,14 @@ def labels_from_names(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[
 
 
 def _check_single(table: TableLines, labels: Labels, classes: tuple[str, ...], splits: npt.NDArray[np.str_]) -> None:
-    """As in folders: a split has labels or it has none, and a labelled train has all classes."""
+    """Refuse, as in folders, a split that is labelled in part, and a labelled train that lacks a class."""
     blank = unlabelled(labels)
     for split in SPLITS:
         here = splits == split
         if (blank & here).any() and not blank[here].all():
             row = int((blank & here).argmax())
             raise DataError(
-                f"{table.at(row)}: {table.names[row]} has no label, though others of {split} have",
+                f"{table.at(row)}: {table.names[row]} has no label, although others of {split} have one",
                 "fill it in, or remove the line",
             )
     train = labels[splits == "train"]
@@ -96,7 +96,7 @@ def labels_from_marks(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[
 
 
 def _unlabel(labels: Labels, blank: npt.NDArray[np.bool_], splits: npt.NDArray[np.str_]) -> None:
-    """NaN in place of the labels of a split that has none on any line."""
+    """Put NaN in place of the labels of a split that has none on any line."""
     for split in SPLITS:
         here = splits == split
         if blank[here].all():
@@ -108,4 +108,4 @@ def _warn_of_missing(table: TableLines, labels: Labels, classes: tuple[str, ...]
     found = np.count_nonzero(train > 0, axis=0).tolist()
     missing = [name for name, count in zip(classes, found, strict=True) if not count]
     if missing and not unlabelled(train).all():
-        log.warning("%s: no train image has %s, so that cannot be learned", table.path.name, some(missing))
+        log.warning("%s: no train image has %s, which therefore cannot be learned", table.path.name, some(missing))

@@ -23,25 +23,25 @@ PATH, SPLIT, LABEL = ("path", "image", "file", "filename"), ("split",), ("label"
 """What a header calls the columns, in lower case."""
 ZERO, ONE, UNCERTAIN, BLANK = range(4)
 MARKS = {"0": ZERO, "0.0": ZERO, "1": ONE, "1.0": ONE, "-1": UNCERTAIN, "-1.0": UNCERTAIN, "": BLANK}
-"""What the cell of a class may hold."""
+"""What the cell of a class may contain."""
 NAMED = 6
-"""Columns or classes named in a message."""
+"""The number of columns or classes that a message names."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what, by number."""
+    """What each column is, by its number."""
 
     header: list[str]
     path: int
     split: int | None
     label: int | None
     others: tuple[int, ...]
-    """Those with any other name."""
+    """The columns with any other name."""
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The columns of 0 and 1."""
+        """The columns of 0 and 1, each of one class."""
         return () if self.label is not None else self.others
 
     def __str__(self) -> str:
@@ -62,11 +62,11 @@ class TableLines:
     lines: array[int] = field(default_factory=lambda: array("q"))
     splits: list[Split | None] = field(default_factory=list)
     texts: dict[str, int] = field(default_factory=dict)
-    """The different cells of the column of labels, numbered."""
+    """The number of each different cell in the column of labels."""
     labels: array[int] = field(default_factory=lambda: array("q"))
-    """Their number on each line."""
+    """The number of the label on each line."""
     marks: bytearray = field(default_factory=bytearray)
-    """A `MARKS` for each line and class."""
+    """The value of `MARKS` for each class of each line."""
 
     def at(self, row: int) -> str:
         return f"{self.path}, line {self.lines[row]}"
@@ -112,7 +112,7 @@ def read_lines(path: Path) -> TableLines:
 
 
 def _add(table: TableLines, cells: list[str]) -> str:
-    """Take in the split and the labels of a line; its path."""
+    """Add the split and the labels of a line, and return its path."""
     columns = table.columns
     if len(cells) != len(columns.header):
         raise DataError(
@@ -133,7 +133,7 @@ def _add(table: TableLines, cells: list[str]) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that is not blank."""
+    """The number and the cells of each line that is not blank."""
     done = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -154,7 +154,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
     for line in lines:
         if "\0" in line:
-            raise DataError(f"{path} is no text file", "save it as UTF-8 text")
+            raise DataError(f"{path} is not a text file", "save it as UTF-8 text")
         yield line
 
 
@@ -209,7 +209,7 @@ def _without_header(first: list[str], path: Path) -> Columns:
 
 
 class _Places:
-    """From a path as written to where it is and what the image is called."""
+    """Finds where an image lies and what it is called, from its path as written."""
 
     def __init__(self, path: Path) -> None:
         self._root = str(path.parent.resolve())
@@ -218,7 +218,7 @@ class _Places:
         self._known: dict[str, tuple[str, str]] = {}
 
     def find(self, text: str) -> tuple[str, str]:
-        """Where it is, the same for all ways of writing a path; and its name in the listing."""
+        """Where an image lies, the same however its path is written; and its name in the listing."""
         folder, slash, file = text.rpartition("/")
         place, name = self._known.get(folder + slash) or self._folder(folder + slash)
         return place + file, name + file

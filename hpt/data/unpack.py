@@ -1,7 +1,7 @@
-"""Publishers' archives into the folder of their dataset: safely, and whole or not at all.
+"""Unpacking publishers' archives into the folder of their dataset: safely, and whole or not at all.
 
-An archive is unpacked into `.unpacking-NAME` beside its place; then its content is moved, and that folder removed.
-While it is there, the archive counts as not unpacked: a process that was killed leaves nothing that is read.
+An archive is unpacked into the folder `.unpacking-NAME`; then its content is moved, and that folder is removed. While
+it exists, the archive counts as not unpacked: a process that was killed leaves nothing that is read.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def is_packed(name: str) -> bool:
 
 
 def unfinished(archive: Path) -> Path:
-    """The folder that is there while an archive is unpacked, or was when that was broken off."""
+    """The folder that exists while an archive is unpacked, and stays if that is interrupted."""
     return archive.with_name(UNPACKING + archive.name)
 
 
 def unpack(archive: Path, progress: Progress | None = None) -> None:
-    """What an archive holds, beside it; files of the same names are replaced.
+    """Unpack an archive into its own folder; files of the same names are replaced.
 
     Raises:
         DataError: it is damaged or hostile (a path that leads out of the folder, a claim of absurd size), or the disk
-            has not the room.
+            does not have the space.
     """
     building = unfinished(archive)
     shutil.rmtree(building, ignore_errors=True)
@@ -56,10 +56,10 @@ def _unzip(archive: Path, into: Path) -> Iterator[tuple[int, int]]:
         for member in members:
             check_name(member, archive)
             if member.flag_bits & 1:
-                raise DataError(f"{archive} is encrypted", "unpack it yourself, beside it")
+                raise DataError(f"{archive} is encrypted", "unpack it yourself, into the same folder")
         claimed = sum(member.file_size for member in members)
         if claimed > BOMB_RATIO * archive.stat().st_size:
-            raise DataError(f"{archive} is refused: it claims {claimed:,} bytes, which no images do", AGAIN)
+            raise DataError(f"{archive} is refused: it claims to hold {claimed:,} bytes, which images never do", AGAIN)
         _check_room(archive, claimed)
         for done, member in enumerate(members, start=1):
             try:
@@ -78,7 +78,7 @@ def _untar(archive: Path, into: Path) -> Iterator[tuple[int, int]]:
                 packed.extract(member, into, filter="data")
                 yield file.tell(), size
     except tarfile.FilterError as error:
-        raise DataError(f"{archive} is refused: {error}", "its content is not that of the publisher") from None
+        raise DataError(f"{archive} is refused: {error}", "get it again from the publisher") from None
     except (tarfile.TarError, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is damaged: {error}", AGAIN) from None
 
@@ -87,13 +87,13 @@ def _check_room(archive: Path, needed: int) -> None:
     free = shutil.disk_usage(archive.parent).free
     if needed > free:
         raise DataError(
-            f"unpacking {archive.name} takes {needed / 2**30:,.1f} GiB, and the disk has {free / 2**30:,.1f}",
+            f"unpacking {archive.name} takes {needed / 2**30:,.1f} GiB, and the disk has {free / 2**30:,.1f} GiB left",
             "free some space, or choose another data root",
         )
 
 
 def _move(source: Path, target: Path) -> None:
-    """Each folder at once where it is new, its content where it is not."""
+    """Move each folder as a whole where it is new, and its content where it exists already."""
     for path in sorted(source.iterdir()):
         place = target / path.name
         if path.is_dir() and place.is_dir():

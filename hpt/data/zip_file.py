@@ -21,13 +21,13 @@ BOMB_RATIO, BOMB_SIZE = 200, 16 << 20
 
 @dataclass(frozen=True)
 class Zip:
-    """Images by their names below `prefix` in a zip file."""
+    """A source of images by their names below `prefix` in a zip file."""
 
     path: Path
     prefix: str = ""
 
     def stamp(self, names: Iterable[str]) -> Iterator[str]:
-        """From the archive's directory, which holds checksums: the file may move and stay known."""
+        """Texts from the archive's directory, which holds checksums, so that the file stays known when it is moved."""
         with open_zip(self.path) as archive:
             for name in names:
                 member = archive.getinfo(self.prefix + name)
@@ -47,10 +47,10 @@ class Zip:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip file that is whole, as far as its directory tells.
+    """A zip file, opened, that is whole as far as its directory tells.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read or is damaged.
     """
     try:
         return zipfile.ZipFile(path)
@@ -58,12 +58,12 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise DataError(
-            f"{path} is no whole zip file: {error}", "it may be truncated; copy or download it again"
+            f"{path} is not a whole zip file: {error}", "it may be truncated; copy or download it again"
         ) from None
 
 
 def check_name(member: zipfile.ZipInfo, path: Path) -> None:
-    """A DataError where a member's path leads out of the archive."""
+    """Refuse a member whose path leads out of the archive, with a DataError."""
     name = member.filename
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or re.match(r"[A-Za-z]:", name):
         raise DataError(
@@ -73,6 +73,7 @@ def check_name(member: zipfile.ZipInfo, path: Path) -> None:
 
 
 def check_member(member: zipfile.ZipInfo, path: Path) -> None:
+    """Refuse an image that is encrypted or claims an absurd size, with a DataError."""
     size, packed = member.file_size, member.compress_size
     if member.flag_bits & 1:
         raise DataError(
@@ -83,5 +84,5 @@ def check_member(member: zipfile.ZipInfo, path: Path) -> None:
         raise DataError(
             f"{path} is refused: its member '{member.filename}' claims {size / 2**20:,.0f} MiB, packed "
             f"{packed / 2**20:,.1f} MiB",
-            "it is no image; remove it from the archive",
+            "it is not an image; remove it from the archive",
         )

@@ -17,14 +17,14 @@ from hptctl.sweep.plan import configs
 
 @dataclass(frozen=True)
 class CellCost:
-    """What a cell takes."""
+    """What the rest of a cell takes."""
 
     images: int
-    """Images through the model, forward and backward."""
+    """The number of images that go through the model forward and backward."""
     forward: int
-    """Images through the model, forward only."""
+    """The number of images that go through the model forward only."""
     seconds: float
-    """By this machine's measured speed of the bare model; NaN where it was not measured."""
+    """The time by this machine's measured speed of the bare model; NaN where that was not measured."""
 
 
 def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[str, CellCost]:

@@ -1,4 +1,4 @@
-"""What there is of a study: which of its cells are done.
+"""The progress of a study: which of its cells are done.
 
 A cell is done when a finished run has its fingerprint (`hpt.config.fingerprint`: method, images, split, weights,
 version), in this folder or in the tracking store, whoever made it. So a study has no state of its own that could be
@@ -33,19 +33,20 @@ CellState = Literal["done", "left", "stopped", "running", "failed", "no data", "
 
 @dataclass(frozen=True)
 class Found:
-    """What there is of a cell."""
+    """What was found of a cell."""
 
     state: CellState
+    """How far the cell is."""
     run: str = ""
-    """Name of its run, where there is one."""
+    """The name of its run; empty where there is none."""
     why: str = ""
-    """Of `failed`, `no data` and `waits`."""
+    """Why a cell failed, has no data or waits; empty in other states."""
     backbones: tuple[tuple[int | None, str], ...] = ()
-    """Of a finished pretraining: steps (None: its own) and sha256 of its backbones."""
+    """The backbones of a finished pretraining: each its step (None for the run's own) and its sha256."""
     here: bool = True
-    """Whether the run's folder is within reach; a run of another machine counts, but its backbone cannot be used."""
+    """Whether the run's folder is on this machine; a run of another machine counts, but its backbone cannot be used."""
     mlflow_id: str | None = None
-    """In the tracking store, of a run of another machine."""
+    """The id in the tracking store of a run of another machine."""
 
     def sha256(self, step: int | None) -> str | None:
         return dict(self.backbones).get(step)
@@ -61,7 +62,7 @@ class Missing:
 
 
 class Progress:
-    """What is there of a study's cells, looked up once when it is made."""
+    """What there is of a study's cells, looked up once when it is made."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = {cell.id: cell for cell in cells}
@@ -207,7 +208,8 @@ class Progress:
         return False
 
     def _sha256(self, cell: Cell) -> str | None:
-        """Of the weights that the cell starts from or evaluates; None where it is not known, "" for random weights."""
+        """The sha256 of the weights that a cell starts from or evaluates; None where it is unknown, "" for random
+        weights."""
         if cell.backbone is not None:
             found = self._finished_run(self.cells[cell.backbone.cell])
             return found.sha256(cell.backbone.step) if found else None
@@ -219,7 +221,8 @@ class Progress:
         return self._known[name]
 
     def _begun(self, cell: Cell) -> Found:
-        """Runs of this configuration that are not finished."""
+        """What there is of a cell that has no finished run: a run of its configuration that stopped, failed or is
+        running."""
         config = self._config_of_run(cell)
         source = self[cell.backbone.cell].run if cell.backbone is not None else None
         started = runs.get(source).spec().created if source else 0.0
@@ -245,7 +248,7 @@ class Progress:
             return None
 
     def _config_of_run(self, cell: Cell) -> dict[str, Any]:
-        """As `run.json` of the cell's run has it."""
+        """The configuration as `run.json` of the cell's run has it."""
         config = self.config(cell)
         pinned = launch.pinned(config)
         if cell.sweep and isinstance(config, EvaluateConfig):
@@ -268,7 +271,8 @@ def _done(cell: Cell, run: Run) -> Found | None:
 
 
 def _backbones(config: PretrainConfig, facts: Facts) -> tuple[tuple[int | None, str], ...]:
-    """Steps and hashes of what a pretraining has to have kept; nothing where one of them is missing."""
+    """The step and sha256 of each backbone that a pretraining has to have kept; nothing where one of them is
+    missing."""
     kept: list[tuple[int | None, str | None]] = [(None, facts.backbone_sha256)]
     kept += [(step, facts.backbone_sha256_at.get(step)) for step in config.save_at if step != config.steps]
     found = tuple((step, sha256) for step, sha256 in kept if sha256 is not None)
@@ -276,7 +280,7 @@ def _backbones(config: PretrainConfig, facts: Facts) -> tuple[tuple[int | None, 
 
 
 def _records() -> list[tracking.Record]:
-    """What the tracking store has, where there is one."""
+    """The runs of the tracking store; none where there is no store."""
     try:
         return tracking.read_runs()
     except RunError:
@@ -284,7 +288,7 @@ def _records() -> list[tracking.Record]:
 
 
 def _sha256_of(weights: str) -> str | None:
-    """Of known weights that are in the cache, a file, or a run."""
+    """The sha256 of known weights that are in the cache, of a file, or of a run; None where there is no such thing."""
     if would_fetch(weights):
         return None
     try:

@@ -10,12 +10,12 @@ from typing import Any
 
 from hpt.errors import DataError
 
-MEND = "delete it and prepare the dataset again"
+REPAIR = "delete it and prepare the dataset again"
 
 
 def damaged(path: Path, why: object) -> DataError:
-    """For an annotation file that does not hold what its publisher writes."""
-    return DataError(f"{path} is damaged: {why}", MEND)
+    """The error for an annotation file that does not hold what its publisher writes."""
+    return DataError(f"{path} is damaged: {why}", REPAIR)
 
 
 def read_json(path: Path) -> Any:

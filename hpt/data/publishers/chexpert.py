@@ -17,7 +17,7 @@ from hpt.data.publishers.annotations import damaged, read_csv
 CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five of the competition."""
 MARKS = {"1.0": True, "1": True, "0.0": False, "0": False, "-1.0": False, "-1": False, "": False}
-"""Uncertain and blank count as 0."""
+"""What a cell may contain, and whether it means that the finding is there; uncertain and blank count as 0."""
 SETS: tuple[tuple[str, Split], ...] = (("train", "train"), ("valid", "test"))
 """The official validation set, labelled by radiologists, is our test, and val is cut from train by patient."""
 
@@ -27,7 +27,7 @@ def read(folder: Path) -> Listing:
     tops = sorted(path.parent for path in folder.glob("CheXpert-v1.0*/train.csv"))
     if not tops:
         raise FileNotFoundError(2, "", str(folder / "CheXpert-v1.0-small" / "train.csv"))
-    top = tops[-1]  # the small ones where both are there
+    top = tops[-1]  # the small images where both sizes are there
     images: dict[str, tuple[Split, list[str]]] = {}
     for name, split in SETS:
         path = top / f"{name}.csv"

@@ -123,7 +123,9 @@ def read(folder: Path) -> Listing:
                 name = f"train_images/{Path(scene).stem}/{row:02d}-{column:02d}"
                 images[name] = ("train", [TYPES[number] for number in here if number in TYPES])
     if not images:
-        raise DataError(f"{folder} holds no scene that xView_train.geojson names", "put train_images beside it")
+        raise DataError(
+            f"{folder} holds no scene that xView_train.geojson names", "put the folder train_images beside that file"
+        )
     listing = Listing.multi_label(Scenes(folder), images, [TYPES[number] for number in chosen])
     return listing.grouped(lambda name: name.rpartition("/")[0])
 

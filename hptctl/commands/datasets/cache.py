@@ -120,7 +120,7 @@ def prune(
 
 
 def _of(stored: StoredEntry) -> str:
-    """What an entry holds; a path of bytes that are no text has them replaced."""
+    """What an entry holds, by name; bytes of a path that are not text are replaced."""
     return ", ".join(stored.datasets).encode("utf-8", "replace").decode() or "unknown"
 
 
@@ -168,5 +168,5 @@ def _amount(option: str, text: str, units: dict[str, int], examples: str) -> flo
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]+)", text.strip(), flags=re.IGNORECASE)
     factors = {unit.lower(): factor for unit, factor in units.items()}
     if found is None or found[2].lower() not in factors:
-        raise ConfigError(f"{option} '{text}' is no {'time' if units is SECONDS else 'size'}", f"write {examples}")
+        raise ConfigError(f"{option} '{text}' is not a {'time' if units is SECONDS else 'size'}", f"write {examples}")
     return float(found[1]) * factors[found[2].lower()]

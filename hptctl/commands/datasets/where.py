@@ -37,4 +37,4 @@ def where(
         console.print_json({name: str(path) for name, path in places.items()})
         return
     for name, path in places.items():
-        console.say(f"{name.replace('_', ' ')}: {path}{'' if path.exists() else ' (not there)'}")
+        console.say(f"{name.replace('_', ' ')}: {path}{'' if path.exists() else ' (missing)'}")

@@ -118,8 +118,8 @@ def test_a_quarantine_list_is_left_out_of_runs_and_moves_no_other_image(tmp_path
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("path,why\na.png,b\n", "has not the columns name,reason"),
-        ("", "has not"),
+        ("path,why\na.png,b\n", "does not have the columns name,reason"),
+        ("", "does not have"),
         ('name,reason\n"a', "cannot be read"),
     ],
 )

@@ -221,7 +221,7 @@ def test_a_zip_with_a_path_that_leads_out_of_it_is_refused_by_name(tmp_path: Pat
 def test_a_truncated_zip_is_refused(tmp_path: Path, keep: int) -> None:
     path = zipped(tmp_path / "cut.zip", *SPLITS_AND_CLASSES)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"cut.zip is no whole zip file"):
+    with pytest.raises(DataError, match=r"cut.zip is not a whole zip file"):
         list_zip(path)
 
 

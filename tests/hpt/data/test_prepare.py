@@ -148,7 +148,7 @@ def test_an_archive_in_several_parts_is_ready_when_all_are_unpacked(
                 packed.write(path, path.relative_to(tmp_path / "work"))
     whole = (row.place / "train_img_00-77_1_jpg.zip").read_bytes()
     (row.place / "train_img_00-77_1_jpg.zip").write_bytes(whole[:900])
-    with pytest.raises(DataError, match=r"train_img_00-77_1_jpg\.zip is no whole zip file"):
+    with pytest.raises(DataError, match=r"train_img_00-77_1_jpg\.zip is not a whole zip file"):
         row.prepare()
     assert "train_img_*_jpg.zip, whose unpacking was interrupted" in str(row.missing())
     (row.place / "train_img_00-77_1_jpg.zip").write_bytes(whole)

@@ -255,14 +255,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         (
             "my.csv",
             ["path,label", "1.png,cat", "2.png,dog", "3.png,"],
-            "line 4: 3.png has no label, though others of tr",
+            "line 4: 3.png has no label, although others of tr",
         ),
         ("my.csv", ["path,label", "1.png,cat", "2.png"], "line 3: 1 cells instead of 2"),
         ("my.csv", ["path,label", "1.png,cat", ",dog"], "line 3: no path"),
         ("my.csv", ["path,label", "1.png,cat", "1.png,cat"], "lists 1.png twice, on lines 2 and 3; remove one"),
         ("my.csv", ["path,label", "1.png,cat", "1.png,dog"], "lines 2 and 3; keep one of them; an image of several"),
         ("my.csv", ["path,split", "1.png,train", "2.png,tset"], "line 3: unknown split 'tset' (did you mean 'test'?)"),
-        ("my.csv", ["path,split", "1.png,train", "2.png,"], "line 3: 2.png is in no split, though others are"),
+        ("my.csv", ["path,split", "1.png,train", "2.png,"], "line 3: 2.png is in no split, although others are"),
         ("my.csv", ["path,split", "1.png,val", "2.png,test"], "has the splits test, val but no train"),
         (
             "my.csv",
@@ -291,7 +291,7 @@ def test_what_is_not_clear_is_one_line(tmp_path: Path, file: str, lines: list[st
     [
         ("path,label\nä.png,cat\n".encode("latin-1"), r"not UTF-8 \(after line 0\); save it as UTF-8"),
         ("path,label\n1.png,cat\n".encode("utf-16"), "not UTF-8"),
-        ("path,label\n1.png,cat\n".encode("utf-16-le"), "is no text file"),
+        ("path,label\n1.png,cat\n".encode("utf-16-le"), "is not a text file"),
         (b'path\n"' + b"x" * 200_000, "field larger than field limit"),
     ],
 )

@@ -67,11 +67,11 @@ def test_the_cache_is_listed_within_80_columns_and_pruned(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"unused_for": "30"}, "--unused-for '30' is no time; write 12h, 30d or 8w"),
-        ({"unused_for": "-3d"}, "is no time"),
-        ({"unused_for": "5GiB"}, "is no time"),
-        ({"max_size": "5"}, "--max-size '5' is no size; write 500MiB or 5GiB"),
-        ({"max_size": "30d"}, "is no size"),
+        ({"unused_for": "30"}, "--unused-for '30' is not a time; write 12h, 30d or 8w"),
+        ({"unused_for": "-3d"}, "is not a time"),
+        ({"unused_for": "5GiB"}, "is not a time"),
+        ({"max_size": "5"}, "--max-size '5' is not a size; write 500MiB or 5GiB"),
+        ({"max_size": "30d"}, "is not a size"),
         ({"everything": True, "max_size": "5GiB"}, "--all leaves nothing"),
     ],
 )

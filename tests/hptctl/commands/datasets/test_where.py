@@ -18,4 +18,4 @@ def test_it_is_said_where_data_lies(place: Path, capsys: pytest.CaptureFixture[s
         "cache": str(place / "cache"),
     }
     where.where("domainnet-real")
-    assert f"images: {place / 'data' / 'domainnet'} (not there)" in capsys.readouterr().out
+    assert f"images: {place / 'data' / 'domainnet'} (missing)" in capsys.readouterr().out
