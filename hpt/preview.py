@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hpt import augment
 from hpt.config import PretrainConfig
+from hpt.data import decode
 from hpt.data.dataset import Dataset
 from hpt.data.images import Images
 from hpt.data.splits import Indices
@@ -19,6 +20,9 @@ from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.randomness import generator
 
 ImagePixels = npt.NDArray[np.uint8]
+
+GREY = 207
+"""The value of all channels around an image in a square."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,20 @@ def look(images: Images, config: PretrainConfig, views: int) -> list[PreviewedIm
         )
         for i, (height, width) in zip(indices, raw.sizes.tolist(), strict=True)
     ]
+
+
+def in_square(data: bytes, side: int) -> ImagePixels:
+    """[side, side, 3] an image file's pixels in the middle of a grey square: reduced, or enlarged by whole pixels.
+
+    Raises:
+        Unreadable: as `decode.decode`.
+    """
+    pixels = decode.decode(data, side)[:, :side, :side].transpose(1, 2, 0)
+    pixels = np.kron(pixels, np.ones((side // max(pixels.shape[:2]),) * 2 + (1,), dtype=np.uint8))
+    square = np.full((side, side, 3), GREY, dtype=np.uint8)
+    top, left = ((side - length) // 2 for length in pixels.shape[:2])
+    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return square
 
 
 def _pixels(views: Tensor, images: Images) -> ImagePixels:

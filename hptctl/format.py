@@ -125,6 +125,11 @@ def size(bytes: float) -> str:
     return f"{amount:.1f} TiB"
 
 
+def gigabytes(megabytes: int) -> str:
+    """A download as publishers give its size: `345` -> `0.3 GB`."""
+    return f"{megabytes / 1000:.1f} GB"
+
+
 def energy(watt_hours: float) -> str:
     """`0.31` -> `0.31 Wh`, `1530` -> `1.53 kWh`."""
     if math.isnan(watt_hours):

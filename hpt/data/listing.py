@@ -94,7 +94,7 @@ def unlabelled(labels: Labels) -> npt.NDArray[np.bool_]:
     return ~(first >= 0)
 
 
-class Labelled(Protocol):
+class WithLabels(Protocol):
     """Images with labels: a listing, or a dataset."""
 
     @property
@@ -104,7 +104,7 @@ class Labelled(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
 
-def class_names(images: Labelled, index: int) -> str:
+def class_names(images: WithLabels, index: int) -> str:
     """The class of an image, or its classes; empty where the image is unlabelled."""
     if unlabelled(images.labels[[index]])[0]:
         return ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
-from hptctl.format import count, hours, thousands, with_spread
+from hptctl.format import count, gigabytes, hours, thousands, with_spread
 
 if TYPE_CHECKING:
     from hpt.data.row import Absence
@@ -261,10 +261,7 @@ def _missing_lines(missing: Missing) -> Iterator[str]:
 
 
 def _with_size(absence: Absence) -> str:
-    if not absence.megabytes:
-        return absence.name
-    large = absence.megabytes >= 1000
-    return f"{absence.name} ({f'{absence.megabytes / 1000:.1f} GB' if large else f'{absence.megabytes} MB'})"
+    return f"{absence.name} ({gigabytes(absence.megabytes)})" if absence.megabytes else absence.name
 
 
 def _finite(value: float) -> float | None:

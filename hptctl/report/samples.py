@@ -16,7 +16,7 @@ from PIL import Image
 
 from hpt.data.decode import decode
 from hpt.data.listing import Listing, Unreadable, class_names
-from hpt.data.names import find, list_images
+from hpt.data.names import absence_of, find, list_images
 from hpt.errors import HptError
 
 SIDE = 96
@@ -40,7 +40,10 @@ def samples_of(dataset: str, count: int) -> tuple[Sample, ...]:
     """Up to `count` images outside the test split, one of each class before a second of any; none where the dataset is
     not on this machine. `dataset` is what `--dataset` takes."""
     try:
-        listing = list_images(find(dataset))
+        found = find(dataset)
+        if absence_of(found) is not None:  # a page downloads nothing
+            return ()
+        listing = list_images(found)
     except (HptError, OSError):
         return ()
     out: list[Sample] = []

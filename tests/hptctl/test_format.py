@@ -38,6 +38,7 @@ from hptctl import format as written
         (written.hours(3412), "3,412 h"),
         (written.size(512), "512 B"),
         (written.size(1.5 * 2**30), "1.5 GiB"),
+        (written.gigabytes(20_409), "20.4 GB"),
         (written.energy(1530), "1.53 kWh"),
         (written.reading(1420.4), "1,420"),
         (written.listed(["a", "b", "c"]), "a, b and c"),

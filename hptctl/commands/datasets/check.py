@@ -104,6 +104,7 @@ def _show(name: str, report: CheckResult, left_out: int, near: float) -> None:
 
 def _draw(name: str, report: CheckResult, out: Path) -> str | None:
     """The contact sheet of the pairs, leaks first; None where there are none."""
+    from hpt import preview
     from hptctl.charts import contact_sheet
 
     pairs = [*report.leaks, *report.repeats][:SHOWN]
@@ -115,26 +116,12 @@ def _draw(name: str, report: CheckResult, out: Path) -> str | None:
     with report.source.open() as read:
         for pair in pairs:
             both = (pair.first, pair.second)
-            first, second = (_tile(read(report.names[row])) for row in both)
+            first, second = (preview.in_square(read(report.names[row]), TILE) for row in both)
             above, below = (f"{report.where[row]} {report.names[row].rpartition('/')[2]}" for row in both)
             kind = "equal" if pair.exact else f"{pair.likeness:.4f}"
             rows.append(contact_sheet.SheetRow(image=first, tiles=[second], caption=(above, f"{kind} {below}")))
     contact_sheet.write(contact_sheet.draw(title, ("one", "the other"), rows, place), out)
     return str(out)
-
-
-def _tile(data: bytes) -> Any:
-    """[TILE, TILE, 3] an image in the middle of a grey square, enlarged by whole pixels."""
-    import numpy as np
-
-    from hpt.data import decode
-
-    pixels = decode.decode(data, TILE)[:, :TILE, :TILE].transpose(1, 2, 0)
-    pixels = np.kron(pixels, np.ones((TILE // max(pixels.shape[:2]),) * 2 + (1,), dtype=np.uint8))
-    tile = np.full((TILE, TILE, 3), 207, dtype=np.uint8)
-    top, left = ((TILE - length) // 2 for length in pixels.shape[:2])
-    tile[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return tile
 
 
 def _facts(name: str, report: CheckResult, left_out: int, sheet: str | None, written: Path | None) -> dict[str, Any]:

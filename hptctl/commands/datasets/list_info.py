@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hptctl import options
-from hptctl.format import count, thousands
+from hptctl.format import count, gigabytes, thousands
 
 if TYPE_CHECKING:
     from hpt.data.dataset import Dataset
@@ -79,7 +79,7 @@ def _count(row: CatalogRow) -> str:
 def _readiness(row: CatalogRow) -> str:
     if row.ready():
         return "yes"
-    size = f"{row.megabytes / 1000:.1f} GB" if row.megabytes else ""
+    size = gigabytes(row.megabytes) if row.megabytes else ""
     return size if row.downloadable else f"by hand{size and ', '}{size}"
 
 

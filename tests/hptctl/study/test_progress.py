@@ -120,7 +120,7 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
             monkeypatch.setitem(KNOWN, name, replace(known, url=f"{address}/{known.file_name}"))
 
         said = hptctl("study", "plan", "mine.toml").stdout
-        assert "\nrun downloads first: ucmerced (332 MB)\nto get before a run, by hand: bdd\n4 cells: " in said
+        assert "\nrun downloads first: ucmerced (0.3 GB)\nto get before a run, by hand: bdd\n4 cells: " in said
         assert "no data: bdd is not here: " in said and "hptctl datasets prepare bdd says how to get it" in said
         found = json.loads(hptctl("study", "status", *one, "--json").stdout)
         absent = {"name": "ucmerced", "missing": "UCMerced_LandUse/Images/*/*.tif", "by": "run", "megabytes": 332}
@@ -131,7 +131,7 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
         }
         (workplace / "from-base.toml").write_text(PUBLISHED.replace("target", "hpt"))
         based = hptctl("study", "plan", "from-base.toml", "-d", "ucmerced").stdout
-        assert "run downloads first: ucmerced (332 MB), the weights moco-v2-800ep" in based
+        assert "run downloads first: ucmerced (0.3 GB), the weights moco-v2-800ep" in based
         assert Quiet.asked == []
         assert not (workplace / "data").exists()
 
