@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from hpt import cores
-from hptctl.runs.signals import Pending, held_back
+from hptctl.runs.signals import COMMAND_VARIABLE, Pending, held_back
 
 SHUTDOWN_SECONDS = 120.0
 """What a child that trains gets to save a checkpoint before it is killed: a step on a slow machine, and the write."""
 TICK_SECONDS = 0.1
 WATCH_SECONDS = 0.5
-COMMAND_VARIABLE = "HPTCTL_COMMAND"
-"""Environment variable of a child: the number of the command's process."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from types import FrameType
 
 from hpt.errors import Interrupted
 
+COMMAND_VARIABLE = "HPTCTL_COMMAND"
+"""Environment variable of a process that a command started: the number of the command's process."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
@@ -19,7 +22,11 @@ def raise_on_signals() -> None:
 
 
 class Pending:
-    """The signal that came, or 0. A second one does not wait: it raises Interrupted, but never inside `undivided`."""
+    """The signal that came, or 0. A second one does not wait: it raises Interrupted, but never inside `undivided`.
+
+    In a process that a command started a second one changes nothing: schedulers send SIGTERM to every process of a job,
+    and the command passes its own on. It is the command that loses patience, and kills.
+    """
 
     def __init__(self) -> None:
         self.number = 0
@@ -33,6 +40,8 @@ class Pending:
         """The handler of a signal."""
         if not self.number:
             self.number = number
+        elif COMMAND_VARIABLE in os.environ:
+            return
         elif self._undivided:
             self._late = number
         else:

@@ -8,7 +8,11 @@ package and nowhere else.
     samplers    how points are chosen, what is stopped on the way
     queue       the trials as a queue of claims
     worker      a process that does trials
-    conductor   the command: starts workers, shows how it goes, tests the winner
+    workers     such processes, started and seen off by a command
+    board       how a sweep goes, as its command shows it
+    winner      the trial that val chose, and its test
+    plots       the finished sweep, drawn
+    conductor   the command: all of these
 
 A sweep is a run of its own (the parent in MLflow), its trials are runs with folders of their own. Val chooses; test is
 computed once, for the winner.

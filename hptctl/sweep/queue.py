@@ -38,6 +38,8 @@ HOLD_SECONDS = 2.0
 READY_SECONDS = 60.0
 DEATHS = 3
 """Workers that a trial may cost before it counts as failed."""
+ENDED = {"complete", "pruned", "fail"}
+"""States of a trial that has ended."""
 PLAN = "plan"
 """The study's attribute that is written last: with it, every trial is enqueued."""
 

@@ -27,6 +27,7 @@ from hptctl import console, runs
 from hptctl.console import Display
 from hptctl.format import percent
 from hptctl.runs import Run, launch, worker
+from hptctl.runs.children import end_with_command
 from hptctl.runs.launch import Origin
 from hptctl.runs.signals import Pending, held_back
 from hptctl.runs.worker import Materials
@@ -35,9 +36,8 @@ from hptctl.sweep.plan import COMMON, LOOKS, Plan
 from hptctl.sweep.queue import BEAT_SECONDS, Claim, Queue, patiently
 from hptctl.sweep.space import SCHEDULE, Choice, in_words
 from hptctl.sweep.storage import STORAGE_VARIABLE
+from hptctl.sweep.workers import DEADLINE_VARIABLE
 
-DEADLINE_VARIABLE = "HPTCTL_SWEEP_DEADLINE"
-"""Seconds since 1970 after which a worker begins no trial."""
 LOST = -1
 """In place of a signal's number: the trial is no longer ours."""
 IDLE_SECONDS = 0.5
@@ -48,6 +48,7 @@ TRAINING = ("training", "probing", "finetuning")
 def main() -> None:
     """The process."""
     with held_back() as stop:
+        end_with_command()
         console.show_library_notes()
         sweep, number = Run(Path(sys.argv[1])), int(sys.argv[2])
         try:
@@ -70,7 +71,6 @@ class Worker:
         self.deadline = float(os.environ.get(DEADLINE_VARIABLE, "inf"))
         self.claim: Claim | None = None
         self.lost = False
-        self._parent = os.getppid()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def work(self) -> None:
@@ -168,7 +168,7 @@ class Worker:
 
     def _execute(self, run: Run, claim: Claim, *, prunes: bool) -> None:
         if run.status().state != "finished":
-            worker.work(run, materials=self.materials, watcher=_Watcher(self, claim, prunes))
+            worker.work(run, materials=self.materials, watcher=TrialWatcher(self, claim, prunes))
 
     def _check_materials(self) -> None:
         """See that the images can be evaluated, and that images and weights are those of the sweep's other machines."""
@@ -192,12 +192,10 @@ class Worker:
                 )
 
     def _beat(self) -> None:
-        """Beside the work: keep the claim, notice that it is lost, and end when the command that started us has."""
+        """Beside the work: keep the claim, and notice that it is lost."""
         last = 0.0
         while True:
             time.sleep(0.5)
-            if os.getppid() != self._parent and not self.signals():
-                self.signals.number = 15  # as if it had passed SIGTERM on
             claim = self.claim
             if claim is None or time.monotonic() - last < BEAT_SECONDS:
                 continue
@@ -225,7 +223,7 @@ def common(sweep: Run, plan: Plan, config: EvaluateConfig) -> Common | None:
     return Common(sweep.path / COMMON / key, dimension.values)
 
 
-class _Watcher:
+class TrialWatcher:
     """Looks at a trial's val on its way for the pruner, and passes signals on."""
 
     def __init__(self, owner: Worker, claim: Claim, prunes: bool) -> None:

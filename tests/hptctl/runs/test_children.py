@@ -35,6 +35,16 @@ signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1] + "-saved", "w"), sys
 end_with_command()
 {SLEEPS}
 """
+WORKS = """
+import sys, time
+from hptctl.runs.signals import held_back
+with held_back() as stop:
+    open(sys.argv[1], "w").write(str(__import__("os").getpid()))
+    while not stop():
+        time.sleep(0.02)
+    time.sleep(1)
+    open(sys.argv[1] + "-saved", "w")
+"""
 LAUNCHER = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session=True).wait()
@@ -202,6 +212,18 @@ def test_a_signal_is_passed_on_and_all_children_are_waited_for(tmp_path: Path) -
         assert children.stop() == signal.SIGHUP
     assert sorted((child.slot, child.process.returncode) for child in ended) == [(0, 0), (1, 0)]
     assert (tmp_path / "a-saved").exists() and (tmp_path / "b-saved").exists()
+
+
+def test_a_child_that_hears_of_the_end_twice_still_saves_what_it_has(tmp_path: Path) -> None:
+    with child_processes() as children:
+        started(children, WORKS, tmp_path / "works")
+        (works,) = wait_for(tmp_path / "works")
+        works.terminate()  # as a scheduler does with every process of a job
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        (child,) = children.wait()
+    assert child.ending == "ended with exit code 0"
+    assert (tmp_path / "works-saved").exists()
 
 
 def test_a_child_that_ignores_sigterm_is_killed_after_a_while_with_its_own(tmp_path: Path) -> None:
