@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -135,6 +136,26 @@ def _warn_as_a_process_does() -> None:
         sys.stderr.write(warnings.formatwarning(message, category, file, line))
 
     warnings.showwarning = show
+
+
+@contextlib.contextmanager
+def signal_when(path: Path) -> Iterator[None]:
+    """SIGTERM for what runs inside this process, as soon as a file is there."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.01):
+            if path.exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> None:

@@ -1,11 +1,13 @@
-"""A working folder with every situation of a report, and what the report makes of it."""
+"""What several tests look at, made once: a report of every situation, and a pretraining."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
+from program import checked, run_inside
 
 from hptctl.report import selection
 from hptctl.report.findings import Findings
@@ -35,3 +37,23 @@ def findings(report_folder: Path) -> Findings:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(report_folder)
         return selection.read(Selection(experiment="test"))
+
+
+@pytest.fixture(scope="session")
+def pretraining(digits_folder: Path, new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A working folder with a pretraining, and what its command said."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    shutil.copy(new_store, folder)
+    words = ("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--batch-size", "32")
+    words += ("--device", "cpu", "--steps", "4", "--name", "own", "--save-at", "1,2", "--probe-every", "2")
+    with contextlib.chdir(folder):
+        return folder, checked(run_inside, *words).stdout
+
+
+@pytest.fixture
+def own(workplace: Path, pretraining: tuple[Path, str]) -> str:
+    """A pretraining of 4 steps on the digits, `own`, in the working folder, with its backbones after 1 and 2 of them;
+    what its command said."""
+    folder, said = pretraining
+    shutil.copytree(folder, workplace, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", "*.lock"))
+    return said

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from program import wait_for
+from program import signal_when, wait_for
 
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--set", "log_every=1")
 
@@ -68,10 +68,9 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace
 
 @pytest.mark.parametrize("arguments", [("pretrain", "-s", "base", "-w", "own"), ("evaluate", "knn", "own")])
 def test_what_has_nothing_to_save_is_ended_by_a_signal(
-    arguments, start, hptctl, workplace: Path, digits_folder
+    arguments: tuple[str, ...], start, own: str, workplace: Path
 ) -> None:
-    hptctl("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "1", "--name", "own")
-    process = start(*arguments, "-d", "shapes@9000", "--name", "long")
+    process = start(*arguments, "-d", "shapes@1500", "--name", "long")
     wait_for(workplace / "runs/long/split.json", process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
@@ -100,13 +99,11 @@ def test_test_images_that_were_pretrained_on_are_refused(hptctl, workplace: Path
     assert "84 training labels, 12 val and 24 test images" in hptctl("evaluate", "knn", "other").stdout
 
 
-def test_a_run_whose_images_have_changed_is_not_resumed(hptctl, start, workplace: Path, digits_folder: Path) -> None:
+def test_a_run_whose_images_have_changed_is_not_resumed(hptctl, workplace: Path, digits_folder: Path) -> None:
     images = workplace / "own images"
     shutil.copytree(digits_folder, images)
     arguments = ("pretrain", "-s", "target", "-d", "own images", *TINY, "--steps", "500", "--name", "changed")
-    process = start(*arguments)
-    wait_for(workplace / "runs/changed/metrics.jsonl", process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    with signal_when(workplace / "runs/changed/metrics.jsonl"):
+        hptctl(*arguments, code=128 + signal.SIGTERM)
     next(images.rglob("*.png")).unlink()
     assert "are not those that run 'changed' began with" in hptctl("pretrain", "--resume", "changed", code=2).stderr

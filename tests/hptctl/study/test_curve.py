@@ -15,18 +15,12 @@ from hptctl.report.results import results
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu")
 
 
-@pytest.fixture
-def curve(hptctl, digits_folder: Path) -> Path:
-    data = ("-d", str(digits_folder), *TINY)
-    said = hptctl(
-        "pretrain", "-s", "target", *data, "--steps", "4", "--name", "own", "--save-at", "1,2", "--probe-every", "2"
-    )
-    assert "kNN top1 on val was best" in said.stdout
-    assert "hptctl evaluate linear own --all-checkpoints" in said.stdout
-    return digits_folder
+def test_a_pretraining_says_which_backbone_was_best_and_what_to_do_with_those_it_kept(own: str) -> None:
+    assert "kNN top1 on val was best" in own
+    assert "hptctl evaluate linear own --all-checkpoints" in own
 
 
-def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, workplace: Path, curve: Path) -> None:
+def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, own: str) -> None:
     found = json.loads(hptctl("evaluate", "knn", "own", "--all-checkpoints", "--json").stdout)
     assert [point["step"] for point in found["points"]] == [1, 2, 4]
     assert [point["name"] for point in found["points"]] == ["knn-own-step-1", "knn-own-step-2", "knn-own"]
@@ -50,11 +44,15 @@ def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, workplace: Path
     assert drawn[2].mean == pytest.approx(found["points"][1]["results"]["test/top1"])
 
 
-def test_a_backbone_kept_on_the_way_is_guarded_as_its_run_is(hptctl, workplace: Path, curve: Path) -> None:
+def test_a_backbone_kept_on_the_way_is_guarded_as_its_run_is(hptctl, own: str, digits_folder: Path) -> None:
     for weights in ("own@1", "runs/own/backbones/step-1.safetensors"):
-        refused = hptctl("evaluate", "knn", weights, "--set", "data.split_seed=1", "-d", str(curve), code=2).stderr
+        refused = hptctl(
+            "evaluate", "knn", weights, "--set", "data.split_seed=1", "-d", str(digits_folder), code=2
+        ).stderr
         assert "run 'own' was pretrained on" in refused
-    hptctl("pretrain", "-s", "hpt", "-d", str(curve), *TINY, "--steps", "1", "--weights", "own@1", "--name", "on")
+    hptctl(
+        "pretrain", "-s", "hpt", "-d", str(digits_folder), *TINY, "--steps", "1", "--weights", "own@1", "--name", "on"
+    )
     assert runs.get("on").spec().source == "own"
     refused = hptctl("evaluate", "knn", "own@3", code=2).stderr
     assert "run 'own' kept no backbone after 3 steps; it has those after 1, 2" in refused
