@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from program import Hptctl, checked, command, run_as_process, run_inside
+from program import Hptctl, checked, command, made_once, run_as_process, run_inside
 
 from hptctl import tracking
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two tests run at a time: on two cores, teams of threads would spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where Python may not write bytecode beside the sources, each process that a test starts would compile 3,000 files of
+# libraries, which is half of its time.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,24 +44,21 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`0/ 1/ 2/` with 40 scans of handwritten digits each, PNG, 16 px."""
     from sklearn.datasets import load_digits
 
-    scans = load_digits()
-    root = tmp_path_factory.mktemp("images") / "my digits"
-    for digit in range(3):
-        (root / str(digit)).mkdir(parents=True)
-        for number, scan in enumerate(scans.images[scans.target == digit][:40]):
-            pixels = np.kron(scan * 255 / 16, np.ones((2, 2))).astype(np.uint8)
-            Image.fromarray(pixels).save(root / str(digit) / f"scan {number:02d}.png")
-    return root
+    def make(folder: Path) -> None:
+        scans = load_digits()
+        for digit in range(3):
+            (folder / "my digits" / str(digit)).mkdir(parents=True)
+            for number, scan in enumerate(scans.images[scans.target == digit][:40]):
+                pixels = np.kron(scan * 255 / 16, np.ones((2, 2))).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "my digits" / str(digit) / f"scan {number:02d}.png")
+
+    return made_once(tmp_path_factory, "images", make) / "my digits"
 
 
 @pytest.fixture(scope="session")
 def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store as MLflow makes it on first use, which takes seconds: made once, copied for each test."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        tracking.client()
-    return folder / "mlflow.db"
+    return made_once(tmp_path_factory, "store", lambda _: tracking.client()) / "mlflow.db"
 
 
 @pytest.fixture
@@ -76,12 +77,11 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hptctl.report import page
     from hptctl.report.selection import Selection
 
-    folder = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    def make(folder: Path) -> None:
         fill(Store())
         page.write(folder / "report.html", Selection(experiment="test"))
-    return folder
+
+    return made_once(tmp_path_factory, "report", make)
 
 
 @pytest.fixture

@@ -22,11 +22,29 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pytest
+from filelock import FileLock
+from typer.main import get_command
 
 from hptctl import cli
 from hptctl.runs.signals import SIGNALS
 
 LOGGERS = ("hpt", "hptctl")
+
+
+def verbs() -> dict[str, Any]:
+    """Every command that does something, by its words after `hptctl`."""
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, path: tuple[str, ...]) -> None:
+        for name, inner in group.commands.items():
+            if hasattr(inner, "commands"):  # Typer brings a Click of its own, whose classes have no public name
+                walk(inner, (*path, name))
+            else:
+                found[" ".join((*path, name))] = inner
+
+    walk(get_command(cli.app), ())
+    return found
 
 
 def command(*arguments: str) -> list[str]:
@@ -156,6 +174,21 @@ def signal_when(path: Path) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, entered: once, for all the processes that share the tests between them."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.made").exists():
+            folder.mkdir()
+            with contextlib.chdir(folder):
+                make(folder)
+            (root / f"{name}.made").touch()
+    return folder
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> None:

@@ -19,7 +19,7 @@ SETTINGS = {
     "image_size": 32,
     "device": "cpu",
     "linear": {"steps": 60, "batch_size": 64, "eval_every": 20, "views": 2, "lrs": [0.3, 3.0]},
-    "finetune": {"schedule": "4-steps", "batch_size": 32, "micro_batch": 16, "eval_every": 2},
+    "finetune": {"schedule": "4-steps", "batch_size": 16, "micro_batch": 8, "eval_every": 2},
 }
 
 

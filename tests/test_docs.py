@@ -16,16 +16,16 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\s*(?:uv run )?hptctl ([^#\n|]+)", README, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_readme_exists_with_its_options(line: str) -> None:
-    command = get_command(app)
-    words = line.split()
-    while words and hasattr(command, "commands"):
-        assert words[0] in command.commands, f"hptctl {line}"
-        command = command.commands[words.pop(0)]
-    known = {option for parameter in command.params for option in parameter.opts}
-    given = {word for word in words if word.startswith("-")}
-    assert given <= known | {"--help"}, f"hptctl {line}"
+def test_a_command_of_the_readme_exists_with_its_options() -> None:
+    for line in COMMANDS:
+        command = get_command(app)
+        words = line.split()
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands, f"hptctl {line}"
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        given = {word for word in words if word.startswith("-")}
+        assert given <= known | {"--help"}, f"hptctl {line}"
 
 
 def test_the_readme_shows_every_command() -> None:
@@ -33,9 +33,9 @@ def test_the_readme_shows_every_command() -> None:
         assert f"hptctl {name}" in README, name
 
 
-@pytest.mark.parametrize("field", re.findall(r"`--set ([a-z_.]+)=", README))
-def test_a_field_of_the_readme_exists(field: str) -> None:
-    assert field in fields(PretrainConfig) | fields(EvaluateConfig)
+def test_a_field_of_the_readme_exists() -> None:
+    for field in re.findall(r"`--set ([a-z_.]+)=", README):
+        assert field in fields(PretrainConfig) | fields(EvaluateConfig), field
 
 
 @pytest.mark.parametrize("model", [PretrainConfig, EvaluateConfig])

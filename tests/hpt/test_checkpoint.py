@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from small_pretraining import config, run
+from small_pretraining import config as small
+from small_pretraining import run
 
 from hpt.callbacks import Callbacks
 from hpt.data.images import Images
+from hpt.errors import HptError, Interrupted
 from hpt.pretrain import pretrain
 from hpt.processes import Processes
 
+config = partial(small, image_size=16)  # which bits there are, not what they mean
+
 
 def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> None:
-    from hpt.errors import Interrupted
-
     settings = config(steps=6, checkpoint_every=2)
     run(settings, images, tmp_path / "unbroken")
     calls = iter([0, 0, 15])
@@ -60,8 +63,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(images: Images, tmp_pa
 
 
 def test_a_model_that_is_no_longer_finite_is_not_saved(images: Images, tmp_path: Path) -> None:
-    from hpt.errors import HptError
-
     settings = config(steps=4, checkpoint_every=2, log_every=100, optimizer={"lr": 1e38})
     with pytest.raises(HptError, match="the loss is"):
         run(settings, images, tmp_path)

@@ -18,6 +18,12 @@ from hpt.metrics import confusion, hits, left_out, multi_label, per_class, singl
 RANDOM = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Each test draws the same numbers, whichever ran before it in its process."""
+    RANDOM.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def few_values(*shape: int) -> np.ndarray:
     """fp32 scores of nine values: most images tie with others."""
     return (RANDOM.integers(-4, 5, shape) / 4).astype(np.float32)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_pretraining import config, run
+from small_pretraining import config as small
+from small_pretraining import run
 from torch import Tensor, nn
 
 from hpt import checkpoint, encoder, milestones
@@ -16,9 +18,11 @@ from hpt.data.dataset import Dataset
 from hpt.data.images import Images
 from hpt.errors import ConfigError, Interrupted
 from hpt.evaluate.online import OnlineProbe
+from hpt.pretrain import Outcome
 from hpt.processes import Compute
 
 CPU = torch.device("cpu")
+config = partial(small, image_size=16)  # which bits there are, not what they mean
 
 
 class Scripted:
@@ -82,19 +86,27 @@ def test_where_no_step_helps_the_base_itself_is_kept(images: Images, tmp_path: P
     assert outcome.facts["kept_step"] == "0"
 
 
+KEEPING = {"steps": 5, "probe_every": 1, "keep_best": True}
+FIGURES = (0.1, 0.2, 0.9, 0.3, 0.4, 0.5)
+
+
+@pytest.fixture(scope="module")
+def whole(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Of a run that nobody stopped."""
+    return run(config(**KEEPING), images, tmp_path_factory.mktemp("whole"), watch=Scripted(*FIGURES))[0]
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_resumed_run_keeps_the_same_best(stop_after: int, images: Images, tmp_path: Path) -> None:
-    settings = config(steps=5, probe_every=1, keep_best=True, checkpoint_every=2)
-    figures = (0.1, 0.2, 0.9, 0.3, 0.4, 0.5)
-    whole, _ = run(settings, images, tmp_path / "whole", watch=Scripted(*figures))
+def test_a_resumed_run_keeps_the_same_best(stop_after: int, whole: Outcome, images: Images, tmp_path: Path) -> None:
+    settings = config(**KEEPING, checkpoint_every=2)
     with pytest.raises(Interrupted):
-        run(settings, images, tmp_path / "broken", watch=Scripted(*figures), stop_after=stop_after)
-    at = checkpoint.steps(tmp_path / "broken" / "checkpoints")[-1]
-    resumed, logged = run(settings, images, tmp_path / "broken", watch=Scripted(*figures[at + 1 :]))
+        run(settings, images, tmp_path, watch=Scripted(*FIGURES), stop_after=stop_after)
+    at = checkpoint.steps(tmp_path / "checkpoints")[-1]
+    resumed, logged = run(settings, images, tmp_path, watch=Scripted(*FIGURES[at + 1 :]))
     assert logged[0]["step"] == at + 1
     assert resumed.facts == whole.facts
     assert resumed.backbone.read_bytes() == whole.backbone.read_bytes()
-    assert milestones.steps_of(tmp_path / "broken") == [2]
+    assert milestones.steps_of(tmp_path) == [2]
 
 
 def test_keeping_the_best_needs_somebody_who_looks(images: Images, tmp_path: Path) -> None:

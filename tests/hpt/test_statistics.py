@@ -74,6 +74,14 @@ def test_a_tie_is_called_a_win_no_more_often_than_the_level_allows() -> None:
 
 
 RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Each test draws the same numbers, whichever ran before it in its process."""
+    RANDOM.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 LABELS = RANDOM.integers(0, 4, 60)
 MULTI = RANDOM.integers(0, 2, (60, 4))
 

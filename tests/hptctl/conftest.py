@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
-from program import checked, run_inside
+from program import checked, made_once, run_inside
 
 from hptctl.report import selection
 from hptctl.report.findings import Findings
@@ -42,12 +41,15 @@ def findings(report_folder: Path) -> Findings:
 @pytest.fixture(scope="session")
 def pretraining(digits_folder: Path, new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A working folder with a pretraining, and what its command said."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    shutil.copy(new_store, folder)
     words = ("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--batch-size", "32")
     words += ("--device", "cpu", "--steps", "4", "--name", "own", "--save-at", "1,2", "--probe-every", "2")
-    with contextlib.chdir(folder):
-        return folder, checked(run_inside, *words).stdout
+
+    def make(folder: Path) -> None:
+        shutil.copy(new_store, folder)
+        (folder / "said").write_text(checked(run_inside, *words).stdout)
+
+    folder = made_once(tmp_path_factory, "pretraining", make)
+    return folder, (folder / "said").read_text()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_evaluation import SETTINGS, config, run
+from small_evaluation import config, run
 from torch import Tensor, nn
 
 from hpt import checkpoint
@@ -52,7 +52,8 @@ def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in
     common = Common(tmp_path / "common", ("6-steps", "9-steps", "18-steps"))  # which drop after 2, 3 and 6
 
     def settings(schedule: str) -> EvaluateConfig:
-        return config("finetune", finetune={**SETTINGS["finetune"], "schedule": schedule, "eval_every": 1}, log_every=1)
+        tune = {"schedule": schedule, "batch_size": 8, "eval_every": 1}
+        return config("finetune", finetune=tune, image_size=16, log_every=1)
 
     for schedule, shared in (("9-steps", None), ("18-steps", "3"), ("6-steps", "2")):
         alone, curve = run(settings(schedule), dataset, state, tmp_path / f"{schedule} alone")

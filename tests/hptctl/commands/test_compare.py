@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 from known_evaluations import IMAGES, evaluation, scores
+from program import Hptctl
 
 from hptctl import runs
-
-Hptctl = Callable[..., CompletedProcess[str]]
 
 
 def document(done: CompletedProcess[str]) -> dict:
@@ -92,11 +89,8 @@ def test_a_multi_label_set_is_compared_by_auroc_without_mcnemar(hptctl: Hptctl) 
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_line(
-    arguments: tuple[str, ...], message: str, workplace: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    from hptctl import cli
-
+    arguments: tuple[str, ...], message: str, hptctl: Hptctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("one", "same", "empty", "damaged"):
         evaluation(name, scores(40))
     (runs.RUNS / "empty" / "artifacts" / "predictions-test.npz").unlink()
@@ -106,8 +100,5 @@ def test_what_cannot_be_compared_is_refused_in_a_line(
     evaluation("by-auroc", scores(40), metric="auroc")
     evaluation("started", scores(40)).write_status(state="interrupted")
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr("sys.argv", ["hptctl", "compare", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    said = " ".join(capsys.readouterr().err.split())
-    assert (stopped.value.code, message in said) == (2, True), said
+    said = " ".join(hptctl("compare", *arguments, code=2).stderr.split())
+    assert message in said

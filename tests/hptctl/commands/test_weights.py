@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from program import Hptctl
 from torch import Tensor
 
 from hpt import augment, encoder, predictions, weights
@@ -146,16 +147,8 @@ def test_weights_are_listed_and_inspected(hptctl, workplace: Path, own: str) -> 
         (("export", "mine.pth"), "is no run"),
     ],
 )
-def test_what_cannot_be_done_with_weights_is_one_line(
-    arguments: tuple[str, ...], message: str, workplace: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    from hptctl import cli
-
+def test_what_cannot_be_done_with_weights_is_one_line(arguments: tuple[str, ...], message: str, hptctl: Hptctl) -> None:
     torch.save(encoder.build("resnet18", seed=0).state_dict(), "mine.pth")
-    monkeypatch.setattr("sys.argv", ["hptctl", "weights", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    said = " ".join(capsys.readouterr().err.split())
-    assert (stopped.value.code, message in said) == (2, True), said
+    said = " ".join(hptctl("weights", *arguments, code=2).stderr.split())
+    assert message in said
     assert not list(Path().glob("out.*"))

@@ -30,20 +30,22 @@ import json, os, sys, time
 from pathlib import Path
 from hptctl.sweep.plan import Plan
 from hptctl.sweep.queue import Queue
-folder, url, out = Path(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
-queue = Queue("s", folder, Plan.model_validate_json(sys.argv[4]), url)
-queue.study
-out.with_suffix(".ready").touch()
-while not (folder / "go").exists():
-    time.sleep(0.01)
-mine = []
-while (claim := queue.claim(out.stem, folder)) is not None:
-    mine.append(claim.number)
-    params = claim.params()
-    for tenth in (3, 6, 10):
-        claim.look(params["lr"], tenth)
-    claim.complete(params["lr"])
-out.write_text(json.dumps(mine))
+for line in sys.stdin:
+    folder, url, name, plan = json.loads(line)
+    folder = Path(folder)
+    queue = Queue("s", folder, Plan.model_validate_json(plan), url)
+    queue.study
+    (folder / f"{name}.ready").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    mine = []
+    while (claim := queue.claim(name, folder)) is not None:
+        mine.append(claim.number)
+        params = claim.params()
+        for tenth in (3, 6, 10):
+            claim.look(params["lr"], tenth)
+        claim.complete(params["lr"])
+    print(json.dumps(mine), flush=True)
 """
 
 
@@ -73,6 +75,27 @@ def _nothing_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for queue in made:
         if hasattr(queue, "close"):
             queue.close()
+
+
+class Clock:
+    """Stands still but where a test moves it on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def go(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the queue takes the time from."""
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
 
 
 def claimed(queue: Queue, folder: Path, worker: str = "w") -> Claim:
@@ -114,25 +137,42 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def eight() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that work on the queues that they are told of."""
+    command = [sys.executable, "-c", CLAIMER]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    yield processes
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0] * 8
+
+
+def told(folder: Path, url: str | None, name: str, made: Plan) -> str:
+    return json.dumps([str(folder), url, name, made.model_dump_json()]) + "\n"
+
+
 @pytest.mark.parametrize("kind", ["journal", "sqlite", "postgres"])
-def test_eight_processes_do_each_cell_once(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_eight_processes_do_each_cell_once(
+    kind: str, eight: list[subprocess.Popen[str]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     url = None
     if kind != "journal":
         url = request.getfixturevalue("postgres") if kind == "postgres" else f"sqlite:///{tmp_path / 'trials.db'}"
     made = plan(",".join(str(n / 100) for n in range(1, 9)))
     queue = opened(tmp_path, made, url)
-    outs = [tmp_path / f"worker{number}.json" for number in range(8)]
-    arguments = [str(tmp_path), url or ""]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", CLAIMER, *arguments, str(out), made.model_dump_json()]) for out in outs
-    ]
-    while not all(out.with_suffix(".ready").exists() for out in outs):
-        assert all(process.poll() is None for process in processes)
+    for number, process in enumerate(eight):
+        assert process.stdin is not None
+        process.stdin.write(told(tmp_path, url, f"worker{number}", made))
+        process.stdin.flush()
+    while not all((tmp_path / f"worker{number}.ready").exists() for number in range(8)):
+        assert all(process.poll() is None for process in eight)
         time.sleep(0.02)
     (tmp_path / "go").touch()
-    assert [process.wait(timeout=120) for process in processes] == [0] * 8
+    answers = [process.stdout.readline() for process in eight if process.stdout is not None]
+    assert all(answers), "a process ended too early"
 
-    claims = Counter(number for out in outs for number in json.loads(out.read_text()))
+    claims = Counter(number for answer in answers for number in json.loads(answer))
     assert claims == Counter(range(16))
     trials = queue.trials()
     cells = [(trial.params["lr"], trial.params["schedule"]) for trial in trials]
@@ -179,37 +219,38 @@ def test_a_point_does_not_depend_on_who_draws_it_nor_on_the_order(tmp_path: Path
     assert len({point["lr"] for point in drawn[0].values()}) == 3
 
 
-def test_the_trial_of_a_dead_process_is_given_back_and_fails_after_three(tmp_path: Path) -> None:
+def test_the_trial_of_a_dead_process_is_given_back_and_fails_after_three(tmp_path: Path, clock: Clock) -> None:
     made = plan()
     queue = opened(tmp_path, made)
     code = CLAIMER.replace("mine.append(claim.number)", "os.kill(os.getpid(), 9)")
     (tmp_path / "go").touch()
     for death in range(1, queues.DEATHS + 1):
-        arguments = [str(tmp_path), "", str(tmp_path / "w.json"), made.model_dump_json()]
-        assert subprocess.run([sys.executable, "-c", code, *arguments]).returncode == -signal.SIGKILL
+        done = subprocess.run([sys.executable, "-c", code], input=told(tmp_path, None, "w", made), text=True)
+        assert done.returncode == -signal.SIGKILL
         assert queue.trials()[0].state == "running"
         reaper = Reaper(queue)
-        end = time.monotonic() + 20
-        while not reaper():
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        assert reaper() == []
+        clock.go(queues.HOLD_SECONDS + 1)
+        assert reaper()
         assert queue.trials()[0].state == ("waiting" if death < queues.DEATHS else "fail")
     assert queue.trials()[0].reason == "its worker died 3 times (the process of w died)"
 
 
-def test_a_trial_whose_process_died_a_moment_ago_is_left_to_the_command_that_started_it(tmp_path: Path) -> None:
+def test_a_trial_whose_process_died_a_moment_ago_is_left_to_the_command_that_started_it(
+    tmp_path: Path, clock: Clock
+) -> None:
     queue = opened(tmp_path, plan())
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     claim = claimed(queue, tmp_path, "w")
     claim.note("claim", queue.storage.get_trial(claim.id).user_attrs["claim"] | queues.process_named(child.pid))
     reaper = Reaper(queue)
     assert reaper() == []
-    time.sleep(queues.HOLD_SECONDS + 0.5)  # a long life is no long death
+    clock.go(queues.HOLD_SECONDS + 0.5)  # a long life is no long death
     assert reaper() == []
     child.kill()
     child.wait()
     assert reaper() == []
-    time.sleep(queues.HOLD_SECONDS + 0.5)
+    clock.go(queues.HOLD_SECONDS + 0.5)
     assert reaper() == ["the process of w died: trial 0 goes on in another"]
 
 
@@ -220,15 +261,15 @@ def test_the_trial_of_another_machine_is_given_back_when_its_beat_stops(
     monkeypatch.setattr(queues, "machine", lambda: "another-1")
     there = claimed(queue, tmp_path, "another/1")
     monkeypatch.undo()
-    clock = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
     reaper = Reaper(queue)
     assert reaper() == []
     for _ in range(3):
-        clock[0] += queues.GRACE_SECONDS - 1
+        clock.go(queues.GRACE_SECONDS - 1)
         there.beat()
         assert reaper() == []
-    clock[0] += queues.GRACE_SECONDS + 1
+    clock.go(queues.GRACE_SECONDS + 1)
     assert reaper() == ["another/1 was heard of no more: trial 0 goes on in another"]
     assert queue.trials()[0].state == "waiting"
 

@@ -1,0 +1,83 @@
+"""Every verb as a process of its own: what it imports is there, and its words and exit code come out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from program import checked, run_as_process, verbs
+
+ELSEWHERE = {
+    "pretrain": "runs/test_launch.py::test_a_signal_saves_a_checkpoint_and_says_how_to_go_on",
+    "evaluate knn": "runs/test_worker.py::test_what_has_nothing_to_save_is_ended_by_a_signal",
+    "sweep finetune": "sweep/test_conductor.py::test_with_a_worker_killed_and_the_command_stopped_the_figures_are_an_"
+    "undisturbed_sweeps",
+    "study run": "study/test_conductor.py::test_a_study_that_was_killed_goes_on_where_it_was",
+    "report": "commands/test_report.py::test_watching_waits_for_a_first_evaluation_and_writes_again_after_the_next",
+}
+"""Verbs that real work is done by, and the test that starts it as a process."""
+
+HERE = {
+    "demo --folder a-file": (1, "File exists"),
+    "compare one": (2, "one run alone"),
+    "ui": (0, "the runs are tracked by a server"),
+    "bench -d gone/": (2, "no such folder"),
+    "doctor": (0, "on Python"),
+    "evaluate linear gone": (2, "there are no weights 'gone'"),
+    "evaluate finetune gone": (2, "there are no weights 'gone'"),
+    "evaluate show gone": (2, "there is no run 'gone'"),
+    "evaluate features gone -d digits --out f.npz": (2, "there are no weights 'gone'"),
+    "evaluate layers gone away -d digits": (2, "there are no weights 'gone'"),
+    "sweep linear gone": (2, "there are no weights 'gone'"),
+    "sweep pretrain -s htp -d digits": (2, "did you mean 'hpt'"),
+    "sweep retry gone": (2, "there is no run 'gone'"),
+    "sweep list": (0, "no sweeps"),
+    "sweep show gone": (2, "there is no run 'gone'"),
+    "sweep best gone": (2, "there is no run 'gone'"),
+    "sweep export gone": (2, "there is no run 'gone'"),
+    "study list": (0, "paper-linear"),
+    "study plan gone": (2, "gone"),
+    "study status gone": (2, "gone"),
+    "study retry gone": (2, "gone"),
+    "runs list": (0, "no runs"),
+    "runs show gone": (2, "there is no run 'gone'"),
+    "runs sync": (0, ""),
+    "datasets list": (0, "flowers"),
+    "datasets info digits": (0, "digits"),
+    "datasets prepare flower": (2, "did you mean 'flowers'"),
+    "datasets check gone/": (2, "no such folder"),
+    "datasets stats gone/": (2, "no such folder"),
+    "datasets preview gone/": (2, "no such folder"),
+    "datasets where": (0, "data"),
+    "datasets cache list": (0, ""),
+    "datasets cache prune": (0, "removed 0 entries"),
+    "weights list": (0, "moco-v2-800ep"),
+    "weights fetch gone": (2, "gone"),
+    "weights inspect gone": (2, "there are no weights 'gone'"),
+    "weights convert gone out.pth": (2, "there are no weights 'gone'"),
+    "weights export gone": (2, "there are no weights 'gone'"),
+}
+"""Command lines that end soon, with the exit code and a part of what is said."""
+
+
+def test_every_verb_is_run_as_a_process() -> None:
+    here = {next(verb for verb in verbs() if f"{line} ".startswith(f"{verb} ")) for line in HERE}
+    assert here | ELSEWHERE.keys() == verbs().keys()
+    for place in ELSEWHERE.values():
+        file, name = place.split("::")
+        text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+        assert re.search(rf"^def {name}\(", text, re.MULTILINE), place
+
+
+@pytest.mark.parametrize("line", HERE)
+def test_a_verb_says_what_it_has_to_and_ends(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said = HERE[line]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+    if line == "ui":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://runs.example")
+    Path("a-file").touch()
+    done = checked(run_as_process, *line.split(), code=code)
+    assert said in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stderr
