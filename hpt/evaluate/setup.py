@@ -30,7 +30,7 @@ MODEL = "model.safetensors"
 `head.bias` [R, C]."""
 
 
-class Labelled(NamedTuple):
+class LabelledImages(NamedTuple):
     """Images of one split with their labels."""
 
     images: Images
@@ -81,17 +81,17 @@ class Setup:
         return self.config.metric or self.dataset.metric
 
     @cached_property
-    def train(self) -> Labelled:
+    def train(self) -> LabelledImages:
         """The training images whose labels may be used."""
         images, labels = self.dataset.split("train")
         used = choose(labels, len(self.dataset.classes), self.config, self.dataset.classes)
-        return Labelled(images.subset(used), torch.from_numpy(labels[used]))
+        return LabelledImages(images.subset(used), torch.from_numpy(labels[used]))
 
     @cached_property
-    def val(self) -> Labelled:
+    def val(self) -> LabelledImages:
         """The images by which the evaluation chooses."""
         images, labels = self.dataset.split("val")
-        return Labelled(images, torch.from_numpy(labels))
+        return LabelledImages(images, torch.from_numpy(labels))
 
     def images(self, split: str) -> Images:
         """All images of a split."""
