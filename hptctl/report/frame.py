@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
-from hptctl.format import thousands
+from hptctl.format import round_percent, thousands
 from hptctl.report.names import EVALUATIONS
 from hptctl.tracking import Record
 
@@ -83,7 +83,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
     if policy != "baseline":
         arm += f" {policy}"  # a row of the study of robustness is a separate arm
     if share < 1:
-        arm += f" {100 * share:g} % of images"
+        arm += f" {round_percent(share)} of images"
     if record.source_id and pretraining is None:
         arm += " (its pretraining is deleted)"
     if source and source.params.get("keep_best") == "True" and tags.of_steps is None:
@@ -103,7 +103,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "dataset": dataset,
         "pretrain_dataset": pretrain_dataset,
         "steps": tags.steps or 0,
-        "length": f"{tags.of_steps or tags.steps or 0:,}",
+        "length": thousands(tags.of_steps or tags.steps or 0),
         "labels": facts.labels or "",
         "pretrain_seed": _text(tags.pretrain_seed),
         "seed": _text(tags.seed),

@@ -54,7 +54,7 @@ class Detail:
 
 
 @dataclass(frozen=True)
-class Speed:
+class SpeedUpRow:
     """How much sooner than `target` a strategy reached its figure."""
 
     arm: str
@@ -90,7 +90,7 @@ class Section:
     id: str
     target: str
     charts: tuple[Chart, ...]
-    speeds: tuple[Speed, ...]
+    speeds: tuple[SpeedUpRow, ...]
     sweeps: tuple[SweepTable, ...]
     confusion: Confusion | None
     details: tuple[Detail, ...]
@@ -263,13 +263,13 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
 
 
-def _speeds(findings: Findings, target: str) -> tuple[Speed, ...]:
+def _speeds(findings: Findings, target: str) -> tuple[SpeedUpRow, ...]:
     out = []
     for found in findings.faster(target):
         needed, result = found.speed_up, found.result
         ends = [times(each.factor, each.bound) for each in (found.slowest, found.fastest) if each]
         out.append(
-            Speed(
+            SpeedUpRow(
                 arm=result.arm,
                 strategy=result.strategy,
                 figure=result.link,
