@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -35,7 +34,7 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from hpt import encoder
+from hpt import cores, encoder
 from hpt.callbacks import Callbacks
 from hpt.config import AugmentConfig, PretrainConfig
 from hpt.data.dataset import load
@@ -146,7 +145,7 @@ def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]
 
 def batches(folder: Path, transform: Callable[[object], object], config: PretrainConfig) -> Iterator[Views]:
     """Endless pairs of views from a DataLoader, as the frameworks' examples have it."""
-    workers = os.cpu_count() or 1
+    workers = cores.usable()
     loader = DataLoader(
         ImageFolder(folder, transform),
         config.batch_size,
@@ -249,7 +248,7 @@ def main() -> None:
                 else:
                     loader = loaders[name]
                     # The workers went on while the others ran: first use up what they had prepared.
-                    ahead = 1 + PREFETCH * (os.cpu_count() or 1)
+                    ahead = 1 + PREFETCH * cores.usable()
                     taken = timed(lambda loader=loader: steps["papers"](next(loader)), options.steps, device, ahead)
                 seconds[name].append(taken)
 

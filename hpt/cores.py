@@ -14,8 +14,13 @@ def usable(root: Path = Path("/")) -> int:
     A container's limit is time, not a binding: a process that may use 2 of 64 cores still sees all of them, and with 64
     threads it would be stopped for most of every period.
     """
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else installed()
     return max(1, math.ceil(min([bound, *_limits(root)])))
+
+
+def installed() -> int:
+    """How many cores the machine has, whoever may use them."""
+    return os.cpu_count() or 1
 
 
 def _limits(root: Path) -> Iterator[float]:

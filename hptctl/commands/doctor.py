@@ -26,6 +26,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     import torch
 
+    from hpt import cores
     from hpt.errors import HptError
     from hpt.user_folders import cache_folder
     from hptctl import __version__, console, tracking
@@ -36,7 +37,8 @@ def doctor(as_json: options.Json = False) -> None:
     ]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     apple = ["Apple GPU"] if torch.backends.mps.is_available() else []
-    checks.append(("devices", True, ", ".join([*gpus, *apple, f"{os.cpu_count()} CPU cores"])))
+    usable = f"{cores.usable()} of " if cores.usable() < cores.installed() else ""
+    checks.append(("devices", True, ", ".join([*gpus, *apple, f"{usable}{cores.installed()} CPU cores"])))
     try:
         found = tracking.check_store()
         checks.append(("tracking", True, f"{tracking.uri()} ({found})"))

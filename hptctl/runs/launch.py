@@ -19,7 +19,7 @@ from hptctl.runs.record import Tags
 from hptctl.runs.weights import find_weights, read_weights, step_of
 
 LAUNCHER_SECONDS = 10.0
-"""What the launcher gets to end behind its workers."""
+"""Seconds for the launcher to end after its workers."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Origin:
     """Who asked for a run: what its `run.json` says besides what it is."""
 
     command: str
-    """As the user gave it, to be given again."""
+    """The command line, as the user gave it, to be given again."""
     experiment: str
-    """Of MLflow."""
+    """Name of the experiment in MLflow."""
     parent: str | None = None
     """Name of the study that asked for the run, or of the sweep whose trial it is."""
     trial: int | None = None
@@ -44,7 +44,7 @@ def create_pretraining(
     suggestion: str | None = None,
     log_backbone: bool = False,
 ) -> Run:
-    """A run folder for the configuration; what it needs is looked for first, so that nothing is left where it fails.
+    """Make a run folder for a pretraining; what it needs is looked for first, so that a failure leaves no folder.
 
     Raises:
         ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
@@ -59,7 +59,7 @@ def create_pretraining(
 def create_evaluation(
     config: EvaluateConfig, origin: Origin, *, name: str | None = None, suggestion: str | None = None
 ) -> Run:
-    """A run folder for an evaluation.
+    """Make a run folder for an evaluation.
 
     Raises:
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
@@ -150,7 +150,7 @@ def execute(run: Run) -> None:
 
 
 def resume_words(run: Run) -> list[str]:
-    """The command that goes on with a run, after `hptctl`."""
+    """The words after `hptctl` of the command that goes on with a run."""
     kind = run.spec().kind
     verbs = {"pretrain": ["pretrain"], "sweep": ["sweep", run.spec().config.get("target", "finetune")]}
     return [*verbs.get(kind, ["evaluate", kind]), "--resume", run.name]
@@ -222,7 +222,7 @@ def _pin_dataset(config: C) -> tuple[C, str]:
 
 
 def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run | None]:
-    """As `find_weights`, of a file that is whole and holds the configuration's backbone."""
+    """As `find_weights`; the file is read to see that it is whole and holds the configuration's backbone."""
     assert config.weights is not None
     file, source = find_weights(config.weights)
     read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)

@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "
 
 
 def raise_on_signals() -> None:
-    """From now on either signal raises Interrupted, which the error boundary turns into a line and an exit code."""
+    """From now on a signal raises Interrupted, which the error boundary turns into a line and an exit code."""
     for number in SIGNALS:
         signal.signal(number, _raise)
 
@@ -64,7 +64,7 @@ class Pending:
 
 @contextmanager
 def held_back() -> Iterator[Pending]:
-    """Inside the block a signal is noted, not raised."""
+    """A block inside which a signal is noted, not raised."""
     pending = Pending()
     before = {number: signal.signal(number, pending.note) for number in SIGNALS}
     try:

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from hpt import advice, weights
+from hpt import advice, cores, weights
 from hpt.callbacks import Callbacks, Log, Stop
 from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
@@ -305,7 +305,7 @@ def hardware(processes: Processes) -> str:
     name = (
         torch.cuda.get_device_name(processes.device)
         if kind == "cuda"
-        else f"{os.cpu_count()}-core {platform.machine()}"
+        else f"{cores.installed()}-core {platform.machine()}"
     )
     return f"{processes.count} x {name} ({kind}), torch {torch.__version__}"
 

@@ -21,7 +21,7 @@ from hptctl.sweep import folder as sweeps
 from hptctl.sweep.conductor import run_sweep
 
 PATIENCE_SECONDS = SHUTDOWN_SECONDS + 30.0
-"""What a run's process gets to end after a signal: it may have to end processes of its own first."""
+"""Seconds for a run's process to end after a signal: it may have to end processes of its own first."""
 
 
 def parent(study: Study, origin: Origin) -> Run:
@@ -35,11 +35,12 @@ def parent(study: Study, origin: Origin) -> Run:
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """How a call of `conduct` ended."""
+    """What a call of `conduct` came to."""
 
     done: tuple[str, ...]
+    """Cells that are done."""
     failed: tuple[tuple[str, str], ...]
-    """Cells and why; those that wait for a failed one among them."""
+    """Cells that are not done, each with the reason; those that wait for a failed one are among them."""
 
 
 def conduct(
@@ -148,7 +149,7 @@ class StudyConductor:
 
 
 def _here(run: Run) -> str:
-    """Do a run in this process; why it failed, or nothing."""
+    """Do a run in this process; the reason where it failed, else an empty text."""
     try:
         run_sweep(run) if run.spec().kind == "sweep" else launch.execute(run)
     except Interrupted:
@@ -167,7 +168,7 @@ def _start(run: Run, slot: int, children: Children) -> None:
 
 
 def _why(run: Run, child: Child) -> str:
-    """Why a run that has ended failed, or nothing."""
+    """Why a run whose process has ended failed; an empty text where it finished."""
     status = run.status()
     if status.state == "finished":
         return ""

@@ -31,7 +31,7 @@ class CurvePoint:
         return status.results[f"{split}/{status.facts.metric}"]
 
     def spread(self, split: str) -> float | None:
-        """Its standard deviation over reruns; None where there was one."""
+        """Its standard deviation over reruns; None where there was a single run."""
         status = self.run.status()
         return status.results.get(f"{split}/{status.facts.metric}_std")
 
@@ -40,7 +40,7 @@ def backbones(run: Run) -> dict[int, str]:
     """The backbones of a pretraining by steps, each as `--weights` takes it.
 
     Raises:
-        RunError: no pretraining, or one that kept no backbone on its way, or is not finished.
+        RunError: the run is not a pretraining, kept no backbone on its way, or is not finished.
     """
     spec, status = run.spec(), run.status()
     if spec.kind != "pretrain":
@@ -58,7 +58,7 @@ def backbones(run: Run) -> dict[int, str]:
 
 
 def evaluate(config: EvaluateConfig, origin: Origin) -> Run:
-    """The finished evaluation of this configuration: the one that is there, gone on with, or made."""
+    """The finished evaluation of this configuration: an existing one, one that is gone on with, or a new one."""
     run = launch.find_evaluation(config)
     if run is None:
         run = launch.create_evaluation(config, origin)

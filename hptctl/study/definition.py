@@ -64,28 +64,28 @@ OPTIONS = {
 
 
 class Base(Config):
-    """A base of the study's own, which `weights` may name: a source on the way from the base to the target."""
+    """A base that the study pretrains itself and that `weights` may name: a source between the base and the target."""
 
     name: str
     dataset: str
-    """What it is pretrained on."""
+    """The dataset that it is pretrained on."""
     strategy: StrategyName = "hpt"
-    """How."""
+    """The strategy of its pretraining."""
     weights: str | None = None
-    """What it starts from; None: MoCo-v2's weights after 800 epochs, or nothing for `target`."""
+    """What it starts from; None for MoCo-v2's weights after 800 epochs, and for random weights with `target`."""
     steps: Length | None = None
-    """None: the preset's."""
+    """Its length; None for the preset's."""
 
 
 class StudyEvaluation(Config):
     """One way to evaluate every backbone of the grid."""
 
     kind: Literal["linear", "knn", "finetune", "sweep"]
-    """`sweep`: finetuning at the protocol's learning rates and schedules, val chooses."""
+    """How it evaluates; `sweep` finetunes at the protocol's learning rates and schedules, of which val chooses."""
     labels: str | None = None
-    """Training labels used: `all`, a number, `10%`, `5-per-class`. None: as the evaluation has it."""
+    """Training labels used: `all`, a number, `10%` or `5-per-class`; None for the evaluation's default."""
     dataset: str | None = None
-    """Another dataset than that of the pretraining."""
+    """The dataset to evaluate on; None for that of the pretraining."""
 
 
 def _by_name(given: Any) -> Any:
@@ -97,38 +97,38 @@ def _by_strategy(given: Any) -> Any:
 
 
 class Study(Config):
-    """The grid. Every combination of the fields that list several values is a cell."""
+    """A grid of runs. Every combination of the fields that list several values is a cell."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
     about: str = ""
-    """One line: what the study asks."""
+    """What the study asks, in one line."""
     datasets: tuple[str, ...] = ()
-    """The target datasets: names of the catalogue, folders, zip files, lists."""
+    """The target datasets: names in the catalogue, folders, zip files or lists."""
     strategies: tuple[StrategyName, ...] = ("base", "target", "hpt", "hpt-bn")
     weights: Annotated[tuple[str, ...], Field(min_length=1)] = (DEFAULT_WEIGHTS,)
-    """Bases: known weights, files, runs, or names of `bases`."""
+    """The bases: known weights, files, runs, or names of `bases`."""
     bases: tuple[Base, ...] = ()
-    """Bases that the study pretrains itself; one that nothing names is left out."""
+    """Bases that the study pretrains itself; one that no pretraining starts from is left out."""
     steps: Annotated[dict[StrategyName, tuple[Length, ...]], BeforeValidator(_by_strategy)] = Field(default={})
-    """Lengths of pretraining, for all strategies or by strategy; the preset's where none is given."""
+    """Lengths of pretraining, for all strategies or by strategy; the preset's length where none is given."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """Of pretrainings and evaluations."""
+    """Seeds of the pretrainings and evaluations."""
     policies: Annotated[tuple[Policy, ...], Field(min_length=1)] = ("baseline",)
-    """Augmentation policies of the study of robustness."""
+    """Augmentation policies of the pretrainings."""
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
-    """Shares of the pretraining images."""
+    """Shares of the pretraining images that are used."""
     evaluations: Annotated[tuple[StudyEvaluation, ...], BeforeValidator(_by_name)] = (StudyEvaluation(kind="linear"),)
     preset: Preset = "paper"
     prefixes: Literal["shared", "separate"] = "shared"
-    """`shared`: of several lengths the longest is run, and the others are backbones that it kept on its way, whose
-    learning rate had not decayed yet. `separate`: a run for each, as the publication has it."""
+    """How several lengths are run. `shared` runs the longest, and takes the backbones that it kept on its way for the
+    others, although their learning rate had not decayed yet; `separate` is a run for each, as in the publication."""
     set: dict[str, Any] = Field(default={})
-    """Fields of the pretrainings' and evaluations' configurations."""
+    """Values of fields of the pretrainings' and evaluations' configurations."""
     grids: tuple[dict[str, Any], ...] = ()
-    """Several grids in one study: each the fields in which it differs from the rest."""
+    """Several grids in one study, each given by the fields in which it differs from the study itself."""
 
     def parts(self) -> tuple[Study, ...]:
-        """The study's grids, each a study without any; itself where it has none."""
+        """The study's grids, each as a study of one grid; the study itself where it has none."""
         if not self.grids:
             return (self,)
         common = self.model_dump(exclude={"grids"})
@@ -138,7 +138,7 @@ class Study(Config):
     def _check(self) -> Self:
         names = [base.name for base in self.bases]
         if len({*names}) < len(names):
-            raise ValueError("two of the study's bases have one name")
+            raise ValueError("two of the study's bases have the same name")
         return self
 
 
@@ -148,7 +148,7 @@ class Backbone:
 
     cell: str
     step: int | None = None
-    """After so many steps; None: the run's own."""
+    """Steps after which the backbone was kept; None for the backbone at the end of the run."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,13 @@ class Cell:
 
     id: str
     config: PretrainConfig | EvaluateConfig
-    """Complete but for `weights`, where they come from another cell."""
+    """The configuration, complete but for `weights` where they come from another cell."""
     backbone: Backbone | None = None
-    """The cell that `config.weights` stands for."""
+    """The backbone of another cell that `config.weights` stands for, if any."""
     sweep: bool = False
-    """A sweep of finetunings instead of one."""
+    """Whether the cell is a sweep of finetunings instead of a single one."""
     feeds: int = 1
-    """Lengths of the grid that a pretraining serves."""
+    """Number of the grid's lengths that a pretraining serves."""
 
     @property
     def kind(self) -> str:
@@ -171,7 +171,7 @@ class Cell:
 
 
 def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str] = ()) -> Study:
-    """A study by its file (TOML) or by the name of a built-in one; `changes` and `sets` go over what it says.
+    """Load a study by its file (TOML) or by the name of a built-in one; `changes` and `sets` override what it says.
 
     Raises:
         ConfigError: no such study, or one with unknown fields or values: all problems at once.
@@ -193,7 +193,7 @@ def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str
     try:
         values = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the study {text} is no TOML: {error}") from None
+        raise ConfigError(f"the study {text} is not valid TOML: {error}") from None
     values = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "study"} | values
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     values |= given
@@ -229,7 +229,7 @@ def _instead(key: str, value: str | None) -> str:
 
 
 def builtins() -> dict[str, str]:
-    """The studies that come with the program: name and TOML."""
+    """The studies that come with the program: the TOML of each by its name."""
     folder = resources.files("hptctl.study") / "builtin"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {f.name.removesuffix(".toml"): f.read_text(encoding="utf-8") for f in files if f.name.endswith(".toml")}
@@ -356,7 +356,7 @@ class _Grid:
 
 
 def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) -> dict[str, Any]:
-    """What the study sets of a configuration, nested."""
+    """The values that the study sets of a configuration, nested by section."""
     known = fields(model)
     out: dict[str, Any] = {}
     for key, value in study.set.items():
@@ -370,6 +370,6 @@ def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) ->
 
 
 def _slug(text: str) -> str:
-    """A dataset's or weights' name as a part of a cell's."""
+    """The name of a dataset or of weights as a part of a cell's name."""
     path = Path(text)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.suffix in {".zip", ".csv", ".txt", ".tsv"} else path.name)

@@ -1,4 +1,4 @@
-"""How a sweep goes, as its command shows it."""
+"""The live view of a sweep: what its command shows while trials are done."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Board:
         self._live.__exit__(*error)
 
     def show(self, trials: Sequence[Trial]) -> None:
-        """Where the trials stand."""
+        """Show the state of the trials."""
         ended = [trial for trial in trials if trial.state in ENDED]
         best = best_of(trials)
         total = len({trial.slot for trial in trials})
@@ -52,7 +52,7 @@ class Board:
 
 
 def _interesting(trials: Sequence[Trial], best: Trial | None) -> list[Trial]:
-    """What is under way, the best, and what ended last: as much as fits a terminal."""
+    """The trials under way, the best one, and the last that ended: as many as fit a terminal."""
     running = [trial for trial in trials if trial.state == "running"]
     last = sorted((t for t in trials if t.state in ENDED and t is not best), key=lambda t: t.ended or 0.0)[-8:]
     return [*([best] if best is not None else []), *reversed(last), *running]

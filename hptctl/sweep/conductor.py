@@ -151,7 +151,7 @@ class SweepConductor:
         return self.deadline is not None and time.time() >= self.deadline
 
     def _look(self) -> None:
-        """Show where the trials stand; the best so far, by trials that have ended, is in the parent's history."""
+        """Show the state of the trials, and log the best value so far to the sweep's tracked run."""
         trials = self.queue.trials()
         self.board.show(trials)
         ended, found = sum(trial.state in ENDED for trial in trials), best(trials)
@@ -173,7 +173,7 @@ class SweepConductor:
         self.sweep.write_status(state="finished", ended=time.time(), results=results, facts=facts)
 
     def _link_parent(self) -> None:
-        """Where this machine tracks in the same store, trials name the parent that is there."""
+        """Where this machine tracks in the same store, have its trials name the parent run that is there."""
         parent = self.queue.shared("mlflow") or {}
         if parent.get("id") and parent["uri"] and parent["uri"] == os.environ.get("MLFLOW_TRACKING_URI"):
             known = {"uri": parent["uri"], "run_id": parent["id"], "params": True, "state": "RUNNING"}

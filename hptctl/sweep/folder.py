@@ -1,4 +1,4 @@
-"""A sweep's run folder: made, found, and what its storage holds."""
+"""The run folder of a sweep: how it is made and found, and the trials that its storage holds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hptctl.sweep.storage import HIDDEN, STORAGE_VARIABLE, shown
 
 
 def create_protocol(config: EvaluateConfig, origin: Origin, *, suggestion: str | None = None) -> Run:
-    """A run folder for the protocol's sweep."""
+    """Make the run folder of a sweep over the protocol's space."""
     return create(protocol(config), origin, suggestion=suggestion)
 
 
 def create(
     plan: Plan, origin: Origin, *, name: str | None = None, suggestion: str | None = None, url: str | None = None
 ) -> Run:
-    """A sweep's run folder and its trials in the storage, none begun; of a sweep that the storage at `url` has already,
-    this machine's folder: it joins.
+    """Make a sweep's run folder, and its trials in the storage, none of them begun. Where the storage at `url` has the
+    sweep already, make this machine's folder of it: the machine joins.
 
     Raises:
         RunError: a sweep of that name exists here, or was made by another configuration; the storage cannot be used.
@@ -48,7 +48,7 @@ def create(
             return here
     if url is not None:
         origin = replace(origin, command=origin.command.replace(url, shown(url)))
-        Queue("", Path(), plan, url).close()  # a storage that is not there leaves no folder
+        Queue("", Path(), plan, url).close()  # a storage that cannot be used leaves no folder
     sweep = runs.create("sweep", name, suggestion or f"sweep-{about}", **launch.spec_of(plan, tags, source, origin))
     try:
         with closing(Queue(sweep.name, sweep.path, plan, url)) as queue:
@@ -61,7 +61,10 @@ def create(
 
 
 def home(sweep: Run) -> str:
-    """Where a sweep's folder lies: the machine that began it has the parent in MLflow, and tests what it can reach."""
+    """The machine and path of a sweep's folder, as other machines know it.
+
+    The machine that began the sweep has its parent run in MLflow, and tests the winner where it can reach its runs.
+    """
     return f"{machine()}:{sweep.path.resolve()}"
 
 
@@ -79,7 +82,7 @@ def all_sweeps() -> list[Run]:
 
 
 def plan_of(sweep: Run) -> Plan:
-    """What a sweep is; a RunError when this version cannot read it."""
+    """The plan of a sweep; a RunError when this version cannot read it."""
     try:
         return Plan.model_validate(sweep.spec().config)
     except ValueError:
@@ -87,7 +90,7 @@ def plan_of(sweep: Run) -> Plan:
 
 
 def address(plan: Plan, url: str | None = None) -> str | None:
-    """Of a sweep's database; None for a journal file."""
+    """The address of a sweep's database; None where the trials are in a journal file."""
     if plan.storage is None:
         return None
     known = plan.storage if HIDDEN not in plan.storage else None
@@ -95,7 +98,7 @@ def address(plan: Plan, url: str | None = None) -> str | None:
 
 
 def trials(sweep: Run, url: str | None = None) -> list[Trial]:
-    """Every trial of a sweep, by number; `url` is that of its database, where its password is not kept.
+    """Every trial of a sweep, by number; `url` is the address of its database, needed where it has a password.
 
     Raises:
         RunError: the storage cannot be used, or has no such sweep.

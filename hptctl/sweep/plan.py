@@ -1,4 +1,4 @@
-"""What a sweep is, in full: `run.json` of its folder and the study in its storage both hold it."""
+"""The plan of a sweep: everything that defines it. `run.json` and the study in the storage each hold a copy."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ Pruner = Literal["none", "median", "halving", "hyperband"]
 Objective = Literal["knn", "linear"]
 
 TRIALS = 20
-"""Of a sweep that is no grid, unless `--trials` says otherwise."""
+"""Points of a sweep that is not a grid, unless `--trials` says otherwise."""
 LOOKS = 10
-"""Looks at a trial on its way, of which a pruner may judge: at each tenth of its own length, so that schedules of
-different lengths meet."""
+"""How often a pruner may judge a trial: at each tenth of its own length, so that schedules of different lengths can be
+compared."""
 COMMON = "common"
-"""In a sweep's folder while it goes on: states that trials have in common."""
+"""A folder in a sweep's own, while the sweep goes on: training states that several trials have in common."""
 # Where the data and the weights lie, and what computes, may differ between the machines of one sweep.
 _OF_A_MACHINE = ("dataset", "weights", "device", "precision")
 
 
 class Plan(Config):
-    """A sweep."""
+    """Everything that defines a sweep."""
 
     target: Target = "finetune"
-    """What each trial does."""
+    """What each trial does: finetune, probe or pretrain."""
     evaluate: dict[str, Any] | None = None
-    """The EvaluateConfig whose fields are varied."""
+    """The EvaluateConfig whose fields are varied; None where pretrainings are swept."""
     pretrain: dict[str, Any] | None = None
-    """The PretrainConfig, likewise."""
+    """The PretrainConfig whose fields are varied; None where evaluations are swept."""
     space: Space
-    """Which fields, and over what."""
+    """The fields that are varied, and the values or ranges that they may take."""
     sampler: Sampler = "grid"
-    """How points are chosen."""
+    """How the points are chosen: every cell of a grid, by TPE, or at random."""
     pruner: Pruner = "none"
-    """Whether trials that do badly on the way are stopped."""
+    """How trials that do badly on the way are stopped early, if at all."""
     trials: Positive
-    """Points; of a grid, its cells."""
+    """Number of points; for a grid, its number of cells."""
     repeats: Positive = 1
-    """Seeds per point; their mean is the objective."""
+    """Seeds per point; the mean over them is the objective."""
     objective: Objective = "knn"
-    """Of a pretraining: the evaluation whose figure on val is the objective."""
+    """The evaluation whose figure on val is the objective, where pretrainings are swept."""
     storage: Annotated[str, Field(min_length=1)] | None = None
-    """A SQL database, its password left out. None: a journal file in the sweep's folder."""
+    """Address of a SQL database, without its password; None for a journal file in the sweep's folder."""
     workers: Positive = 1
-    """Processes on the machine that began it; any other number may go on with it."""
+    """Worker processes on the machine that began the sweep; any other number may go on with it."""
 
     @property
     def base(self) -> EvaluateConfig | PretrainConfig:
@@ -77,7 +77,7 @@ class Plan(Config):
         return config
 
     def fingerprint(self, *, data: str, split: str, weights: str) -> str:
-        """Hex over all that the winner rests on (`hpt.config.fingerprint`)."""
+        """Hash of everything that the winner rests on (`hpt.config.fingerprint`), in hex."""
         method = {"target", "space", "sampler", "pruner", "trials", "repeats", "objective"}
         search = self.model_dump(mode="json", include=method)
         return fingerprint(self.base, data=data, split=split, weights=weights, search=search)
@@ -96,10 +96,10 @@ class Plan(Config):
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What may be asked of a sweep besides its space; None for what was not."""
+    """What a user may ask of a sweep besides its space; None for an option that was not given."""
 
     sampler: str | None = None
-    """None: a grid where every dimension lists its values, else TPE."""
+    """None for a grid where every dimension lists its values, and for TPE otherwise."""
     pruner: str | None = None
     trials: int | None = None
     repeats: int | None = None
@@ -111,7 +111,7 @@ class PlanOptions:
 def make(
     target: Target, base: EvaluateConfig | PretrainConfig, space: Space, asked: PlanOptions = PlanOptions()
 ) -> Plan:
-    """A checked plan.
+    """Make a plan, and check it.
 
     Raises:
         ConfigError: every problem of the space at once, or options that do not go together.
@@ -154,7 +154,7 @@ def make(
 
 
 def protocol(config: EvaluateConfig) -> Plan:
-    """A sweep over the protocol's learning rates and schedules, in their preset's size."""
+    """The plan of a sweep over the protocol's learning rates and schedules, in the preset's size."""
     space, _ = parse("finetune", config.preset, flags={})
     return make("finetune", config, space)
 
@@ -167,18 +167,18 @@ def configs(config: EvaluateConfig) -> list[EvaluateConfig]:
 
 
 def difference(there: Plan, here: Plan) -> list[str]:
-    """What tells two plans apart, `field is A there, B here`; where data and weights lie and who computes play no
-    part."""
+    """The differences of two plans, each as `field is A there, B here`; the places of data and weights and the devices
+    are not compared."""
     found = []
     kept, given = _comparable(there), _comparable(here)
     for key in dict.fromkeys([*kept, *given]):
         if kept.get(key) != given.get(key):
-            found.append(f"{key} is {kept.get(key, 'not there')} there, {given.get(key, 'not there')} here")
+            found.append(f"{key} is {kept.get(key, 'missing')} there, {given.get(key, 'missing')} here")
     return found
 
 
 def refuse_other(there: Plan, here: Plan, name: str, where: str) -> None:
-    """A RunError with the difference when a sweep of that name was made by another configuration."""
+    """Raise a RunError that names the differences when a sweep of that name was made by another configuration."""
     if found := difference(there, here):
         named = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
         raise RunError(
@@ -206,5 +206,5 @@ def _one_of(option: str, given: str, choices: Any) -> str:
 
 
 def chosen(params: Params) -> str:
-    """The winner in words; a schedule says itself what it is."""
+    """The winner's point in words; a schedule is clear without its name."""
     return in_words(params).replace("schedule=", "")

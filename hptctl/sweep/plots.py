@@ -1,4 +1,4 @@
-"""The plots of a finished sweep, among its artifacts."""
+"""The plots of a finished sweep, which are kept among its artifacts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hptctl.sweep.samplers import importances
 
 
 def draw(sweep: Run, queue: Queue) -> None:
-    """Draw them; one that cannot be drawn costs a warning."""
+    """Draw the plots of a sweep; one that cannot be drawn costs a warning."""
     folder = sweep.path / "artifacts"
     folder.mkdir(exist_ok=True)
     points = [

@@ -1,5 +1,4 @@
-"""A sweep's trials in Optuna, as a queue that several processes and machines work on. Optuna, and only here and in
-`storage` and `samplers`.
+"""A sweep's trials in Optuna, as a queue that several processes and machines work on.
 
 Every trial of a sweep is enqueued once, when its study is made: a grid's cells with their values, the others as empty
 slots that the sampler fills when a worker claims them. So no number of workers does a cell twice or a trial too many
@@ -32,16 +31,16 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = 15.0
 GRACE_SECONDS = 90.0
-"""Without a beat: a claim of another machine is given up."""
+"""Seconds without a beat after which a claim of another machine is given up."""
 HOLD_SECONDS = 2.0
-"""A claim whose process is gone must look so for this long: it may be being taken over at this moment."""
+"""Seconds for which the process of a claim must be gone: the trial may be changing hands at this moment."""
 READY_SECONDS = 60.0
 DEATHS = 3
-"""Workers that a trial may cost before it counts as failed."""
+"""Workers that may die of a trial before it counts as failed."""
 ENDED = {"complete", "pruned", "fail"}
 """States of a trial that has ended."""
 PLAN = "plan"
-"""The study's attribute that is written last: with it, every trial is enqueued."""
+"""The attribute of the study that is written last: once it is there, every trial is enqueued."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +49,37 @@ class Trial:
 
     number: int
     state: str
-    """waiting, running, complete, pruned or fail."""
+    """One of waiting, running, complete, pruned and fail."""
     params: dict[str, Any]
     value: float | None
     """The objective on val; None unless the trial is complete."""
     run: str | None
-    """Its run; of several seeds the first, of a pretraining its evaluation."""
+    """Name of its run: of several seeds the first, of a pretraining the evaluation."""
     mlflow_run_id: str | None
     reason: str
     """Why it failed or was pruned."""
     slot: int = 0
-    """Which of the sweep's points it is: a retried one is another trial of the same slot."""
+    """Which of the sweep's points it is: a trial that is done again is another trial of the same slot."""
     runs: tuple[str, ...] = ()
-    """All of its runs that have the objective, by seed."""
+    """Names of all its runs that have the objective, by seed."""
     worker: str = ""
-    """Who works on it, or did last."""
+    """Name of the worker that works on it, or did last."""
     pid: int = 0
-    """That worker's process."""
+    """Number of that worker's process."""
     folder: str = ""
-    """Where its runs lie, on that worker's machine."""
+    """The folder of its runs, on that worker's machine."""
     started: float | None = None
+    """When it began, in seconds since 1970."""
     ended: float | None = None
-    """Seconds since 1970."""
+    """When it ended, in seconds since 1970."""
     looks: dict[int, float] = field(default_factory=dict)
-    """Val at tenths of its length."""
+    """The figure on val at tenths of its length."""
     metric: str = ""
+    """Name of the figure that is the objective."""
 
 
 def best(trials: Iterable[Trial]) -> Trial | None:
-    """The complete trial of the highest objective; of equal ones the first."""
+    """The complete trial with the highest objective; of equal ones the first."""
     done = [trial for trial in trials if trial.value is not None]
     return max(done, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
@@ -90,12 +91,12 @@ def failed(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def machine() -> str:
-    """This machine's name in claims: a host's name alone may be that of many."""
+    """This machine's name in claims: several machines may have one host name."""
     return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
 def process_named(pid: int) -> dict[str, Any]:
-    """A process of this machine as claims name it: numbers of processes come again, their births do not."""
+    """A process of this machine as claims name it: a process number is used again, with another time of birth."""
     return {"machine": machine(), "pid": pid, "born": _born(pid)}
 
 
@@ -112,7 +113,7 @@ class Queue:
     # ---- the study
 
     def create(self) -> bool:
-        """Make the study with all its trials, or wait for who makes it; whether it was made here.
+        """Make the study with all its trials, or wait for the process that makes it; True where it was made here.
 
         Raises:
             RunError: a sweep of that name was made by another configuration, or its making was cut short.
@@ -140,7 +141,7 @@ class Queue:
 
     @property
     def study(self) -> optuna.Study:
-        """The study.
+        """The study in the storage.
 
         Raises:
             RunError: the storage has none of that name.
@@ -158,11 +159,11 @@ class Queue:
         return self._study
 
     def share(self, key: str, value: Any) -> None:
-        """Tell the other machines of the sweep."""
+        """Tell the other machines of the sweep a value."""
         self.study.set_user_attr(key, value)
 
     def shared(self, key: str) -> Any:
-        """What a machine of the sweep told the others; None where none did."""
+        """The value that a machine of the sweep told the others; None where none did."""
         return self.study.user_attrs.get(key)
 
     # ---- looking
@@ -172,7 +173,7 @@ class Queue:
         return [self._view(trial) for trial in self.study.get_trials(deepcopy=False)]
 
     def counts(self) -> dict[str, int]:
-        """Trials by state."""
+        """The number of trials in each state."""
         out: dict[str, int] = {}
         for trial in self.study.get_trials(deepcopy=False):
             out[trial.state.name.lower()] = out.get(trial.state.name.lower(), 0) + 1
@@ -206,7 +207,8 @@ class Queue:
     # ---- giving back
 
     def give_back(self, number: int, *, death: str = "") -> str:
-        """Let another worker go on with a running trial; after `DEATHS` workers died of it, it has failed. In words."""
+        """Let another worker go on with a running trial, or fail it after `DEATHS` workers died of it; the decision in
+        words."""
         from optuna.trial import TrialState
 
         id = self._id(number)
@@ -221,14 +223,14 @@ class Queue:
         return f"trial {number} goes on in another"
 
     def retry(self) -> list[int]:
-        """Enqueue the slots that failed once more, with the values that they had; their numbers."""
+        """Enqueue the slots that failed once more, with the values that they had; the numbers of the failed trials."""
         again = failed(self.trials())
         for trial in again:
             self.study.enqueue_trial(self._encode(trial.params), user_attrs={"slot": trial.slot})
         return [trial.number for trial in again]
 
     def drop_waiting(self, reason: str) -> int:
-        """Fail what nobody has begun; how many."""
+        """Fail the trials that nobody has begun; their number."""
         from optuna.trial import TrialState
 
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -241,7 +243,7 @@ class Queue:
     # ---- working
 
     def claim(self, worker: str, folder: Path) -> Claim | None:
-        """The first waiting trial, which is now this worker's; None when there is none."""
+        """Claim the first waiting trial for a worker; None when there is none."""
         import optuna
         from optuna.trial import TrialState
 
@@ -295,10 +297,10 @@ class Claim:
         self.queue, self.id, self.number, self._token = queue, id, number, token
         self._trial = OptunaTrial(queue.study, id)
         self.looked = max(queue.storage.get_trial(id).intermediate_values, default=0)
-        """Tenths of its length that are reported: a trial that goes on has some."""
+        """Tenths of its length that are reported already: a trial that goes on has some."""
 
     def params(self) -> dict[str, Any]:
-        """Its point: drawn now, or what it was before."""
+        """The trial's point, drawn now or at an earlier claim."""
         from hptctl.sweep.samplers import sampler_of
 
         self.queue.study.sampler = sampler_of(self.queue.plan, self.noted("slot"))
@@ -317,7 +319,7 @@ class Claim:
         self.queue.storage.set_trial_user_attr(self.id, key, value)
 
     def noted(self, key: str) -> Any:
-        """What was written down, by whoever worked on it before too."""
+        """What was written down with the trial, also by an earlier worker."""
         return self.queue.storage.get_trial(self.id).user_attrs.get(key)
 
     def holds(self) -> bool:
@@ -328,15 +330,15 @@ class Claim:
         return trial.state == TrialState.RUNNING and trial.user_attrs.get("claim", {}).get("token") == self._token
 
     def beat(self) -> bool:
-        """Say that it is being worked on; whether it still is ours."""
+        """Say that the trial is being worked on; False where it is no longer this process's."""
         if not self.holds():
             return False
         self.note("beat", time.time())
         return True
 
     def look(self, value: float, tenth: int) -> bool:
-        """Val at a tenth of the trial's length, which stands for those before it that had no look of their own;
-        whether the pruner says to stop."""
+        """Report the figure on val at a tenth of the trial's length, which stands for earlier tenths without a report;
+        True where the pruner says to stop."""
         for each in range(self.looked + 1, min(tenth, LOOKS) + 1):
             self._trial.report(value, each)
         if tenth <= self.looked:
@@ -345,18 +347,18 @@ class Claim:
         return tenth < LOOKS and self._trial.should_prune()
 
     def complete(self, value: float) -> None:
-        """The objective of a finished trial."""
+        """End the trial with its objective."""
         self.queue.study.tell(self.number, value)
 
     def prune(self, reason: str) -> None:
-        """The pruner stopped it."""
+        """End the trial as one that the pruner stopped."""
         from optuna.trial import TrialState
 
         self.note("reason", reason)
         self.queue.study.tell(self.number, state=TrialState.PRUNED)
 
     def fail(self, reason: str) -> None:
-        """It could not be done."""
+        """End the trial as one that could not be done."""
         from optuna.trial import TrialState
 
         self.note("reason", reason)
@@ -364,7 +366,7 @@ class Claim:
 
 
 class Reaper:
-    """Gives back the trials of dead workers, whoever's they were. What counts is what it has seen itself: clocks of
+    """Gives back the trials of dead workers of every machine, by the time that it has seen pass itself: the clocks of
     machines differ."""
 
     def __init__(self, queue: Queue) -> None:
@@ -372,7 +374,7 @@ class Reaper:
         self._seen: dict[int, tuple[tuple[str, float], float]] = {}
 
     def __call__(self) -> list[str]:
-        """What becomes of the trials whose workers are gone, in words."""
+        """Give back the trials whose workers are gone; what became of each, in words."""
         from optuna.trial import TrialState
 
         given = []
@@ -394,7 +396,7 @@ class Reaper:
 
 
 def patiently(act: Callable[[], object], stop: Callable[[], int], *, seconds: float = 600.0) -> None:
-    """Do something with a storage that may be away for a while, as databases of other machines are."""
+    """Do something with a storage, which may be out of reach for a while, and try again until it is done."""
     from optuna.exceptions import StorageInternalError
 
     end, wait = time.monotonic() + seconds, 1.0
@@ -411,7 +413,7 @@ def patiently(act: Callable[[], object], stop: Callable[[], int], *, seconds: fl
 
 
 def _born(pid: int) -> float | None:
-    """When a process of this machine began; None where there is none."""
+    """When a process of this machine began; None where there is no such process."""
     import psutil
 
     try:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     import optuna
 
 STARTUP = 4
-"""Trials that are drawn at random before TPE learns, and finished before the median prunes, at least."""
+"""The least number of trials that are drawn at random before TPE learns, and that end before the median prunes."""
 
 
 def sampler_of(plan: Plan, slot: int) -> optuna.samplers.BaseSampler:
-    """Seeded by the slot, so that a point does not depend on which worker draws it, nor on how many there are; TPE's
-    also rests on which trials have ended before."""
+    """The sampler of a slot, seeded by it, so that a point does not depend on which worker draws it, nor on how many
+    there are; with TPE it also rests on which trials have ended before."""
     import optuna
 
     seed = (int(_seed(plan)) * 1_000_003 + slot) % 2**32
@@ -27,7 +27,7 @@ def sampler_of(plan: Plan, slot: int) -> optuna.samplers.BaseSampler:
 
 
 def pruner_of(plan: Plan) -> optuna.pruners.BasePruner:
-    """Judges looks at tenths of a trial's length."""
+    """The pruner of a plan, which judges a trial at tenths of its length."""
     import optuna
 
     if plan.pruner == "median":

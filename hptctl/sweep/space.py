@@ -23,7 +23,7 @@ from hpt.errors import ConfigError, did_you_mean
 
 Target = Literal["finetune", "linear", "pretrain"]
 Params = Mapping[str, Any]
-"""Values by name: a point of a space."""
+"""A point of a space: values by name."""
 
 MODELS: dict[Target, type[EvaluateConfig] | type[PretrainConfig]] = {
     "finetune": EvaluateConfig,
@@ -35,7 +35,7 @@ SHORT: dict[Target, dict[str, str]] = {
     "linear": {"lr": "linear.lrs"},
     "pretrain": {"lr": "optimizer.lr"},
 }
-"""Names of the fields that are swept most; the others go by their dotted names."""
+"""Short names of the fields that are swept most; the others go by their dotted names."""
 LOGARITHMIC = {"finetune.lr", "linear.lrs", "optimizer.lr"}
 FIXED = {
     "kind": "name it after `hptctl sweep`",
@@ -50,9 +50,9 @@ FIXED = {
 }
 """Fields that no sweep may vary, and what to do instead."""
 SCHEDULE = "finetune.schedule"
-"""Trials that differ in it alone share their first steps."""
+"""The field in which finetunings may differ and still share their first steps."""
 MOST_CELLS = 1000
-"""Cells that are checked one by one before anything starts; of a larger grid, each value."""
+"""The largest grid whose cells are checked one by one before anything starts; of a larger one each value is."""
 
 # The protocol's grid and, for the smaller presets, what a laptop can do of it. A probe's learning rates are tried in
 # one pass by `hptctl evaluate linear` too, and a pretraining's one grid in the publication is its length.
@@ -76,9 +76,9 @@ class Choice(Config):
     """One of some values; a value of a field that takes several (`linear.lrs`) is a list."""
 
     field: str
-    """Dotted, of the configuration."""
+    """Dotted name of the field of the configuration."""
     values: tuple[Any, ...]
-    """At least one."""
+    """The values, at least one."""
 
     def encoded(self) -> tuple[Any, ...]:
         """The values as Optuna takes them: scalars; lists become JSON."""
@@ -89,7 +89,7 @@ class Choice(Config):
         return self.values
 
     def in_words(self) -> str:
-        """`0.01, 0.001`."""
+        """The values as text: `0.01, 0.001`."""
         return ", ".join(short(value) for value in self.values)
 
 
@@ -97,15 +97,15 @@ class Range(Config):
     """Every number between two ends, which belong to it."""
 
     field: str
-    """Dotted, of the configuration."""
+    """Dotted name of the field of the configuration."""
     low: float
-    """The smallest."""
+    """The smallest value."""
     high: float
-    """The largest."""
+    """The largest value."""
     log: bool = False
-    """Drawn on a logarithmic scale."""
+    """Whether values are drawn on a logarithmic scale."""
     whole: bool = False
-    """Whole numbers only."""
+    """Whether only whole numbers are drawn."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,30 +123,30 @@ class Range(Config):
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
     def in_words(self) -> str:
-        """`0.0001..0.1 (log)`."""
+        """The range as text: `0.0001..0.1 (log)`."""
         return f"{self.low:g}..{self.high:g}" + (" (log)" if self.log else "")
 
 
 class Space(Config):
-    """The dimensions by name, in order."""
+    """The dimensions of a sweep by name, in order."""
 
     dimensions: dict[str, Choice | Range]
-    """A short name (`lr`) or a dotted field -> what it may take."""
+    """What each field may take, by its short name (`lr`) or dotted name."""
 
     def ranges(self) -> list[str]:
-        """Names of the dimensions that are no list of values."""
+        """Names of the dimensions that are ranges rather than lists of values."""
         return [name for name, dimension in self.dimensions.items() if isinstance(dimension, Range)]
 
     def cells(self) -> list[dict[str, Any]]:
-        """The grid, in order; of a space without ranges. Cells that differ in their schedule alone lie far apart: what
-        the one leaves is there before the other begins."""
+        """The cells of the grid of a space without ranges, in order. Cells that differ in their schedule alone lie far
+        apart, so that the steps that they share are made before the second one begins."""
         slowest_first = dict(sorted(self.dimensions.items(), key=lambda named: named[1].field != SCHEDULE))
         values = [dimension.values for dimension in slowest_first.values() if isinstance(dimension, Choice)]
         cells = [dict(zip(slowest_first, cell, strict=True)) for cell in itertools.product(*values)]
         return [{name: cell[name] for name in self.dimensions} for cell in cells]
 
     def size(self) -> int:
-        """Cells of the grid."""
+        """The number of cells of the grid."""
         return math.prod(len(dimension.ends()) for dimension in self.dimensions.values())
 
     def apply(self, base: Mapping[str, Any], params: Params, model: type[BaseModel]) -> dict[str, Any]:
@@ -164,12 +164,12 @@ class Space(Config):
 
 
 def in_words(params: Params) -> str:
-    """`lr=0.01 schedule=60-steps`."""
+    """A point as text: `lr=0.01 schedule=60-steps`."""
     return " ".join(f"{name}={short(value)}" for name, value in params.items())
 
 
 def short(value: Any) -> str:
-    """A value in a table: numbers to four digits."""
+    """A value as tables show it: numbers to four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -228,7 +228,7 @@ def parse(
 
 
 def check_space(space: Space, base: Mapping[str, Any], model: type[EvaluateConfig] | type[PretrainConfig]) -> None:
-    """See that every value and both ends of every range fit the configuration, and so does every cell of a grid.
+    """Check that every value, both ends of every range and every cell of a grid fit the configuration.
 
     Raises:
         ConfigError: every problem at once.
@@ -257,7 +257,7 @@ def _name(target: Target, field: str) -> str:
 
 
 def _sweeps(target: Target, field: str, value: str) -> bool:
-    """Whether the value of a `--set` is several. Commas belong to the value of a field that takes several."""
+    """Whether a `--set` gives several values. For a field that takes several, commas belong to one value."""
     if field not in fields(MODELS[target]) or value[:1] in {"[", "{"}:
         return False
     kind = field_kind(MODELS[target], field)
@@ -295,16 +295,14 @@ def _why(error: Exception) -> str:
 
 def _range(field: str, kind: type, low: str, high: str, scale: str | None) -> Range:
     if kind not in (int, float):
-        raise ValueError(f"{low}..{high} is a range, but {field} takes no numbers: list its values")
+        raise ValueError(f"{low}..{high} is a range, but {field} does not take numbers: list its values")
     if scale not in (None, "log", "linear"):
         raise ValueError(f"unknown scale ':{scale}' of the range {low}..{high}: choose :log or :linear")
     log = field in LOGARITHMIC if scale is None else scale == "log"
     try:
         ends = float(low), float(high)
     except ValueError:
-        raise ValueError(
-            f"{low}..{high} is no range of numbers: write 1e-4..1e-1, with :log behind it or not"
-        ) from None
+        raise ValueError(f"{low}..{high} is not a range of numbers: write 1e-4..1e-1, or 1e-4..1e-1:log") from None
     return Range(field=field, low=ends[0], high=ends[1], log=log, whole=kind is int)
 
 
@@ -331,14 +329,17 @@ def _read_number(field: str, kind: type, text: str) -> Any:
     try:
         number = float(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no number, which {field} takes") from None
+        raise ValueError(f"'{text}' is not a number, as {field} requires") from None
     if kind is int and not number.is_integer():
-        raise ValueError(f"'{text}' is no whole number, which {field} takes")
+        raise ValueError(f"'{text}' is not a whole number, as {field} requires")
     return int(number) if kind is int else number
 
 
 def _read(file: Path | None) -> dict[str, Any]:
-    """`lr = [0.1, 0.01]`, `lr = "0.01..0.1"`, `lr = {low = 0.01, high = 0.1, log = true}`; tables nest."""
+    """The dimensions of a space file by name.
+
+    A line is `lr = [0.1, 0.01]`, `lr = "0.01..0.1"` or `lr = {low = 0.01, high = 0.1, log = true}`; tables nest.
+    """
     if file is None:
         return {}
     try:

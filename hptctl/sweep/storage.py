@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 JOURNAL = "optuna.journal"
 CONNECT_SECONDS = 10
 HIDDEN = "***"
-"""Stands for a password in what is written down."""
+"""What stands for a password in anything that is written down."""
 STORAGE_VARIABLE = "HPTCTL_STORAGE"
 """Environment variable: the address of the SQL database, with its password."""
 
 
 class _KernelLock:
-    """A lock of the journal that a dead process holds no longer; Optuna's own takes 30 s to find that out."""
+    """A lock of the journal that ends with the process that holds it; Optuna's own takes 30 s to notice a death."""
 
     def __init__(self, file: Path) -> None:
         self._lock = FileLock(file)
@@ -45,14 +45,14 @@ class _KernelLock:
 
 
 class Opened(NamedTuple):
-    """A storage in use, and what ends the use."""
+    """A storage in use, and the function that ends the use."""
 
     storage: BaseStorage
     close: Callable[[], None]
 
 
 def open_journal(folder: Path) -> Opened:
-    """The journal of a sweep's folder, made where it is not there yet."""
+    """The journal of a sweep's folder, made where it is missing."""
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     lock = _KernelLock(folder / f"{JOURNAL}.lock")
@@ -61,7 +61,7 @@ def open_journal(folder: Path) -> Opened:
 
 
 def open_sql(url: str) -> Opened:
-    """A SQL database, its tables made where they are not there yet.
+    """A SQL database, whose tables are made where they are missing.
 
     Raises:
         ConfigError: no such kind of database. RunError: it cannot be reached, or a password is missing.
@@ -91,7 +91,8 @@ def open_sql(url: str) -> Opened:
         raise AssertionError
     except (ArgumentError, NoSuchModuleError):
         raise ConfigError(
-            f"--storage {shown(url)!r} is no database", "write postgresql://user@host/database or sqlite:///file.db"
+            f"--storage {shown(url)!r} is not the address of a database",
+            "write postgresql://user@host/database or sqlite:///file.db",
         ) from None
     except ImportError as error:
         if "psycopg" in f"{error}{error.__cause__}":
@@ -105,14 +106,14 @@ def open_sql(url: str) -> Opened:
 
 
 def claims_lock(url: str | None) -> AbstractContextManager[object]:
-    """Held while a trial is claimed from SQLite; other storages need no help."""
+    """A lock to hold while a trial is claimed from SQLite; other storages need none."""
     if url is None or not url.startswith("sqlite"):
         return nullcontext()
     return FileLock(f"{_parse(url).database}.lock")
 
 
 def shown(url: str) -> str:
-    """The address without its password, as it may be written down."""
+    """The address of a database without its password, as it may be written down."""
     from sqlalchemy.exc import ArgumentError
 
     try:

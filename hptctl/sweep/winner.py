@@ -1,4 +1,4 @@
-"""The trial that val chose: where its runs lie, its test, which is computed once, and what came of it."""
+"""The trial that val chose: where its runs are, its test, which is computed once, and its figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Winner:
     """The best trial of a sweep."""
 
     def __init__(self, queue: Queue, sweep: Path, trial: Trial) -> None:
-        """Of the sweep that has its own folder there."""
+        """`sweep` is the folder of the sweep itself."""
         self.queue, self.trial = queue, trial
         # A folder with its journal may have been moved since; of a database the trial knows where its machine works.
         place = sweep.parent if queue.url is None else Path(trial.folder)
@@ -57,7 +57,7 @@ class Winner:
         return True
 
     def outcome(self) -> tuple[dict[str, float], Facts]:
-        """Its figures, means over its seeds; and what was chosen."""
+        """Its figures, as means over its seeds, and the facts of the choice."""
         if not self.is_here():
             there = self.queue.shared("outcome")
             return dict(there["results"]), Facts.model_validate(there["facts"])

@@ -39,14 +39,14 @@ from hptctl.sweep.storage import STORAGE_VARIABLE
 from hptctl.sweep.workers import DEADLINE_VARIABLE
 
 LOST = -1
-"""In place of a signal's number: the trial is no longer ours."""
+"""Stands in place of a signal's number where the trial is no longer this worker's."""
 IDLE_SECONDS = 0.5
 TRAINING = ("training", "probing", "finetuning")
-"""What the library calls the parts of its progress that a trial's length is measured by."""
+"""Names of the kinds of progress by which the length of a trial is measured."""
 
 
 def main() -> None:
-    """The process."""
+    """Run the worker process."""
     with held_back() as stop:
         end_with_command()
         console.show_library_notes()
@@ -74,11 +74,11 @@ class Worker:
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def work(self) -> None:
-        """Until nothing is left.
+        """Do trials until none is left.
 
         Raises:
-            Interrupted: the trial under way was given back. DataError, RunError: what every trial rests on is not
-            there, or not what the sweep's other machines have.
+            Interrupted: the trial under way was given back. DataError, RunError: what every trial rests on is missing,
+            or is not what the sweep's other machines have.
         """
         self._check_materials()
         while not self.signals():
@@ -94,7 +94,7 @@ class Worker:
         raise Interrupted(self.signals(), "stopped")
 
     def stop(self) -> int:
-        """The signal that came, or LOST."""
+        """The signal that came, LOST where the trial is another worker's now, or 0."""
         return self.signals() or (LOST if self.lost else 0)
 
     def _do(self, claim: Claim) -> None:
@@ -132,7 +132,7 @@ class Worker:
             console.warn(f"trial {claim.number} was ended by another worker: {error}")
 
     def _value(self, claim: Claim, params: dict[str, Any], repeat: int) -> float:
-        """The objective of one seed: figures of a run that is there already are not computed again."""
+        """The objective of one seed; the figures of a run that is finished are not computed again."""
         config = self.plan.config(params, repeat)
         seed = f"-seed{config.seed}" if self.plan.repeats > 1 else ""
         name = f"{self.sweep.name}-trial{claim.number}{seed}"
@@ -154,7 +154,7 @@ class Worker:
         return status.results[f"val/{status.facts.metric}"]
 
     def _run(self, claim: Claim, config: PretrainConfig | EvaluateConfig, name: str) -> Run:
-        """The run of that name where it is this very trial's, or else a new one."""
+        """The run of that name where it belongs to this trial, or else a new one."""
         found = runs.find(name)
         if found is not None and found.spec().parent == self.sweep.name:
             begun = found.spec().config == launch.pinned(config)
@@ -171,7 +171,7 @@ class Worker:
             worker.work(run, materials=self.materials, watcher=TrialWatcher(self, claim, prunes))
 
     def _check_materials(self) -> None:
-        """See that the images can be evaluated, and that images and weights are those of the sweep's other machines."""
+        """Check that the images can be evaluated, and that images and weights are those of the other machines."""
         base = self.plan.base
         dataset = self.materials.dataset(base, Display(silent=True))
         judged = base if isinstance(base, EvaluateConfig) else EvaluateConfig(**_judge(base, self.plan))
@@ -188,11 +188,11 @@ class Worker:
                 raise RunError(
                     f"the {key} of sweep '{self.sweep.name}' are not the same on {socket.gethostname()} as where it"
                     " began",
-                    "bring the same there",
+                    "copy them from there",
                 )
 
     def _beat(self) -> None:
-        """Beside the work: keep the claim, and notice that it is lost."""
+        """Beside the work, keep the claim, and notice when it is lost."""
         last = 0.0
         while True:
             time.sleep(0.5)
@@ -212,8 +212,8 @@ class Worker:
 
 
 def common(sweep: Run, plan: Plan, config: EvaluateConfig) -> Common | None:
-    """What a trial has in common with the sweep's others that differ in their schedule alone; None where there can be
-    no such, as a value that is drawn from a range does not come again."""
+    """What a trial shares with those that differ from it in their schedule alone; None where there are none, as where
+    values are drawn from a range."""
     dimension = next((each for each in plan.space.dimensions.values() if each.field == SCHEDULE), None)
     if not isinstance(dimension, Choice) or plan.space.ranges():
         return None
@@ -224,23 +224,23 @@ def common(sweep: Run, plan: Plan, config: EvaluateConfig) -> Common | None:
 
 
 class TrialWatcher:
-    """Looks at a trial's val on its way for the pruner, and passes signals on."""
+    """Reports a trial's figures on val to the pruner on its way, and passes signals on."""
 
     def __init__(self, owner: Worker, claim: Claim, prunes: bool) -> None:
         self.owner, self.claim, self.prunes = owner, claim, prunes
         self.total = 0
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """Learn the length."""
+        """Take down the length of the trial."""
         if what in TRAINING:
             self.total = total
 
     def stop(self) -> int:
-        """A signal, or LOST."""
+        """As `Worker.stop`."""
         return self.owner.stop()
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """A look, where there is a figure on val."""
+        """Report a figure on val, where there is one; may raise Pruned."""
         looks = [value for key, value in metrics.items() if key.startswith(("val_curve", "probe/knn_"))]
         if not looks or not self.total or not self.prunes:
             return

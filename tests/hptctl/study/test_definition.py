@@ -52,7 +52,7 @@ def launch_configs(found: list[Cell]) -> list[object]:
         ("datasets = ['d']\npolicies = ['crop']", "did you mean 'crop-only'"),
         ("datasets = ['d']\nshares = [0]", "shares"),
         ("datasets = ['d']\nsteps = [0]", "steps"),
-        ("datasets = ['d'\n", "is no TOML"),
+        ("datasets = ['d'\n", "is not valid TOML"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused_in_a_line(text: str, message: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hptctl.sweep.storage import open_sql, shown
 def test_a_storage_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no folder"):
         open_sql(f"sqlite:///{tmp_path / 'nowhere' / 'trials.db'}")
-    with pytest.raises(ConfigError, match="is no database"):
+    with pytest.raises(ConfigError, match="is not the address of a database"):
         open_sql("trials")
     pytest.importorskip("psycopg")
     with socket.socket() as free:
