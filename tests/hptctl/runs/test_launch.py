@@ -100,6 +100,22 @@ def test_a_second_signal_leaves_no_worker_behind(start, workplace: Path, digits_
     assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
+@pytest.mark.slow
+def test_workers_save_what_they_have_when_their_command_was_killed(start, workplace: Path, digits_folder: Path) -> None:
+    import psutil
+
+    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "2000", "--name", "long")
+    process = start(*arguments, "--processes", "2")
+    wait_for(workplace / "runs/long/metrics.jsonl", process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 3  # the launcher and two of its own
+    process.kill()
+    process.communicate()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert state(workplace / "runs/long")["state"] == "interrupted"
+    assert list((workplace / "runs/long/checkpoints").glob("*.sha256"))
+
+
 def test_a_failing_worker_gives_its_reason_and_exit_code(hptctl, workplace: Path, digits_folder: Path) -> None:
     arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--device", "cpu")
     done = hptctl(*arguments, "--processes", "2", "--batch-size", "256", "--name", "few", code=2)

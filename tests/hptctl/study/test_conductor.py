@@ -8,8 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from program import command
+from program import command, wait_for
 from small_study import EVALUATIONS, PRETRAININGS, states
 
 from hptctl import runs
@@ -94,3 +95,25 @@ def test_several_jobs_do_what_one_does(hptctl, study: Path, workplace: Path) -> 
         *("own", "base-my-digits-s0", "knn-base-my-digits-s0", "target-my-digits-s0@4")
     }
     assert all(run.status().state == "finished" for run in runs.all_runs())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_runs_beside_each_other_save_what_they_have_when_their_study_is_ended(
+    number: signal.Signals, start, study: Path, workplace: Path
+) -> None:
+    study.write_text(study.read_text().replace("target = [4]", "target = [2000]"))
+    process = start("study", "run", "mine.toml", "--jobs", "2", "--only", "target*")
+    run = runs.Run(workplace / "runs" / "target-my-digits-s0-2000")
+    wait_for(run.metrics_file, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 1
+    process.send_signal(number)
+    _, notes = process.communicate(timeout=120)
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert run.status().state == "interrupted"
+    assert states()["target-my-digits-s0@2000"] == "stopped"
+    assert list((run.path / "checkpoints").glob("*.sha256"))
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + number
+        assert notes.decode().strip().endswith("go on with `hptctl study run mine.toml --jobs 2 --only 'target*'`")
