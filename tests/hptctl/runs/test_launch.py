@@ -110,7 +110,7 @@ def test_workers_save_what_they_have_when_their_command_was_killed(start, workpl
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 3  # the launcher and two of its own
     process.kill()
-    process.communicate()
+    process.wait()
     assert not psutil.wait_procs(workers, timeout=60)[1]
     assert state(workplace / "runs/long")["state"] == "interrupted"
     assert list((workplace / "runs/long/checkpoints").glob("*.sha256"))
