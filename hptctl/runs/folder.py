@@ -84,7 +84,7 @@ class Run:
         """The status with `changes`, replaced atomically."""
         assert changes.keys() <= Status.model_fields.keys(), changes.keys()
         status = Status.model_validate({**dict(self.status()), **changes})
-        write_text(self.path / "status.json", status.model_dump_json(indent=1))
+        write_text(self.path / "status.json", status.stored())
         return status
 
     def start(self) -> None:
@@ -184,7 +184,7 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
             continue
         try:
             document = Spec(kind=kind, name=path.name, created=time.time(), **spec)
-            write_text(path / "run.json", document.model_dump_json(indent=1))
+            write_text(path / "run.json", document.stored())
         except BaseException:
             shutil.rmtree(path)
             raise

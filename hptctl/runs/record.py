@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_serializer, model_validator
+from pydantic_core import to_json
 
 from hpt.errors import RunError
 
@@ -205,6 +206,15 @@ class Document(BaseModel):
     def unknown(self) -> tuple[str, ...]:
         """The names of such fields."""
         return tuple(self.model_extra or ())
+
+    def stored(self) -> str:
+        """As the file has it.
+
+        Tags and facts become text here and not in pydantic's serializer, which would call a signal that comes in the
+        middle of it a fault of the program.
+        """
+        fields = {key: value.text() if isinstance(value, Recorded) else value for key, value in self}
+        return to_json(fields, indent=1, inf_nan_mode="null").decode()
 
 
 class Spec(Document):

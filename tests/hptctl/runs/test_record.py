@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from hpt.errors import RunError
+from hpt.errors import Interrupted, RunError
 from hptctl import cli, runs, tracking
 from hptctl.runs.record import Facts, Status, Tags, merged, recorded
 
@@ -40,6 +40,24 @@ def test_facts_are_typed_in_the_program_and_text_in_the_file() -> None:
     read = Status.model_validate_json(stored).facts
     assert (read.mean, read.test_images, read.backbone_sha256_at) == ((0.48, 0.5, 0.25), 360, {50: "a"})
     assert read.text() == TEXT
+
+
+def test_the_documents_are_as_pydantic_writes_them(workplace: Path) -> None:
+    made = evaluation(metric="top1", test_images="12")
+    made.write_status(results={"test/top1": 0.5, "test/auroc": 1e-7})
+    for file, found in (("run.json", made.spec()), ("status.json", made.status())):
+        assert (made.path / file).read_text() == found.model_dump_json(indent=1)
+
+
+def test_a_signal_while_a_status_is_written_is_that_signal(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = evaluation(metric="top1")
+
+    def signalled(self: Facts) -> dict[str, str]:
+        raise Interrupted(15, "stopped by SIGTERM")
+
+    monkeypatch.setattr(Facts, "text", signalled)
+    with pytest.raises(Interrupted):
+        made.write_status(reason="under way")
 
 
 def test_a_later_record_wins_and_what_it_lacks_stays() -> None:
