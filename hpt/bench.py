@@ -29,13 +29,13 @@ class Measurement:
     """Seconds are medians over the steps."""
 
     seconds: float
-    """Of one of our steps, from indices to updated weights."""
+    """Seconds of one of our steps, from indices to updated weights."""
     bare_seconds: float
-    """Of the same step on views that are ready: the bound."""
+    """Seconds of the same step on views that are ready, which is the bound of ours."""
     stages: dict[str, float]
     """Mean seconds of a step by stage; measured apart, since looking at a stage makes a GPU wait for it."""
     peak_bytes: int
-    """Memory: of the device on a GPU, else of the process."""
+    """The most memory that was used: of the device on a GPU, else of the process."""
     batch_size: int
 
     @property

@@ -1,7 +1,8 @@
-"""Checkpoints: whole or not there, checked before use, the last two kept.
+"""Checkpoints: written whole or not at all, checked before use, the last two kept.
 
-`step-00000500.pt` is written beside its place, synced and renamed; its SHA-256 follows in `step-00000500.sha256`, so
-a file without one does not count, and one that differs was damaged (a flipped bit would load silently).
+`step-00000500.pt` is written to a temporary file beside it, synced and renamed; its SHA-256 follows in
+`step-00000500.sha256`. A file without a hash does not count, and one whose hash differs was damaged (a flipped bit
+would load silently).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ KEEP = 2
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) -> Path:
-    """Write the state after `step` steps; of the older ones the newest stay, so that there are `keep`."""
+    """Write the state after `step` steps, and remove the oldest checkpoints so that `keep` remain; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     with replacing(path) as part, part.open("wb") as file:
@@ -39,12 +40,12 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) ->
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps that have a checkpoint, ascending."""
+    """The steps that have a checkpoint, ascending."""
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
 
 
 def newest(folder: Path, *, until: float = inf) -> dict[str, Any] | None:
-    """The newest whole checkpoint of at most `until` steps, on the CPU; None when there is none yet.
+    """The newest undamaged checkpoint of at most `until` steps, on the CPU; None when there is none yet.
 
     Raises:
         RunError: there are checkpoints, and all are damaged.

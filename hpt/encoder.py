@@ -23,7 +23,7 @@ _ARCHITECTURES: dict[str, tuple[tuple[int, ...], bool]] = {
 }
 
 MOMENTUM = 0.1
-"""PyTorch's and the paper's: the share of a step's statistics in BatchNorm's running statistics."""
+"""The share of a step's statistics in BatchNorm's running statistics; it is PyTorch's and the paper's."""
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -34,11 +34,11 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     group: int | None = None
-    """Images of a group; None: the whole batch is one, as in PyTorch."""
+    """Images in a group. None: the whole batch is one group, as in PyTorch."""
     groups = 1
-    """Groups of an optimizer step in this process; a batch holds some of them, in order."""
+    """Groups that an optimizer step has in this process; a batch holds some of them, in order."""
     seen = 0
-    """Groups of the present step that were seen."""
+    """Groups of the present step that have been normalised."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, C, h, w] -> the same.
@@ -82,14 +82,22 @@ def build(backbone: str, *, seed: int) -> nn.Module:
 
 
 def feature_dim(backbone: str) -> int:
-    """Length of the pooled feature: 512 for resnet18 and 34, 2048 for the bottleneck ResNets."""
+    """Length of the pooled feature: 512 for resnet18 and resnet34, 2048 for the bottleneck ResNets.
+
+    Raises:
+        WeightsError: unknown backbone.
+    """
     _, bottleneck = _architecture(backbone)
     return 2048 if bottleneck else 512
 
 
 @functools.cache
 def shapes(backbone: str) -> Mapping[str, torch.Size]:
-    """Shape of every tensor in the encoder's state dict, in its order. Allocates no weights."""
+    """The shape of every tensor in the encoder's state dict, in its order; no weights are allocated.
+
+    Raises:
+        WeightsError: unknown backbone.
+    """
     with torch.device("meta"):
         return MappingProxyType({key: value.shape for key, value in _resnet(backbone).state_dict().items()})
 
@@ -97,10 +105,10 @@ def shapes(backbone: str) -> Mapping[str, torch.Size]:
 def detect(state: Mapping[str, Tensor]) -> str:
     """The architecture of a state dict in torchvision's layout, from its keys and shapes: `"resnet50"`.
 
-    Further keys, such as `fc`, do not matter; whether the state is complete is not looked at.
+    Further keys, such as `fc`, do not matter; whether the state is complete is not checked.
 
     Raises:
-        WeightsError: it is no ResNet, or not one of these five (another depth, ResNeXt, wide, not RGB).
+        WeightsError: it is not a ResNet, or not one of these five (another depth, ResNeXt, wide, not RGB).
     """
     stem, first = state.get("conv1.weight"), state.get("layer1.0.conv1.weight")
     if stem is None or first is None:

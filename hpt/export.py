@@ -25,15 +25,15 @@ class Layout:
 
     name: str
     suffixes: tuple[str, ...]
-    """Of the files that it reads, the usual one first."""
+    """The endings of the files that it reads, the usual one first."""
     rename: Callable[[str], str | None]
-    """torchvision's name -> this one; None leaves a tensor out."""
+    """Maps torchvision's name of a tensor to the program's; None leaves the tensor out."""
     nest: Callable[[dict[str, Any]], dict[str, Any]]
-    """What the file holds around the tensors."""
+    """Wraps the tensors in what else the file holds."""
     load: Mapping[str, str]
-    """By suffix: a line of Python that loads the file `{path}` of a `{backbone}`."""
+    """By suffix, a line of Python that loads the file `{path}` of a `{backbone}`."""
     classifies: Mapping[str, str] = field(default_factory=dict)
-    """Likewise of a classifier with `{classes}` classes; empty where the program has no place for one."""
+    """By suffix, a line that loads a classifier with `{classes}` classes; empty where the layout cannot hold one."""
 
 
 def _plainly(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,8 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def get(name: str) -> Layout:
-    """
+    """The layout of that name.
+
     Raises:
         ConfigError: no such layout.
     """
@@ -102,7 +103,11 @@ def get(name: str) -> Layout:
 
 
 def check_path(layout: Layout, path: Path) -> None:
-    """A ConfigError when the layout's program would not read such a file, or there is no folder for it."""
+    """Refuse a file that the layout's program would not read, or whose folder does not exist.
+
+    Raises:
+        ConfigError: it is such a file.
+    """
     if path.suffix not in layout.suffixes:
         raise ConfigError(
             f"{layout.name} does not read '{path.name}' in its layout", f"end it in {' or '.join(layout.suffixes)}"
@@ -112,11 +117,14 @@ def check_path(layout: Layout, path: Path) -> None:
 
 
 def write(state: Mapping[str, Tensor], backbone: str, layout: Layout, path: Path, about: Mapping[str, str]) -> str:
-    """Write a backbone, or with `fc` a classifier, of torchvision's keys in a layout, atomically; the line of Python
-    that loads it.
+    """Write a backbone in a layout, atomically; returns the line of Python that loads it.
+
+    Args:
+        state: tensors by torchvision's keys; with `fc.weight` and `fc.bias` it is a classifier.
+        about: facts that a safetensors file keeps as its metadata.
 
     Raises:
-        ConfigError: the layout has no such file, or no place for a classifier.
+        ConfigError: the layout's program would not read such a file, or the layout has no place for a classifier.
     """
     check_path(layout, path)
     classes = len(state["fc.bias"]) if "fc.bias" in state else 0

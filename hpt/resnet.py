@@ -1,6 +1,7 @@
-"""The five ResNets, layer for layer torchvision's: the same keys, initial weights and outputs, which the tests check.
+"""ResNets that equal torchvision's layer for layer: keys, initial weights and outputs are the same, as tests check.
 
-Ours because `import torchvision` brings `torch._dynamo` with it, 4 s at the start of every command that trains.
+They are written again because `import torchvision` brings `torch._dynamo` with it, which costs 4 s at the start of
+every command that trains.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]
 CLASSES = 1000
-"""Of torchvision's classifier, whose initialisation draws random numbers before the convolutions'."""
+"""Classes of torchvision's classifier, whose initialisation draws random numbers before the convolutions do."""
 
 
 class ResNet(nn.Module):
@@ -43,19 +44,19 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and the way around them."""
+    """Two 3 x 3 convolutions and the shortcut around them."""
 
     expansion = 1
 
     def __init__(self, width: int, planes: int, *, stride: int, norm: Norm) -> None:
         super().__init__()
-        around = _around(width, planes * self.expansion, stride, norm)
+        shortcut = _shortcut(width, planes * self.expansion, stride, norm)
         self.conv1 = nn.Conv2d(width, planes, 3, stride, padding=1, bias=False)
         self.bn1 = norm(planes)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
-        self.downsample = around
+        self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, width, h, w] -> [n, planes, h / stride, w / stride]."""
@@ -66,13 +67,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 (which has the stride, as in "ResNet v1.5"), 1 x 1, and the way around them."""
+    """Convolutions of 1 x 1, 3 x 3 (with the stride, as in "ResNet v1.5") and 1 x 1, and the shortcut around them."""
 
     expansion = 4
 
     def __init__(self, width: int, planes: int, *, stride: int, norm: Norm) -> None:
         super().__init__()
-        around = _around(width, planes * self.expansion, stride, norm)
+        shortcut = _shortcut(width, planes * self.expansion, stride, norm)
         self.conv1 = nn.Conv2d(width, planes, 1, bias=False)
         self.bn1 = norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
@@ -80,7 +81,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = norm(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = around
+        self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, width, h, w] -> [n, 4 * planes, h / stride, w / stride]."""
@@ -94,14 +95,15 @@ class Bottleneck(nn.Module):
 def _layer(
     kind: type[BasicBlock | Bottleneck], width: int, planes: int, count: int, *, stride: int, norm: Norm
 ) -> tuple[nn.Module, int]:
-    """`count` blocks, of which the first has the stride; and the channels that they end with."""
+    """`count` blocks, of which the first has the stride, and the number of channels that they end with."""
     out = planes * kind.expansion
     first = kind(width, planes, stride=stride, norm=norm)
     return nn.Sequential(first, *(kind(out, planes, stride=1, norm=norm) for _ in range(count - 1))), out
 
 
-def _around(width: int, out: int, stride: int, norm: Norm) -> nn.Module | None:
-    """A 1 x 1 convolution where a block changes size; drawn before the block's own, as torchvision does."""
+def _shortcut(width: int, out: int, stride: int, norm: Norm) -> nn.Module | None:
+    """The shortcut's 1 x 1 convolution where a block changes size; it is initialised before the block's own, as in
+    torchvision."""
     if stride == 1 and width == out:
         return None
     return nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), norm(out))

@@ -11,18 +11,18 @@ from typing import Literal, NamedTuple
 
 
 class Schedule(NamedTuple):
-    """A length: `60 epochs` or `2500 steps`."""
+    """The length of a training: `60 epochs` or `2500 steps`."""
 
     length: int
     unit: Literal["steps", "epochs"]
 
     def steps(self, images: int, batch_size: int) -> int:
-        """Optimizer steps; an epoch ends with the batch that the images do not fill."""
+        """The length in optimizer steps; the last batch of an epoch is the one that the images do not fill."""
         return self.length if self.unit == "steps" else self.length * math.ceil(images / batch_size)
 
 
 def parse_schedule(text: str) -> Schedule:
-    """`"2500-steps"` or `"90-epochs"`.
+    """The schedule that `"2500-steps"` or `"90-epochs"` names.
 
     Raises:
         ValueError: another form, or no step at all.
@@ -45,5 +45,5 @@ def thirds(step: int, steps: int, lr: float) -> float:
 
 
 def first_drop(steps: int) -> int:
-    """Steps that `thirds` takes at the whole learning rate: whatever comes later, they are the same."""
+    """Steps that `thirds` takes at the whole learning rate; they are the same however long the schedule is."""
     return round(steps / 3)

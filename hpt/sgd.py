@@ -1,6 +1,7 @@
 """SGD with momentum: torch.optim's arithmetic through its functional form.
 
-The class `torch.optim.SGD` is the same, but making one imports `torch._dynamo`: 4 s at the start of every run.
+The class `torch.optim.SGD` computes the same, but creating one imports `torch._dynamo`, which costs 4 s at the start of
+every run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SGD:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Move every parameter by its gradient, which must be there, and drop the gradients."""
+        """Move every parameter by its gradient, which it must have, and drop the gradients."""
         gradients = [parameter.grad for parameter in self.parameters]
         sgd(
             self.parameters,  # type: ignore[arg-type]

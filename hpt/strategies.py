@@ -10,11 +10,11 @@ StrategyName = Literal["base", "target", "hpt", "hpt-bn"]
 
 @dataclass(frozen=True)
 class Strategy:
-    """One row: where the backbone starts and what a run may change in it."""
+    """One row of the table: where the backbone starts and what a run may change in it."""
 
     name: StrategyName
     starts_from_weights: bool
-    """False: random initialisation; True: base weights, or the outcome of an earlier pretraining."""
+    """Whether it starts from base weights or the outcome of an earlier pretraining, instead of random weights."""
     trains: Literal["running-statistics", "everything", "batch-norm"]
     """What changes in the backbone. `running-statistics`: no gradient step at all, BatchNorm's running mean
     and variance are re-estimated. `batch-norm`: BatchNorm's affine weight and bias and its running statistics.

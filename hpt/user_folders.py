@@ -1,4 +1,4 @@
-"""Folders outside the working folder."""
+"""The user's folders for what outlives a working folder: the cache, and downloaded datasets."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,13 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Decoded images and downloaded weights, which can be made again: `$HPTCTL_CACHE`, or the user's cache folder."""
+    """The folder of decoded images and downloaded weights, all of which can be made again: `$HPTCTL_CACHE`, or the
+    system's cache folder."""
     given = os.environ.get("HPTCTL_CACHE")
     return Path(given).expanduser() if given else platformdirs.user_cache_path("hptctl")
 
 
 def data_folder() -> Path:
-    """Datasets of the catalogue: `$HPTCTL_DATA`, or the user's folder for data."""
+    """The folder of the catalogue's datasets: `$HPTCTL_DATA`, or the system's folder for a user's data."""
     given = os.environ.get("HPTCTL_DATA")
     return Path(given).expanduser() if given else platformdirs.user_data_path("hptctl") / "datasets"

@@ -20,6 +20,7 @@ def test_the_wheel_ships_the_templates_and_they_are_found_there(tmp_path: Path) 
         archive.extractall(site)
     shipped = {Path(name).name for name in names if name.startswith("hptctl/templates/")}
     assert shipped == {path.name for path in (ROOT / "templates").iterdir()}
+    assert {"hpt/py.typed", "hptctl/py.typed"} <= {*names}
     assert not [name for name in names if name.startswith(("tests/", "templates/"))]
 
     code = "from hptctl.report import page; print(page.__file__); print(page.templates())"

@@ -26,17 +26,15 @@ def list_weights(as_json: options.Json = False) -> None:
 
         hptctl weights list
     """
-    from hpt.user_folders import cache_folder
-    from hpt.weights import KNOWN
+    from hpt.known_weights import KNOWN
     from hptctl import console
 
-    folder = cache_folder() / "weights"
-    rows = [(name, known, (folder / known.file_name).exists()) for name, known in KNOWN.items()]
+    rows = [(name, known, known.path.exists()) for name, known in KNOWN.items()]
     if as_json:
         keys = ("url", "size", "backbone", "source", "note", "mean", "std")
         console.print_json(
             [
-                {"name": name, "here": here, "file": str(folder / known.file_name)}
+                {"name": name, "here": here, "file": str(known.path)}
                 | {key: getattr(known, key) for key in keys}
                 | {"checksum": f"{known.checksum.algorithm}:{known.checksum.digest}"}
                 for name, known, here in rows
@@ -64,18 +62,17 @@ def fetch(
 
         hptctl weights fetch moco-v2-800ep
     """
-    from hpt import weights
     from hpt.errors import WeightsError, did_you_mean
+    from hpt.known_weights import KNOWN, locate
+    from hpt.weights import read
     from hptctl import console
 
     with console.Display() as display:
-        file = weights.locate(name, progress=display.progress)
+        file = locate(name, progress=display.progress)
     if file is None:
-        known = ", ".join(weights.KNOWN)
-        raise WeightsError(
-            f"no known weights are called '{name}'{did_you_mean(name, weights.KNOWN)}", f"choose {known}"
-        )
-    loaded = weights.read(file, backbone=weights.KNOWN[name].backbone)
+        known = ", ".join(KNOWN)
+        raise WeightsError(f"no known weights are called '{name}'{did_you_mean(name, KNOWN)}", f"choose {known}")
+    loaded = read(file, backbone=KNOWN[name].backbone)
     if as_json:
         console.print_json({"name": name, "file": str(file), "sha256": loaded.sha256})
         return
@@ -201,12 +198,12 @@ def export(
         raise ConfigError("--register takes a model that embeds images, not a classifier", "name the pretraining")
     file, source = find_weights(run) if finetuned is None else (finetuned.path / MODEL, finetuned)
     if source is None:
-        raise RunError(f"'{run}' is no run", f"`hptctl weights convert {run} OUT` converts any file")
+        raise RunError(f"'{run}' is not a run", f"`hptctl weights convert {run} OUT` converts any file")
     loaded = read(file)
     state, classes = loaded.state, list[str]()
     if finetuned is not None:
         head, classes = read_head(file)
-        state |= head
+        state = {**state, **head}
     about = {"backbone": loaded.backbone, "run": run, "from": loaded.sha256, "layout": layout}
     line = exporting.write(state, loaded.backbone, chosen, path, about)
     beside = path.with_suffix(".md")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpt import kept_backbones
 from hpt.config import PretrainConfig
 from hpt.errors import RunError, WeightsError, did_you_mean
 from hptctl import runs
@@ -12,9 +13,6 @@ from hptctl.runs import Run
 
 if TYPE_CHECKING:
     from hpt.weights import Loaded
-
-BACKBONES = "backbones"
-"""Folder of a run that has those kept on its way (`hpt.milestones`, which loads PyTorch)."""
 
 
 def find_weights(text: str) -> tuple[Path, Run | None]:
@@ -40,23 +38,23 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         return run.backbone.resolve(), run
     if (file := Path(text)).is_file():
         return file.resolve(), _run_of(file.resolve())
-    from hpt import weights
+    from hpt.known_weights import KNOWN, locate
     from hptctl.console import Display
 
     with Display() as display:
-        known = weights.locate(text, progress=display.progress)
+        known = locate(text, progress=display.progress)
     if known is not None:
         return known, None
-    names = [*weights.KNOWN, *(run.name for run in runs.all_runs())]
+    names = [*KNOWN, *(run.name for run in runs.all_runs())]
     raise WeightsError(
         f"there are no weights '{text}'{did_you_mean(text, names)}",
-        f"give a file, a run, or one of {', '.join(weights.KNOWN)}",
+        f"give a file, a run, or one of {', '.join(KNOWN)}",
     )
 
 
 def would_fetch(text: str) -> bool:
     """Whether `find_weights` would download what a text names: a known base that the cache does not hold yet."""
-    from hpt.weights import KNOWN
+    from hpt.known_weights import KNOWN
 
     if text not in KNOWN or runs.find(text) is not None or Path(text).is_file():
         return False
@@ -66,18 +64,22 @@ def would_fetch(text: str) -> bool:
 def step_of(file: Path) -> int | None:
     """The step of a backbone that a pretraining kept on its way; None for other files."""
     step = file.stem.removeprefix("step-")
-    return int(step) if file.parent.name == BACKBONES and step.isdecimal() and _run_of(file) is not None else None
+    return (
+        int(step)
+        if file.parent.name == kept_backbones.FOLDER and step.isdecimal() and _run_of(file) is not None
+        else None
+    )
 
 
 def kept_backbone(run: Run, step: int) -> Path:
     """Where the backbone that a pretraining kept after some steps lies."""
-    return run.path / BACKBONES / f"step-{step}.safetensors"
+    return kept_backbones.path_of(run.path, step)
 
 
 def _backbone_after(run: Run, step: int) -> Path:
     file = kept_backbone(run, step)
     if not file.exists():
-        kept = sorted(int(path.stem.removeprefix("step-")) for path in file.parent.glob("step-*.safetensors"))
+        kept = kept_backbones.steps_of(run.path)
         have = f"it has those after {', '.join(map(str, kept))}" if kept else "pretrain with --save-at to keep some"
         raise RunError(f"run '{run.name}' kept no backbone after {step} steps", have)
     return file.resolve()
@@ -94,12 +96,13 @@ def evaluated_defaults(weights: str) -> dict[str, object]:
 
 def backbone_of(weights: str) -> str:
     """The architecture of a run, of a known base (which is not fetched for it), or of a file."""
-    from hpt.weights import KNOWN
+    from hpt.known_weights import KNOWN
 
     if runs.find(weights) is None and weights in KNOWN:
         return KNOWN[weights].backbone
     file, source = find_weights(weights)
-    return str(source.spec().config["backbone"]) if source else read_weights(file).backbone
+    # A part of a backbone tells its architecture too; whether a part will do is asked when its tensors are.
+    return str(source.spec().config["backbone"]) if source else read_weights(file, allow_partial=True).backbone
 
 
 _read: dict[tuple[Path, int, int], Loaded] = {}
@@ -133,6 +136,6 @@ def read_weights(file: Path, *, backbone: str | None = None, allow_partial: bool
 
 def _run_of(file: Path) -> Run | None:
     """The pretraining whose backbone a file is, its last or one that it kept on its way."""
-    run = runs.find(str(file.parent.parent if file.parent.name == BACKBONES else file.parent))
-    own = run is not None and (file.parent.name == BACKBONES or run.backbone.resolve() == file)
+    run = runs.find(str(file.parent.parent if file.parent.name == kept_backbones.FOLDER else file.parent))
+    own = run is not None and (file.parent.name == kept_backbones.FOLDER or run.backbone.resolve() == file)
     return run if own and run is not None and run.spec().kind == "pretrain" else None

@@ -13,7 +13,7 @@ from small_pretraining import config as small
 from small_pretraining import run
 from torch import Tensor, nn
 
-from hpt import checkpoint, encoder, milestones
+from hpt import checkpoint, encoder, kept_backbones
 from hpt.data.dataset import Dataset
 from hpt.data.images import Images
 from hpt.errors import ConfigError, Interrupted
@@ -52,12 +52,12 @@ def test_looks_and_kept_backbones_change_no_bit_of_a_run(dataset: Dataset, image
     assert {"probe/alignment", "probe/uniformity", "probe/effective_rank"} < set(probes[0])
     assert len({line["probe/effective_rank"] for line in probes}) == 3
     assert outcome.results["probe/knn_top1"] == probes[-1]["probe/knn_top1"]
-    assert milestones.steps_of(tmp_path / "watched") == [1, 3]
+    assert kept_backbones.steps_of(tmp_path / "watched") == [1, 3]
 
 
 def test_a_kept_backbone_is_the_one_of_that_step(images: Images, tmp_path: Path) -> None:
     run(config(steps=4, checkpoint_every=2, save_at=(2,)), images, tmp_path)
-    kept = load_file(milestones.path_of(tmp_path, 2))
+    kept = load_file(kept_backbones.path_of(tmp_path, 2))
     (saved,) = [
         torch.load(path, weights_only=True)["moco"]
         for path in (tmp_path / "checkpoints").glob("*2.pt")
@@ -106,7 +106,7 @@ def test_a_resumed_run_keeps_the_same_best(stop_after: int, whole: Outcome, imag
     assert logged[0]["step"] == at + 1
     assert resumed.facts == whole.facts
     assert resumed.backbone.read_bytes() == whole.backbone.read_bytes()
-    assert milestones.steps_of(tmp_path) == [2]
+    assert kept_backbones.steps_of(tmp_path) == [2]
 
 
 def test_keeping_the_best_needs_somebody_who_looks(images: Images, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from hpt import encoder, weights
+from hpt import encoder, known_weights, weights
 from hpt.data.fetch import Checksum
 from hpt.errors import WeightsError
 
@@ -480,7 +480,7 @@ def test_quantised_and_sparse_weights_are_refused_by_name(tmp_path: Path, state:
     weight = state["conv1.weight"]
     changed = weight.to(torch.int8) if how == "int8" else weight.to_sparse()
     torch.save({**state, "conv1.weight": changed}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=rf"conv1.weight holds no plain numbers \({how}\)"):
+    with pytest.raises(WeightsError, match=rf"conv1.weight does not hold plain numbers \({how}\)"):
         weights.read(tmp_path / "w.pth")
 
 
@@ -495,8 +495,8 @@ def test_a_known_name_is_its_file_in_the_cache(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "weights" / "resnet50-0676ba61.pth"
     path.parent.mkdir()
     path.write_bytes(b"put here by hand")
-    assert weights.locate("imagenet-supervised") == path
-    assert weights.locate("some-file.pth") is None
+    assert known_weights.locate("imagenet-supervised") == path
+    assert known_weights.locate("some-file.pth") is None
 
 
 def test_known_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,18 +516,18 @@ def test_known_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/w.pth"
         monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
-        known = replace(weights.KNOWN["imagenet-supervised"], url=url, checksum=Checksum("sha256", digest[:8]))
-        monkeypatch.setitem(weights.KNOWN, "imagenet-supervised", known)
-        found = weights.locate("imagenet-supervised")
+        known = replace(known_weights.KNOWN["imagenet-supervised"], url=url, checksum=Checksum("sha256", digest[:8]))
+        monkeypatch.setitem(known_weights.KNOWN, "imagenet-supervised", known)
+        found = known_weights.locate("imagenet-supervised")
         assert found is not None
         assert weights.read(found, backbone="resnet50").sha256 == digest
-        assert weights.locate("imagenet-supervised") == found
+        assert known_weights.locate("imagenet-supervised") == found
         assert asked == ["/w.pth"]
         found.unlink()
         wrong = replace(known, checksum=Checksum("sha256", "00000000"))
-        monkeypatch.setitem(weights.KNOWN, "imagenet-supervised", wrong)
+        monkeypatch.setitem(known_weights.KNOWN, "imagenet-supervised", wrong)
         with pytest.raises(WeightsError, match=r"put w\.pth into"):
-            weights.locate("imagenet-supervised")
+            known_weights.locate("imagenet-supervised")
         assert not found.exists()
         server.shutdown()
 
@@ -540,7 +540,7 @@ def test_without_a_network_the_user_learns_where_to_put_the_file(
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(WeightsError) as caught:
-        weights.locate("moco-v2-800ep")
+        known_weights.locate("moco-v2-800ep")
     assert str(caught.value) == (
         "cannot reach dl.fbaipublicfiles.com (Connection refused); put moco_v2_800ep_pretrain.pth.tar into "
         f"{tmp_path / 'weights'}, or give --weights FILE or RUN"

@@ -144,7 +144,7 @@ def test_weights_are_listed_and_inspected(hptctl, workplace: Path, own: str) -> 
         (("convert", "mine.pth", "out.onnx"), "end it in .safetensors or .pth"),
         (("convert", "mine.pth", "out.pth", "--layout", "tim"), "did you mean 'timm'"),
         (("convert", "mine.pth", "no/out.pth"), "the folder no does not exist"),
-        (("export", "mine.pth"), "is no run"),
+        (("export", "mine.pth"), "is not a run"),
     ],
 )
 def test_what_cannot_be_done_with_weights_is_one_line(arguments: tuple[str, ...], message: str, hptctl: Hptctl) -> None:

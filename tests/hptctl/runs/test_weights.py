@@ -51,6 +51,17 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path, hashed: Counter[str])
     assert read_weights(file).sha256 != first.sha256
 
 
+def test_a_part_of_a_backbone_is_pretrained_where_that_is_allowed(
+    hptctl, workplace: Path, hashed: Counter[str]
+) -> None:
+    a_resnet(workplace / "part.safetensors", without="layer4.1.bn2")
+    words = ("pretrain", "-s", "base", "-d", "digits", "-w", "part.safetensors", "--preset", "tiny", "--device", "cpu")
+    assert "start the rest afresh with --allow-partial" in " ".join(hptctl(*words, code=2).stderr.split())
+    hashed.clear()
+    hptctl(*words, "--allow-partial")
+    assert hashed["part.safetensors"] <= 1
+
+
 def test_weights_that_have_a_part_are_refused_although_they_were_read_before(tmp_path: Path) -> None:
     file = a_resnet(tmp_path / "part.safetensors", without="layer4.1.bn2")
     allowed = read_weights(file, backbone="resnet18", allow_partial=True)

@@ -11,7 +11,7 @@ import pytest
 from publisher_host import Quiet, offer_ucmerced, serving
 from small_study import STUDY, states
 
-from hpt.weights import KNOWN
+from hpt.known_weights import KNOWN
 from hptctl.runs.weights import backbone_of
 from hptctl.study import definition as grid
 from hptctl.study.progress import Progress

@@ -1,0 +1,183 @@
+"""Where the encoder is in a weights file, recognised by structure.
+
+The content of a file becomes dictionaries of tensors, one for each container in it (`state_dict`, `model`, `student`,
+...). In these the encoder is wherever `P + conv1.weight` and `P + layer1.0.conv1.weight` are, for some prefix P. So
+nothing has to know which wrappers a file went through. A layout with other key names is one more row of `_LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hpt.errors import WeightsError
+
+# What each layout of key names calls the parts of a ResNet, which torchvision calls conv1, bn1, layer1, ...
+_LAYOUTS: dict[str, dict[str, str]] = {
+    "torchvision": {part: part for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")},
+    # nn.Sequential(*resnet.children()), where relu and maxpool are 2 and 3.
+    "children": {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"},
+}
+
+# Detectron2's names (github.com/facebookresearch/detectron2, modeling/backbone/resnet.py), after any prefix. Its norms
+# belong to convolutions, and its stages count from 2.
+_DETECTRON2 = (
+    (re.compile(r"^stem\.conv1\.(weight)$"), r"conv1.\1"),
+    (re.compile(r"^stem\.conv1\.norm\.(\w+)$"), r"bn1.\1"),
+    (re.compile(r"^res(\d)\.(\d+)\.conv(\d)\.(weight)$"), r"layer\1.\2.conv\3.\4"),
+    (re.compile(r"^res(\d)\.(\d+)\.conv(\d)\.norm\.(\w+)$"), r"layer\1.\2.bn\3.\4"),
+    (re.compile(r"^res(\d)\.(\d+)\.shortcut\.(weight)$"), r"layer\1.\2.downsample.0.\3"),
+    (re.compile(r"^res(\d)\.(\d+)\.shortcut\.norm\.(\w+)$"), r"layer\1.\2.downsample.1.\3"),
+)
+
+# Words that name an encoder trained by gradients, and one that only follows it.
+_TRAINED = {"q", "query", "online", "student"}
+_FOLLOWS = {"k", "key", "momentum", "teacher", "target", "ema"}
+
+# What else lies beside an encoder, by a word of the key.
+_COMPANIONS: dict[str, set[str]] = {
+    "queue": {"queue"},
+    "key encoder": {"k", "key"},
+    "momentum copy": _FOLLOWS,
+    "head": {
+        "fc", "head", "heads", "mlp", "neck", "classifier", "prototypes",
+        "projector", "projection", "predictor", "prediction",
+    },
+    "loss": {"loss", "criterion"},
+    "optimizer": {"optimizer"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder somewhere in a file."""
+
+    container: str
+    """The path of its container in the file, such as `state_dict.`."""
+    prefix: str
+    """What its keys begin with there, such as `module.encoder_q.`."""
+    layout: str
+    """How the file names its parts: a row of `_LAYOUTS`, or `detectron2`."""
+    tensors: Mapping[str, Tensor]
+    """Its tensors under torchvision's names."""
+    keys: Mapping[str, str]
+    """What the file calls each tensor, container and all."""
+
+
+def containers(content: Any) -> dict[str, dict[str, Tensor]]:
+    """Every dictionary of tensors at any depth, by its path: '' for the outermost, then 'state_dict.'."""
+    found: dict[str, dict[str, Tensor]] = {}
+    waiting: deque[tuple[str, Any]] = deque([("", content)])
+    seen: set[int] = set()  # a pickle may contain itself
+    while waiting:
+        path, value = waiting.popleft()
+        if not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        tensors = {key: tensor for key, tensor in value.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+        if tensors:
+            found[path] = tensors
+        waiting.extend((f"{path}{key}.", inner) for key, inner in value.items() if isinstance(key, str))
+    return found
+
+
+def encoders(containers: Mapping[str, Mapping[str, Tensor]]) -> list[Encoder]:
+    """Every encoder of a file's containers, the one to take first: it was trained by gradients, where that can be told.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    found = []
+    for container, tensors in containers.items():
+        for layout, parts in _LAYOUTS.items():
+            part_of = {theirs: ours for ours, theirs in parts.items()}
+            for prefix in _prefixes(tensors, parts):
+                keys = {}
+                for key in tensors:
+                    part, _, rest = key.removeprefix(prefix).partition(".")
+                    if key.startswith(prefix) and part in part_of:
+                        keys[f"{part_of[part]}.{rest}"] = key
+                renamed = {name: tensors[key] for name, key in keys.items()}
+                full = {name: container + key for name, key in keys.items()}
+                found.append(Encoder(container, prefix, layout, renamed, full))
+        for key in tensors:
+            if key.endswith("stem.conv1.weight"):
+                prefix = key.removesuffix("stem.conv1.weight")
+                theirs = {_from_detectron2(k.removeprefix(prefix)): k for k in tensors if k.startswith(prefix)}
+                own = {name: k for name, k in theirs.items() if name is not None}
+                renamed = {name: tensors[k] for name, k in own.items()}
+                full = {name: container + k for name, k in own.items()}
+                found.append(Encoder(container, prefix, "detectron2", renamed, full))
+    if not found:
+        names = [container + key for container, tensors in containers.items() for key in tensors]
+        inside = f"its tensors are {few(names)}" if names else "it has no named tensors"
+        raise WeightsError(f"no ResNet in it ({inside})", "give weights of a torchvision or timm ResNet")
+    return sorted(found, key=_rank)
+
+
+def _from_detectron2(key: str) -> str | None:
+    """torchvision's name of a tensor, which counts stages from 1; None where it is not part of a ResNet."""
+    for pattern, name in _DETECTRON2:
+        if pattern.match(key):
+            ours = pattern.sub(name, key)
+            return f"layer{int(ours[5]) - 1}{ours[6:]}" if ours.startswith("layer") else ours
+    return None
+
+
+def _prefixes(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> Iterator[str]:
+    for key, tensor in tensors.items():
+        prefix = key.removesuffix(f"{parts['conv1']}.weight")
+        whole_words = prefix != key and (not prefix or prefix.endswith("."))
+        if whole_words and tensor.ndim == 4 and f"{prefix}{parts['layer1']}.0.conv1.weight" in tensors:
+            yield prefix
+
+
+def _rank(found: Encoder) -> int:
+    """Low for the encoder to take."""
+    words = _words(found.container + found.prefix)
+    if not _TRAINED.isdisjoint(words):
+        return 0
+    return 1 if _FOLLOWS.isdisjoint(words) else 2
+
+
+def dialect(found: Encoder, writer: str | None) -> str:
+    """What kind of file an encoder was in, for people; `writer` is the program that wrote it, where it says so."""
+    where = found.container + found.prefix
+    role = next((word for word in _words(where) if word in _TRAINED | _FOLLOWS), None)
+    if writer is not None:
+        kind = writer
+    elif role is not None:
+        kind = {"q": "MoCo query", "k": "MoCo key"}.get(role, role) + " encoder"
+    elif "_orig_mod." in found.prefix:
+        kind = "torch.compile"
+    elif found.layout == "detectron2":
+        kind = "detectron2"
+    elif found.layout == "children":
+        kind = "bare encoder"
+    else:
+        kind = "encoder" if found.prefix else "torchvision or timm"
+    shown = found.prefix if role is None or role in _words(found.prefix) else where
+    return f"{kind} ({shown})" if shown else kind
+
+
+def companion(key: str) -> str | None:
+    """What a tensor beside an encoder is, by the words of its key; None where they do not tell."""
+    return next((kind for kind, names in _COMPANIONS.items() if not names.isdisjoint(_words(key))), None)
+
+
+def _words(key: str) -> list[str]:
+    """`"module.encoder_q."` -> ["module", "encoder", "q", ""]."""
+    return re.split(r"[._]+", key.lower())
+
+
+def few(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are."""
+    first, *rest = names
+    shown = [first, *rest[:2]]
+    more = len(rest) + 1 - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
