@@ -19,10 +19,9 @@ from hptctl import tracking
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two tests run at a time: on two cores, teams of threads would spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Where Python may not write bytecode beside the sources, each process that a test starts would compile 3,000 files of
-# libraries, which is half of its time.
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-    os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+# Without bytecode each process that a test starts would compile hundreds of files anew, of the libraries too where the
+# installer has not compiled those: up to half of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,7 +44,7 @@ HERE = {
     "runs show gone": (2, "there is no run 'gone'"),
     "runs sync": (0, ""),
     "datasets list": (0, "flowers"),
-    "datasets info digits": (0, "digits"),
+    "datasets info flowers": (0, "published: train 1,020"),
     "datasets prepare flower": (2, "did you mean 'flowers'"),
     "datasets check gone/": (2, "no such folder"),
     "datasets stats gone/": (2, "no such folder"),
@@ -71,10 +71,9 @@ def test_every_verb_is_run_as_a_process() -> None:
 
 
 @pytest.mark.parametrize("line", HERE)
-def test_a_verb_says_what_it_has_to_and_ends(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verb_says_what_it_has_to_and_ends(line: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, said = HERE[line]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HPTCTL_CACHE", str(workplace / "cache"))
     if line == "ui":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://runs.example")
     Path("a-file").touch()
