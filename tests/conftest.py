@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from program import Hptctl, checked, command, made_once, run_as_process, run_inside
+from program import Hptctl, checked, command, made_once, run_inside
 
 from hptctl import tracking
 
@@ -87,12 +87,6 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hptctl(workplace: Path) -> Hptctl:
     """Run `hptctl` in the working folder, inside this process; its output, and its exit code to be checked."""
     return partial(checked, run_inside)
-
-
-@pytest.fixture
-def hptctl_process(workplace: Path) -> Hptctl:
-    """Run `hptctl` in the working folder as a process of its own, which takes seconds to start."""
-    return partial(checked, run_as_process)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ from hptctl import runs
 from hptctl.runs.weights import find_weights
 
 
-def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, study: Path, workplace: Path) -> None:
+def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(
+    hptctl, study: Path, workplace: Path, digits_folder: Path
+) -> None:
     assert set(states().values()) == {"left"}
     said = hptctl("study", "run", "mine.toml")
     assert "8 of 8 cells are done" in said.stdout
@@ -31,7 +33,7 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, s
     assert made["knn-hpt-my-digits-s0-2"].tags.steps == 2
     hptctl("study", "run", "mine.toml")
     assert {run.name for run in runs.all_runs()} == set(made)
-    hptctl("evaluate", "knn", "own", "-d", "digits", "--name", "something-else")
+    hptctl("evaluate", "knn", "own", "-d", str(digits_folder), "--name", "something-else")
     assert "1 dataset, 9 runs" in hptctl("report", "--study", "mine").stdout  # the eight cells and the study itself
     assert "something-else" not in (workplace / "report.html").read_text()
     one = find_weights("hpt-my-digits-s0@2")[1]
