@@ -12,17 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from program import Hptctl, checked, command, made_once, run_as_process, run_inside
+from program import Hptctl, checked, command, made_once, run_inside
 
 from hptctl import tracking
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two tests run at a time: on two cores, teams of threads would spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Where Python may not write bytecode beside the sources, each process that a test starts would compile 3,000 files of
-# libraries, which is half of its time.
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-    os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+# Without bytecode each process that a test starts would compile hundreds of files anew, of the libraries too where the
+# installer has not compiled those: up to half of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,12 +87,6 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hptctl(workplace: Path) -> Hptctl:
     """Run `hptctl` in the working folder, inside this process; its output, and its exit code to be checked."""
     return partial(checked, run_inside)
-
-
-@pytest.fixture
-def hptctl_process(workplace: Path) -> Hptctl:
-    """Run `hptctl` in the working folder as a process of its own, which takes seconds to start."""
-    return partial(checked, run_as_process)
 
 
 @pytest.fixture(scope="session")

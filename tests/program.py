@@ -53,7 +53,7 @@ def command(*arguments: str) -> list[str]:
 
 
 Hptctl = Callable[..., subprocess.CompletedProcess[str]]
-"""The fixtures `hptctl` and `hptctl_process`: words of the command line, and `code`, the exit code to expect."""
+"""The fixture `hptctl`: words of the command line, and `code`, the exit code to expect."""
 
 
 def checked(run: Hptctl, *arguments: str, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -61,11 +61,6 @@ def checked(run: Hptctl, *arguments: str, code: int = 0, **options: Any) -> subp
     done = run(*arguments, **options)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
-
-
-def run_as_process(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """`hptctl` as a process of its own."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout)
 
 
 def run_inside(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,9 @@ from hptctl import runs
 from hptctl.runs.weights import find_weights
 
 
-def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, study: Path, workplace: Path) -> None:
+def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(
+    hptctl, study: Path, workplace: Path, digits_folder: Path
+) -> None:
     assert set(states().values()) == {"left"}
     said = hptctl("study", "run", "mine.toml")
     assert "8 of 8 cells are done" in said.stdout
@@ -31,7 +33,7 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(hptctl, s
     assert made["knn-hpt-my-digits-s0-2"].tags.steps == 2
     hptctl("study", "run", "mine.toml")
     assert {run.name for run in runs.all_runs()} == set(made)
-    hptctl("evaluate", "knn", "own", "-d", "digits", "--name", "something-else")
+    hptctl("evaluate", "knn", "own", "-d", str(digits_folder), "--name", "something-else")
     assert "1 dataset, 9 runs" in hptctl("report", "--study", "mine").stdout  # the eight cells and the study itself
     assert "something-else" not in (workplace / "report.html").read_text()
     one = find_weights("hpt-my-digits-s0@2")[1]
@@ -67,10 +69,10 @@ def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when
 
 def test_a_study_that_was_killed_goes_on_where_it_was(hptctl, study: Path, workplace: Path) -> None:
     study.write_text(
-        study.read_text().replace("hpt = [2, 4]", "hpt = [2, 60]").replace("[set]", "[set]\ncheckpoint_every = 1")
+        study.read_text().replace("hpt = [2, 4]", "hpt = [2, 20]").replace("[set]", "[set]\ncheckpoint_every = 5")
     )
     process = subprocess.Popen(
-        command("study", "run", "mine.toml", "--only", "knn-hpt*@60"), cwd=workplace, start_new_session=True
+        command("study", "run", "mine.toml", "--only", "knn-hpt*@20"), cwd=workplace, start_new_session=True
     )
     checkpoints = workplace / "runs" / "hpt-my-digits-s0" / "checkpoints"
     end = time.monotonic() + 120
@@ -82,8 +84,8 @@ def test_a_study_that_was_killed_goes_on_where_it_was(hptctl, study: Path, workp
     process.wait()
     before = states()
     assert (before["own"], before["hpt-my-digits-s0"]) == ("done", "stopped")
-    assert "going on from step" in hptctl("study", "run", "mine.toml", "--only", "knn-hpt*@60").stderr
-    assert states()["knn-hpt-my-digits-s0@60"] == "done"
+    assert "going on from step" in hptctl("study", "run", "mine.toml", "--only", "knn-hpt*@20").stderr
+    assert states()["knn-hpt-my-digits-s0@20"] == "done"
     assert [run.name for run in runs.all_runs() if run.spec().kind == "pretrain"].count("hpt-my-digits-s0") == 1
 
 
