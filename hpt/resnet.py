@@ -33,7 +33,8 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         nn.Linear(width, CLASSES)  # for the numbers it draws
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # A normal draw on the meta device imports `torch._dynamo` too (2 s), and there are no weights to draw.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -71,8 +71,10 @@ def root(
 def main() -> None:
     """Entry point of `hptctl`."""
     from hpt.errors import HptError
+    from hptctl import collector
     from hptctl.runs import children, signals
 
+    collector.spare()
     signals.raise_on_signals()
     children.end_with_command()
     _show_notes_when_they_come()

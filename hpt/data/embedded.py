@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +40,7 @@ class Digits:
         yield f"digits 1 {DIGIT_SIDE}"
 
     def open(self) -> AbstractContextManager[Read]:
-        from sklearn.datasets import load_digits
-
-        scans = load_digits().images
+        scans = _digit_table()[:, :-1].reshape(-1, 8, 8)
 
         def read(name: str) -> bytes:
             grey = np.rint(scans[_number(name)] * (255 / 16)).astype(np.uint8)
@@ -63,10 +64,8 @@ class Shapes:
 
 def digits() -> Listing:
     """The ten digits, 1,797 images of 32 x 32 pixels."""
-    from sklearn.datasets import load_digits
-
-    targets = load_digits().target
-    return Listing.single_label(Digits(), {f"{i:04d}.ppm": ("train", str(t)) for i, t in enumerate(targets)})
+    digit = _digit_table()[:, -1].astype(int)
+    return Listing.single_label(Digits(), {f"{i:04d}.ppm": ("train", str(d)) for i, d in enumerate(digit)})
 
 
 def shapes(count: int = SHAPES) -> Listing:
@@ -75,6 +74,17 @@ def shapes(count: int = SHAPES) -> Listing:
     return Listing.single_label(
         Shapes(), {f"{i:07d}.ppm": ("train", OUTLINE_NAMES[i % len(OUTLINES)]) for i in range(count)}
     )
+
+
+@functools.cache
+def _digit_table() -> npt.NDArray[np.float64]:
+    """[1797, 65]: the 64 pixels (0 to 16) and the digit of each scan, as `sklearn.datasets.load_digits` has them.
+
+    The file is read where it lies: to import scikit-learn for it would cost each start a second and a half.
+    """
+    package = find_spec("sklearn")
+    assert package is not None and package.origin is not None
+    return np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
 
 
 def draw_shape(number: int) -> npt.NDArray[np.uint8]:

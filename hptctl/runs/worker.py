@@ -30,7 +30,7 @@ from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import pretrain
 from hpt.processes import Compute, Processes
-from hptctl import console
+from hptctl import collector, console
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
 from hptctl.runs.children import end_with_command
@@ -312,6 +312,7 @@ def hardware(processes: Processes) -> str:
 
 def main() -> None:
     """`python -m hptctl.worker RUN-FOLDER`, once per process."""
+    collector.spare()
     raise_on_signals()
     end_with_command()
     console.err.file = sys.stdout  # standard error is the launchers', who say much there

@@ -50,10 +50,14 @@ def test_initial_weights_and_features_are_torchvisions_to_the_last_bit(backbone:
         assert torch.equal(ours(images), theirs.eval()(images))
 
 
-def test_importing_the_encoder_does_not_import_torchvision_or_torchs_compiler() -> None:
+def test_a_worker_that_reads_its_images_and_weights_has_not_imported_torchvision_or_torchs_compiler() -> None:
     code = (
         "import sys, torch, hptctl.worker\n"
+        "from hpt import encoder\n"
+        "from hpt.data.embedded import digits\n"
         "from hpt.sgd import SGD\n"
+        "digits()\n"
+        "encoder.detect(encoder.build('resnet18', seed=0).state_dict())\n"
         "layer = torch.nn.Linear(2, 2)\n"
         "sgd = SGD(layer.parameters(), momentum=0.9)\n"
         "layer(torch.ones(1, 2)).sum().backward()\n"

@@ -78,7 +78,7 @@ def test_every_verb_is_run_as_a_process() -> None:
 
 WARM = """
 import json, os, runpy, sys
-import torch
+import mlflow.store.tracking.sqlalchemy_store, mlflow.tracking, optuna, scipy.stats, torch
 for line in sys.stdin:
     words, folder, out, err, environment = json.loads(line)
     if child := os.fork():
@@ -93,7 +93,8 @@ for line in sys.stdin:
     runpy.run_module("hptctl", run_name="__main__", alter_sys=True)
     break
 """
-"""A process that has imported PyTorch, which takes the time, and nothing of ours, and becomes `hptctl` once a line."""
+"""A process that has imported the large libraries, which takes the time, and nothing of ours, and becomes `hptctl` once
+a line."""
 
 
 @pytest.fixture(scope="module")
