@@ -100,7 +100,7 @@ def _watch(write: Callable[[], Summary]) -> None:
     from hptctl import console, tracking
     from hptctl.runs.signals import held_back
 
-    store, looked = tracking.Watch(), -WATCH_SECONDS
+    store, looked = tracking.StoreWatch(), -WATCH_SECONDS
     console.note(f"watching {tracking.uri()}; Ctrl-C ends it")
     with held_back() as stop:
         while not stop():

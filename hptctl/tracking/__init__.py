@@ -7,12 +7,12 @@ embedder    that model's code, which MLflow keeps with it
 """
 
 from hptctl.tracking.push import Tracker, carry, sync, tracked
-from hptctl.tracking.store import Record, Watch, check_store, client, histories, read_runs, uri
+from hptctl.tracking.store import Record, StoreWatch, check_store, client, histories, read_runs, uri
 
 __all__ = [
     "Record",
+    "StoreWatch",
     "Tracker",
-    "Watch",
     "carry",
     "check_store",
     "client",

@@ -143,7 +143,7 @@ def histories(wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[t
     return {key: sorted((point.step, point.value) for point in points) for key, points in found.items()}
 
 
-class Watch:
+class StoreWatch:
     """Tells when runs of the store began, ended, got new figures or were deleted: what a report shows.
 
     What a run under way logs is no change. A SQLite store is read only when its files have changed.

@@ -12,7 +12,7 @@ from hptctl import tracking
 def test_what_a_run_under_way_logs_is_no_change(workplace: Path) -> None:
     store = Store()
     source = store.pretrain("hpt", "flowers", 50)
-    watch = tracking.Watch()
+    watch = tracking.StoreWatch()
     assert watch.changed()
     assert not watch.changed()
     running = store.evaluate("linear", source, "flowers", None, state="running")
