@@ -1,7 +1,8 @@
-"""Whether one model is better than another on the same test images, or the difference is chance.
+"""Whether one model is better than another, or the difference is chance.
 
-Both models scored the same images, so images are resampled for both at once, and what makes an image hard cancels out.
-The reruns of a model (other seeds of a probe) are a second source of chance and are resampled too.
+Chance has two parts. Both models scored the same test images, so images are resampled for both at once, and what makes
+an image hard cancels out. And each model was trained from some seeds, of which others would have come to other figures:
+what a few seeds show of that, with Student's t for their being few.
 """
 
 from __future__ import annotations
@@ -14,15 +15,77 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hpt.errors import HptError
+from hpt.errors import ConfigError, DataError, HptError
 from hpt.metrics import Float, Labels, Scores, Weighted, Weights, weighted
 
 Verdict = Literal["win", "loss", "tie"]
-Model = Scores | Sequence[Scores]
-"""Scores [R, n, C] of R reruns of one training (logits, as in `hpt.metrics`), or several such, one for each seed."""
 
 BLOCK = 1 << 18
 """Weights drawn at a time: 1 MB, which stays in a processor's cache."""
+FEW_IMAGES = 20
+"""Fewer test images than these give no verdict: the normal law that the intervals rest on does not hold yet."""
+SEEDS = 3
+"""The number of seeds from which the intervals hold what they say; the published protocol has as many reruns."""
+POWER = 0.8
+"""The chance to see a difference of the size that counts as one that the data could have seen."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One side of a comparison."""
+
+    seeds: Sequence[Scores]
+    """Scores [R, n, C] of R reruns (logits, as in `hpt.metrics`), one for each training."""
+    trained: bool = True
+    """Whether the backbone was trained, so that another seed would give another one. Where it was not (`base`, weights
+    as they are), the reruns of a probe on top are all the chance there is, and a single rerun has none."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How far a difference between two figures may be from the truth."""
+
+    images: float
+    """Variance that comes from the test images."""
+    seeds: float
+    """Variance that comes from the trainings, as far as their seeds show it."""
+    degrees: float
+    """Degrees of freedom of `images + seeds` (Welch and Satterthwaite, doi 10.2307/3002019)."""
+    seed_degrees: float
+    """Degrees of freedom of `seeds` alone."""
+    few: bool
+    """Whether one side has two seeds only, whose spread is small by luck so often that the two margins are added up
+    instead of the variances."""
+    controlled: bool
+    """Whether both sides have several seeds, or need none. Without them the trainings are taken as given: nothing is
+    known of what other seeds would have come to."""
+
+    def margin(self, level: float) -> float:
+        """Half of the width of the confidence interval."""
+        share = (1 + level) / 2
+        if self.few:
+            return _quantile(share, math.inf) * math.sqrt(self.images) + _quantile(
+                share, self.seed_degrees
+            ) * math.sqrt(self.seeds)
+        return _quantile(share, self.degrees) * math.sqrt(self.images + self.seeds)
+
+    def p_value(self, difference: float) -> float:
+        """Two-sided: the largest share of chance at which the interval around the difference still excludes 0."""
+        if difference == 0:
+            return 1.0
+        if self.images + self.seeds == 0:
+            return 0.0
+        if not self.few:
+            return 2 * _below(-abs(difference) / math.sqrt(self.images + self.seeds), self.degrees)
+        low, high = 0.0, 1.0  # the margin of a level falls as the level does
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.margin(1 - middle) < abs(difference) else (middle, high)
+        return high
+
+    def detectable(self, level: float) -> float:
+        """The difference that would have excluded 0 from the interval of that level with a chance of `POWER`."""
+        return self.margin(level) + _quantile(POWER, self.degrees) * math.sqrt(self.images + self.seeds)
 
 
 @dataclass(frozen=True)
@@ -43,16 +106,31 @@ class Interval:
     """Confidence level: the share of such intervals that contain the true difference."""
     resamples: int
     """Number of resamples of the images, without those that leave the metric undefined (AUROC of a single class)."""
+    chance: Chance
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided: 1 - level where 0 is at an end of the interval."""
+        return self.chance.p_value(self.difference)
 
 
 @dataclass(frozen=True)
 class Resampled:
     """A metric of one model on the images and on resamples of them."""
 
-    observed: float
-    """The metric on the images themselves, averaged over seeds, or over the reruns of a single seed."""
+    units: Float
+    """[S] the metric on the images themselves, for each seed, or for each rerun of a single seed."""
     figures: Float
-    """[B, R] the metric on each resample, for each seed or rerun; NaN where the resample leaves it undefined."""
+    """[B, S] the metric on each resample, likewise; NaN where the resample leaves it undefined."""
+    images: int
+    """The number of images."""
+    seeds: int | None
+    """The number of seeds that show what the training leaves to chance; None where it leaves nothing."""
+
+    @property
+    def observed(self) -> float:
+        """The metric on the images themselves, averaged."""
+        return float(np.mean(self.units))
 
 
 @dataclass(frozen=True)
@@ -71,10 +149,10 @@ class SpeedUp:
 class McNemar:
     """The images on which two models disagree, and how unlikely their split would be if neither were better."""
 
-    only_a: int
-    """Images that only the first model classifies correctly."""
-    only_b: int
-    """Images that only the second model classifies correctly."""
+    only_a: float
+    """Images that only the first model classifies correctly, a mean over the matched reruns."""
+    only_b: float
+    """Images that only the second model classifies correctly, likewise."""
     p_value: float
     """Two-sided exact p-value; 1 where the models never disagree."""
 
@@ -94,22 +172,24 @@ def resample(metric: str, models: Sequence[Model], labels: Labels, *, resamples:
 
     Raises:
         ConfigError: the metric is not defined for labels of this kind.
+        DataError: a single image.
         HptError: the number of scored images and of labels differ, a score is NaN, or the labels leave the metric
             undefined.
     """
     n = len(labels)
-    seeds = [(model,) if isinstance(model, np.ndarray) else tuple(model) for model in models]
-    if any(scores.shape[1] != n for each in seeds for scores in each):
-        scored = " and ".join(str(each[0].shape[1]) for each in seeds)
+    if any(scores.shape[1] != n for model in models for scores in model.seeds):
+        scored = " and ".join(str(model.seeds[0].shape[1]) for model in models)
         raise HptError(
             f"{scored} images were scored and {n} have labels", "compare models on the same split of the same dataset"
         )
-    figures = [[[weighted(metric, rerun, labels) for rerun in scores] for scores in each] for each in seeds]
-    # What is drawn of a model: its seeds, or the reruns of its only seed.
+    if n == 1:
+        raise DataError("one test image says nothing of a difference", "test on more images")
+    figures = [[[weighted(metric, rerun, labels) for rerun in scores] for scores in model.seeds] for model in models]
+    # What varies in a model: its seeds, or the reruns of its only seed.
     drawn = [[[rerun] for rerun in each[0]] if len(each) == 1 else each for each in figures]
     once = np.ones((1, n), dtype=np.float32)
-    observed = [np.array([_mean(unit, once)[0] for unit in each]) for each in drawn]
-    if any(np.isnan(each).any() for each in observed):
+    units = [np.array([_mean(unit, once)[0] for unit in each]) for each in drawn]
+    if any(np.isnan(each).any() for each in units):
         raise HptError(f"{metric} is undefined on these {n} images", "it needs images of two classes")
 
     random = np.random.default_rng(seed)
@@ -120,84 +200,130 @@ def resample(metric: str, models: Sequence[Model], labels: Labels, *, resamples:
         for each, out in zip(drawn, found, strict=True):
             for number, unit in enumerate(each):
                 out[start : start + rows, number] = _mean(unit, weights)
-    return [Resampled(float(np.mean(at)), out) for at, out in zip(observed, found, strict=True)]
+    return [Resampled(at, out, n, _seeds(model)) for model, at, out in zip(models, units, found, strict=True)]
 
 
-def difference(a: Resampled, b: Resampled, *, seed: int = 0, level: float = 0.95) -> Interval:
-    """The percentile interval of the paired bootstrap for the difference between two models resampled together.
+def difference(a: Resampled, b: Resampled, *, level: float = 0.95) -> Interval:
+    """The interval of the difference between two models that were resampled together.
 
-    The reruns of each model are drawn independently of the images (the pigeonhole bootstrap: Owen 2007,
-    doi 10.1214/07-AOAS122). Of R reruns R - 1 are drawn: R draws would make the variance between reruns too small by
-    1/R (Rao & Wu 1988, doi 10.1080/01621459.1988.10478591: n - 1 draws need no rescaling), which is a third of it for
-    the protocol's three. Of a model trained from several seeds the seeds are drawn, each with the mean of its reruns:
-    reruns of one seed share its luck and are no further evidence of it.
+    Its variance is that of the paired bootstrap over the images (of the mean over a model's seeds, or reruns) plus that
+    of the mean of each model's seeds, s^2/S; its width is that of Student's t with the degrees of freedom of Welch and
+    Satterthwaite. Several evaluations of one training share its luck and are no further evidence of it: a model's seeds
+    are its trainings. Of a single training the reruns take the place of seeds, and the interval takes it as given.
 
-    Coverage of the 95 % interval, from simulations: 94 to 97 % where images are the main source of chance, also with a
-    single rerun, whose interval takes the training as given. It is conservative where reruns disagree image by image as
-    if each were another model (99 %), and covers too little where reruns differ as wholes and the images are so many
-    that nothing else varies: 81 % with two reruns, 88 % with three, 92 % with five.
+    Coverage of the 95 % interval by simulations of 100 to 10,000 images and seeds that vary by 0 to 3 points
+    (`benchmarks/verdict.py`): 95 to 99.8 % from three seeds on, 96 % or more with two (`Chance.few`), and as little as
+    21 % with one where seeds vary much, which is why `Chance.controlled` tells these apart.
 
-    Each resample counts twice, with the two models' draws of reruns exchanged, so swapping a and b negates the interval
-    to the last bit, and the interval of a model against itself is symmetric. The outcome depends on `seed` alone.
+    Swapping a and b negates the interval, and the interval of a model against itself is symmetric.
 
     Raises:
-        HptError: the metric is undefined in every resample.
+        HptError: the metric is undefined in half of the resamples or more.
     """
-    resamples = len(a.figures)
-    uniform = np.random.default_rng([seed, 1]).random((2, resamples, max(a.figures.shape[1], b.figures.shape[1])))
-    drawn_a, drawn_b = ([_mean_of_drawn(each.figures, numbers) for numbers in uniform] for each in (a, b))
-    differences = np.stack([drawn_a[0] - drawn_b[1], drawn_a[1] - drawn_b[0]])
-    defined = ~np.isnan(differences[0])  # by the labels drawn alone
-    ordered = np.sort(differences[:, defined], axis=None)
-    if not len(ordered):
-        raise HptError("the metric is undefined in every resample of these images", "test on more images")
-    cut = int(round(len(ordered) * (1 - level) / 2, 6))
-    return Interval(
-        a=a.observed,
-        b=b.observed,
-        difference=a.observed - b.observed,
-        low=float(ordered[cut]),
-        high=float(ordered[-1 - cut]),
-        level=level,
-        resamples=int(defined.sum()),
+    differences = a.figures.mean(axis=1) - b.figures.mean(axis=1)
+    differences = differences[~np.isnan(differences)]  # by the labels drawn alone
+    if 2 * len(differences) <= len(a.figures):
+        raise HptError("the metric is undefined in most resamples of these images", "test on more images")
+    n = a.images
+    parts = [mean_variance(each.units) for each in (a, b)]
+    chance = chance_of(float(differences.var()) * n / (n - 1), n, parts, (a.seeds, b.seeds))
+    apart, margin = a.observed - b.observed, chance.margin(level)
+    return Interval(a.observed, b.observed, apart, apart - margin, apart + margin, level, len(differences), chance)
+
+
+def mean_variance(units: Float) -> tuple[float, int]:
+    """The variance of the mean of figures [S] and its degrees of freedom; 0 and 0 of a single one."""
+    return (float(np.var(units, ddof=1)) / len(units), len(units) - 1) if len(units) > 1 else (0.0, 0)
+
+
+def chance_of(images: float, count: int, parts: Sequence[tuple[float, int]], seeds: Sequence[int | None]) -> Chance:
+    """What chance may have in the difference between the means of two models.
+
+    Args:
+        images: variance of the difference that comes from the `count` test images.
+        parts: the variance that comes from the seeds (or from the reruns of a single one), and its degrees of freedom,
+            of both.
+        seeds: the number of seeds of both; None where a model needs none.
+    """
+    varied = sum(part for part, _ in parts)
+    of_seeds = sum(part**2 / degrees for part, degrees in parts if degrees)
+    of_all = of_seeds + images**2 / max(count - 1, 1)
+    return Chance(
+        images=images,
+        seeds=varied,
+        degrees=(images + varied) ** 2 / of_all if of_all else math.inf,
+        seed_degrees=varied**2 / of_seeds if of_seeds else math.inf,
+        few=2 in seeds,
+        controlled=all(each is None or each > 1 for each in seeds),
     )
 
 
-def verdict(interval: Interval) -> Verdict:
-    """`win` or `loss` of the first model where the interval excludes 0, else `tie`."""
-    if interval.low > 0:
-        return "win"
-    return "loss" if interval.high < 0 else "tie"
+def verdict(interval: Interval, p_value: float | None = None) -> Verdict:
+    """`win` or `loss` of the first model where the interval excludes 0, else `tie`.
+
+    `p_value` is the interval's own after adjustment for a family of comparisons (`holm`), where it is one of several.
+    """
+    if (interval.p_value if p_value is None else p_value) >= 1 - interval.level:
+        return "tie"
+    return "win" if interval.difference > 0 else "loss"
+
+
+def holm(p_values: Sequence[float], shares: Sequence[float] | None = None) -> list[float]:
+    """p-values adjusted for multiple tests (Holm 1979): whatever is true, the chance that any of those below 5 % is
+    false is at most 5 %.
+
+    Args:
+        p_values: of the tests of a family.
+        shares: what part of the 5 % each test has, in proportion; equal parts where left out. A test that matters more
+            may have a larger part, as long as the p-values have no say in it.
+    """
+    parts = np.ones(len(p_values)) if shares is None else np.asarray(shares, dtype=float)
+    adjusted, highest, left = [0.0] * len(p_values), 0.0, float(parts.sum())
+    for at in np.argsort(np.asarray(p_values, dtype=float) / parts, kind="stable"):
+        highest = max(highest, min(1.0, p_values[at] * left / parts[at]))
+        adjusted[at] = highest
+        left -= float(parts[at])
+    return adjusted
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
     """McNemar's exact test (doi 10.1007/BF02295996) of the hypothesis that two models are correct equally often.
 
     Only the images on which they disagree count: if neither model is better, each wins such an image with probability
-    1/2, whatever the other two cells of the table hold.
+    1/2, whatever the other two cells of the table hold. It takes the trainings as given, where the interval of
+    `difference` covers their chance too.
 
     Args:
         a: whether the first model classifies each image correctly (`hpt.metrics.hits`), [n], or [R, n] of several
-            reruns. Reruns vote: an image counts as correct where more than half of them have it right. The p-value is
-            therefore that of the majority of these very reruns and covers the chance in the images alone, where the
-            interval of `difference` covers both.
-        b: the same for the second model, on the same images in the same order; its number of reruns may differ.
+            reruns. Each is tested against the other model's rerun of the same number, and twice the mean of the
+            p-values is one (Ruschendorf 1982, doi 10.2307/1426673), however the reruns depend on each other.
+        b: the same for the second model, on the same images in the same order, of as many reruns.
 
     Raises:
+        ConfigError: the numbers of reruns differ.
         HptError: the two models were evaluated on different numbers of images.
     """
     from scipy.stats import binomtest  # 0.5 s
 
-    right_a, right_b = (np.atleast_2d(each).mean(axis=0) > 0.5 for each in (a, b))
-    if len(right_a) != len(right_b):
+    rights_a, rights_b = np.atleast_2d(a), np.atleast_2d(b)
+    if rights_a.shape[1] != rights_b.shape[1]:
         raise HptError(
-            f"one model was evaluated on {len(right_a)} images and the other on {len(right_b)}",
+            f"one model was evaluated on {rights_a.shape[1]} images and the other on {rights_b.shape[1]}",
             "compare models on the same split of the same dataset",
         )
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    disagree = only_a + only_b
-    p_value = float(binomtest(only_a, disagree, 0.5).pvalue) if disagree else 1.0
-    return McNemar(only_a, only_b, p_value)
+    if len(rights_a) != len(rights_b):
+        raise ConfigError(
+            f"McNemar's test matches rerun by rerun, and there are {len(rights_a)} and {len(rights_b)}",
+            "compare as many of each",
+        )
+    only_a, only_b, p_values = [], [], []
+    for right_a, right_b in zip(rights_a, rights_b, strict=True):
+        only_a.append(int((right_a & ~right_b).sum()))
+        only_b.append(int((right_b & ~right_a).sum()))
+        disagree = only_a[-1] + only_b[-1]
+        p_values.append(float(binomtest(only_a[-1], disagree, 0.5).pvalue) if disagree else 1.0)
+    p_value = p_values[0] if len(p_values) == 1 else min(1.0, 2 * float(np.mean(p_values)))
+    return McNemar(float(np.mean(only_a)), float(np.mean(only_b)), p_value)
 
 
 def speed_up(steps: float, figure: float, curve: Sequence[tuple[float, float]]) -> SpeedUp:
@@ -234,8 +360,23 @@ def _resampled(n: int, resamples: int, random: np.random.Generator) -> Weights:
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float32)
 
 
-def _mean_of_drawn(figures: Float, uniform: Float) -> Float:
-    """[B] the mean of R - 1 (at least 1) of the figures [B, R], drawn with replacement by uniform numbers [B, >= R]."""
-    reruns = figures.shape[1]
-    drawn = (uniform[:, : max(1, reruns - 1)] * reruns).astype(np.intp)
-    return np.asarray(np.take_along_axis(figures, drawn, axis=1).mean(axis=1))
+def _seeds(model: Model) -> int | None:
+    """The number of seeds, or of reruns where they are all the chance there is; None of a single such rerun."""
+    if model.trained or len(model.seeds) > 1:
+        return len(model.seeds)
+    reruns = len(model.seeds[0])
+    return reruns if reruns > 1 else None
+
+
+def _quantile(share: float, degrees: float) -> float:
+    """The quantile of Student's t, or of the normal distribution where the degrees of freedom are infinite."""
+    from scipy.special import ndtri, stdtrit  # 0.4 s
+
+    return float(ndtri(share) if math.isinf(degrees) else stdtrit(degrees, share))
+
+
+def _below(value: float, degrees: float) -> float:
+    """The chance of a smaller value than this under Student's t, or the normal distribution."""
+    from scipy.special import ndtr, stdtr
+
+    return float(ndtr(value) if math.isinf(degrees) else stdtr(degrees, value))

@@ -18,13 +18,14 @@ CHARACTER = 6.8
 """Width of a character in units, rather too wide: the reader's font is not known here."""
 INK, MUTED, GRID, SURFACE = "#100f0e", "#5c5b5a", "#dad9d8", "#fefdfc"
 COLOURS = {  # Okabe and Ito's, told apart under the common colour-vision deficiencies
+    "untrained": "#8d8e90",
     "base": "#555657",
     "target": "#d55e01",
     "hpt": "#0072b3",
     "hpt-bn": "#009e74",
     "weights": "#cc79a8",
 }
-MARKERS = {"base": "s", "target": "^", "hpt": "o", "hpt-bn": "X"}
+MARKERS = {"untrained": "v", "base": "s", "target": "^", "hpt": "o", "hpt-bn": "X"}
 NEUTRAL: Any = {  # matplotlib types its keys as one Literal of three hundred
     "svg.fonttype": "none",
     "text.parse_math": False,

@@ -33,8 +33,9 @@ def compare(
 ) -> None:
     """Say whether one run is better than another, and how sure that is.
 
-    The difference has a bootstrap interval over test images, paired, and over reruns; of several pairs each interval
-    holds for its pair alone. Runs on other images or another split are refused.
+    The difference has an interval that covers the chance in the test images (a paired bootstrap) and in the seeds
+    (Student's t). Of several pairs each interval holds for its pair alone, and the verdicts hold together (Holm). Runs
+    on other images or another split are refused.
 
     Examples:
 
@@ -76,6 +77,11 @@ def compare(
         on = f"{compared.images} {split} images"
         console.table(
             f"\nDifferences in points, {round_percent(level)} intervals, {on}",
-            ("pair", ">points", ">interval", "verdict", ">McNemar p", ">(Holm)"),
+            ("pair", ">points", ">interval", "verdict", ">p (Holm)", ">McNemar p"),
             compared.differences(),
         )
+        console.say(
+            f"Verdicts hold together: by Holm's method, over {len(compared.pairs)} pairs; an interval is its own."
+        )
+    for line in compared.caveats():
+        console.note(f"note: {line}")

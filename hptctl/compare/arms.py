@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from hpt import predictions
 from hpt.errors import RunError
 from hpt.metrics import Scores, weighted
 from hpt.predictions import Predictions
+from hpt.statistics import Model
 from hptctl import runs
 from hptctl.runs import Kind, Run
 from hptctl.runs.record import Facts, recorded
@@ -28,8 +30,8 @@ class Arm:
     runs: tuple[Run, ...]
     predictions: Predictions
     """Scores of all runs' reruns, [R, n, C]."""
-    seeds: tuple[Scores, ...]
-    """The scores of each run."""
+    model: Model
+    """The scores of each training."""
 
     def figures(self, metric: str) -> list[float]:
         """The metric of each rerun."""
@@ -71,10 +73,33 @@ def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm
         kept = [predictions.read(run.path, split) for run in group]
         for run, each in zip(group, kept, strict=True):
             _refuse_other_predictions(kept[0] if not found else found[0].predictions, first, each, run)
-        seeds = tuple(each.scores for each in kept)
-        pooled = Predictions(kept[0].names, kept[0].labels, np.concatenate(seeds), kept[0].classes)
-        found.append(Arm(name, tuple(group), pooled, seeds))
+        scores = [each.scores for each in kept]
+        pooled = Predictions(kept[0].names, kept[0].labels, np.concatenate(scores), kept[0].classes)
+        spec = group[0].spec()
+        model = model_of(
+            scores, [_training(run) for run in group], trained=is_trained(spec.tags.strategy or "", spec.kind)
+        )
+        found.append(Arm(name, tuple(group), pooled, model))
     return found
+
+
+def is_trained(strategy: str, kind: str) -> bool:
+    """Whether another seed would give another backbone: neither of `base` nor of weights as they are, unless they were
+    finetuned."""
+    return kind == "finetune" or strategy not in {"base", "weights"}
+
+
+def model_of(scores: Sequence[Scores], trainings: Sequence[str], *, trained: bool) -> Model:
+    """What several evaluations come to as a side of a comparison: those of one training are reruns of one seed.
+
+    Args:
+        scores: [R, n, C] of each evaluation.
+        trainings: what each evaluated, by any name.
+    """
+    by_training: dict[str, list[Scores]] = {}
+    for each, training in zip(scores, trainings, strict=True):
+        by_training.setdefault(training, []).append(each)
+    return Model([np.concatenate(some) for some in by_training.values()], trained)
 
 
 def headline(found: Sequence[Arm]) -> str:
@@ -108,7 +133,21 @@ def unfair(found: Sequence[Arm]) -> list[str]:
     kinds = {run.spec().kind for arm in found for run in arm.runs}
     if len(kinds) > 1:
         out.append(f"the runs are evaluations of different kinds ({', '.join(sorted(kinds))})")
+    for arm in found:
+        if len(arm.runs) > len(arm.model.seeds):
+            out.append(f"{arm.name}: evaluations of one pretraining are reruns of one seed, not further seeds")
+    sides = [{_training(run) for run in arm.runs} for arm in found]
+    if any(a & b for a, b in combinations(sides, 2)):
+        out.append("the same pretraining is on both sides: they are compared as if they had been trained apart")
     return out
+
+
+def _training(run: Run) -> str:
+    """The backbone that an evaluation is of; the evaluation itself, where that is what trained."""
+    spec = run.spec()
+    if spec.kind == "finetune" or not is_trained(spec.tags.strategy or "", spec.kind) or spec.source_folder is None:
+        return run.name
+    return spec.tags.weights_file or spec.source_folder
 
 
 def _evaluation(run: Run, kind: Kind) -> Run:

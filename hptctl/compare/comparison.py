@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from hpt.metrics import hits
-from hpt.statistics import Interval, McNemar, Verdict, mcnemar, verdict
+from hpt.statistics import FEW_IMAGES, SEEDS, Interval, McNemar, Verdict, holm, mcnemar, verdict
 from hptctl.compare.arms import Arm
 from hptctl.compare.intervals import pairwise
-from hptctl.format import interval, points, round_percent, signed, with_spread
+from hptctl.format import count, interval, points, round_percent, signed, with_spread
 
 OPPOSITE: dict[Verdict, Verdict] = {"win": "loss", "loss": "win", "tie": "tie"}
 
@@ -27,11 +27,12 @@ class ArmPair:
     a: str
     b: str
     interval: Interval
+    adjusted: float
+    """The interval's p-value, adjusted for the number of pairs (`holm`)."""
     verdict: Verdict
+    """By the adjusted p-value; where it is not controlled, of these very trainings alone."""
     mcnemar: McNemar | None
-    """Of accuracy; None where images have several labels."""
-    adjusted: float | None
-    """The p-value of `mcnemar`, adjusted for the number of pairs (`holm`)."""
+    """Of accuracy; None where images have several labels, or the two have different numbers of reruns."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,21 @@ class Comparison:
             "split": self.split,
             "images": self.images,
             "arms": [
-                {"name": arm.name, "runs": [run.name for run in arm.runs], "figures": arm.figures(self.metric)}
+                {
+                    "name": arm.name,
+                    "runs": [run.name for run in arm.runs],
+                    "figures": arm.figures(self.metric),
+                    "seeds": len(arm.model.seeds),
+                }
                 for arm in self.arms
             ],
             "pairs": [
                 {"a": pair.a, "b": pair.b, "verdict": pair.verdict}
-                | {key: value for key, value in asdict(pair.interval).items() if key not in {"a", "b"}}
+                | {key: value for key, value in asdict(pair.interval).items() if key not in {"a", "b", "chance"}}
                 | {"a_mean": pair.interval.a, "b_mean": pair.interval.b}
-                | {"mcnemar": asdict(pair.mcnemar) | {"holm": pair.adjusted} if pair.mcnemar else None}
+                | {"p_value": pair.interval.p_value, "holm": pair.adjusted}
+                | {"controlled": pair.interval.chance.controlled, "detectable": self._detectable(pair)}
+                | {"mcnemar": asdict(pair.mcnemar) if pair.mcnemar else None}
                 for pair in self.pairs
             ],
         }
@@ -77,10 +85,25 @@ class Comparison:
         on = f"on {self.images} {self.split} images:"
         if pair.verdict == "tie":
             said = f"No difference found between {pair.a} and {pair.b} {on}"
-            return said, f"{signed(by.difference)} points of {self.metric}, {wide}{test}"
+            seen = f"; {points(self._detectable(pair))} points would have been seen 4 times in 5"
+            return said, f"{signed(by.difference)} points of {self.metric}, {wide}{test}{seen}"
         better, worse = (pair.a, pair.b) if pair.verdict == "win" else (pair.b, pair.a)
         size = f"{points(abs(by.difference))} points of {self.metric}"
         return f"{better} is better than {worse} {on}", f"{size}; {pair.a} less {pair.b}: {wide}{test}"
+
+    def caveats(self) -> list[str]:
+        """What the verdicts do not say, a line each."""
+        out = []
+        if self.images < FEW_IMAGES:
+            out.append(f"{count(self.images, f'{self.split} image')} tell little: a verdict takes {FEW_IMAGES}")
+        if self.images and len(np.unique(self.arms[0].predictions.labels)) == 1:
+            out.append(f"all {self.split} images are of one class: a model that always says it is right on all of them")
+        if alone := [arm.name for arm in self.arms if arm.model.trained and len(arm.model.seeds) == 1]:
+            out.append(
+                f"{', '.join(alone)}: one seed{' each' if len(alone) > 1 else ''}, so this holds for these very "
+                f"trainings; to say it of the way they were trained, run {SEEDS - 1} more seeds"
+            )
+        return out
 
     def standings(self) -> list[tuple[str, str, str, str, str]]:
         """(letter, arm, figure, reruns, wins/ties/losses) of each arm, the best first."""
@@ -96,17 +119,22 @@ class Comparison:
         return [row for _, row in sorted(rows, key=lambda row: -row[0])]
 
     def differences(self) -> list[tuple[str, str, str, str, str, str]]:
-        """(pair, points, interval, verdict, p-value, adjusted p-value) of each pair; arms go by their letters."""
+        """(pair, points, interval, verdict, adjusted p-value, McNemar's) of each pair; arms go by their letters."""
         return [
             (
                 f"{self._letters.get(pair.a, pair.a)} - {self._letters.get(pair.b, pair.b)}",
                 signed(pair.interval.difference),
                 interval(pair.interval.low, pair.interval.high),
                 pair.verdict,
-                *(("", "") if pair.mcnemar is None else (f"{pair.mcnemar.p_value:.2g}", f"{pair.adjusted:.2g}")),
+                f"{pair.adjusted:.2g}",
+                "" if pair.mcnemar is None else f"{pair.mcnemar.p_value:.2g}",
             )
             for pair in self.pairs
         ]
+
+    def _detectable(self, pair: ArmPair) -> float:
+        """The difference that would have been seen with a chance of 80 %, as one of so many pairs."""
+        return pair.interval.chance.detectable(1 - (1 - pair.interval.level) / len(self.pairs))
 
     @property
     def _letters(self) -> dict[str, str]:
@@ -123,25 +151,12 @@ def compare(
         ConfigError: the task does not have that metric. HptError: these images leave it undefined.
     """
     labels = found[0].predictions.labels
-    intervals = pairwise(metric, [arm.seeds for arm in found], labels, resamples=resamples, seed=seed, level=level)
-    tests: list[McNemar | None] = [None] * len(intervals)
-    adjusted: list[float | None] = [None] * len(intervals)
-    if labels.ndim == 1:
-        right = [np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in found]
-        exact = [mcnemar(right[a], right[b]) for a, b in intervals]
-        tests, adjusted = [*exact], [*holm([test.p_value for test in exact])]
-    pairs = [
-        ArmPair(found[a].name, found[b].name, by, verdict(by), test, p)
-        for ((a, b), by), test, p in zip(intervals.items(), tests, adjusted, strict=True)
-    ]
+    intervals = pairwise(metric, [arm.model for arm in found], labels, resamples=resamples, seed=seed, level=level)
+    adjusted = holm([by.p_value for by in intervals.values()])
+    right = [np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in found if labels.ndim == 1]
+    pairs = []
+    for ((a, b), by), p in zip(intervals.items(), adjusted, strict=True):
+        matched = bool(right) and len(right[a]) == len(right[b])
+        test = mcnemar(right[a], right[b]) if matched else None
+        pairs.append(ArmPair(found[a].name, found[b].name, by, p, verdict(by, p), test))
     return Comparison(found, metric, split, pairs)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for multiple tests (Holm 1979): the least of m times m, the next times m - 1, ..., rising."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, at in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, p_values[at] * (len(p_values) - rank)))
-        adjusted[at] = highest
-    return adjusted

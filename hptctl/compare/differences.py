@@ -1,4 +1,8 @@
-"""Which results of a report differ: by intervals from the predictions that runs kept, or else by their spread."""
+"""Which results of a report differ, and how sure that is of all of its comparisons together.
+
+Chance in the images is measured by the predictions that runs kept, or else by the binomial law; chance in the trainings
+by their seeds.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,8 +24,9 @@ from hpt.errors import HptError, RunError
 from hpt.files import write_text
 from hpt.metrics import Scores
 from hpt.predictions import Predictions
+from hpt.statistics import FEW_IMAGES, Chance, chance_of, difference, holm, mean_variance, resample
 from hpt.user_folders import cache_folder
-from hptctl.compare.intervals import pairwise
+from hptctl.compare.arms import model_of
 from hptctl.runs import Run, tracked_id
 
 log = logging.getLogger("hptctl.compare")
@@ -29,8 +35,15 @@ RESAMPLES = 1000
 """Resamples of the test images. `hptctl compare --resamples 1000` gives the same intervals; its default of 2,000 takes
 twice as long."""
 LEVEL = 0.95
-VERSION = 1
-"""To be raised whenever the same predictions give other intervals than before."""
+VERSION = 2
+"""To be raised whenever the same predictions give other variances than before."""
+SHARES = ("top1", "top5")
+"""Metrics that are a share of the images, so that the binomial law holds for them."""
+
+PairVerdict = Literal["win", "loss", "ahead", "behind", "tie", "open"]
+"""Of the first against the second. `win` and `loss` hold together with all others of a report; `ahead` and `behind`
+look like that, but of a single seed; `tie`: chance may have made the difference; `open`: nothing tells what chance may
+do."""
 
 
 class Measured(Protocol):
@@ -51,15 +64,35 @@ class Measured(Protocol):
         """The figure, a share."""
 
     @property
-    def spread(self) -> float:
-        """What a difference must exceed to count where there is no interval; a share."""
+    def figures(self) -> tuple[float, ...]:
+        """The figure of each training."""
 
     @property
     def run_ids(self) -> tuple[str, ...]: ...
 
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        """What each run is an evaluation of: runs of the same name are reruns of one seed."""
 
-Pairs = dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[float, float]]
-"""The ends of an interval, by the runs of both sides."""
+    @property
+    def trained(self) -> bool:
+        """Whether another seed would give another backbone."""
+
+    @property
+    def reruns(self) -> int:
+        """Reruns behind the figure of each run; 0 where a rerun gives the same figure, as of kNN."""
+
+    @property
+    def rerun_std(self) -> float:
+        """Their standard deviation, a share; NaN where it is not known."""
+
+    @property
+    def test_images(self) -> int:
+        """Their number; 0 where it is not known."""
+
+
+Pair = tuple[tuple[str, ...], tuple[str, ...]]
+"""The runs of both sides."""
 
 
 @dataclass(frozen=True)
@@ -70,57 +103,189 @@ class Difference:
     """The difference of the two means."""
     low: float
     high: float
-    """`low` and `high` are the ends of the 95 % interval; NaN where there is none and the spread decided."""
-    tie: bool
+    """`low` and `high` are the ends of the 95 % interval of this difference alone; NaN where there is none."""
+    verdict: PairVerdict
+    detectable: float
+    """The difference that would have been seen, as one of the report's, with a chance of 80 %; NaN where unknown."""
+    measured: bool
+    """Whether the chance in the images comes from predictions on the same images, and not from the binomial law."""
 
     @property
-    def measured(self) -> bool:
+    def bounded(self) -> bool:
         """Whether there is an interval."""
         return math.isfinite(self.low)
 
+    @property
+    def tie(self) -> bool:
+        """Whether nothing is known of which is better."""
+        return self.verdict in {"tie", "open"}
+
     def __neg__(self) -> Difference:
-        return Difference(-self.points, -self.high, -self.low, self.tie)
+        return replace(self, points=-self.points, low=-self.high, high=-self.low, verdict=OPPOSITE[self.verdict])
 
 
-class Differences:
-    """Any two results on one dataset under one evaluation, compared."""
+OPPOSITE: dict[PairVerdict, PairVerdict] = {
+    "win": "loss",
+    "loss": "win",
+    "ahead": "behind",
+    "behind": "ahead",
+    "tie": "tie",
+    "open": "open",
+}
 
-    def __init__(self, groups: Iterable[Sequence[Measured]], folders: Mapping[str, Path]) -> None:
-        """Compute the intervals of all pairs within each group, whose results have dataset and evaluation in common.
 
-        They are kept in the user's cache folder: 16 datasets of some thousand images take minutes once, and
-        nothing from then on. `folders`: of runs by their ids; those without predictions there get no interval.
+@dataclass(frozen=True)
+class Stake:
+    """What a comparison has at stake in a report."""
+
+    share: float = 1.0
+    """Its part of the 5 % of false verdicts that all comparisons have together, in proportion."""
+    tries: int = 1
+    """Comparisons that stood to choice, of which val chose this one: each might have come out."""
+
+
+@dataclass
+class _Measurement:
+    """What the predictions of a group of results tell, to be kept between reports."""
+
+    images: int = 0
+    units: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    """The figure of each seed, or of each rerun of a single seed."""
+    variances: dict[Pair, float] = field(default_factory=dict)
+    """The variance of a difference that comes from the images."""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "units": [[ids, units] for ids, units in self.units.items()],
+            "variances": [[a, b, variance] for (a, b), variance in self.variances.items()],
+        }
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> _Measurement:
+        return cls(
+            document["images"],
+            {tuple(ids): units for ids, units in document["units"]},
+            {(tuple(a), tuple(b)): variance for a, b, variance in document["variances"]},
+        )
+
+
+M = TypeVar("M", bound=Measured)
+
+
+class Differences(Generic[M]):
+    """Any two results on one dataset under one evaluation, compared; all verdicts hold together.
+
+    They are a family in the sense of multiple testing: of all verdicts of a report one or more is false by chance in at
+    most 5 % of reports, by Holm's method.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[Sequence[M]],
+        folders: Mapping[str, Path],
+        stake: Callable[[M, M], Stake] = lambda a, b: Stake(),
+    ) -> None:
+        """Compare all pairs within each group, whose results have dataset and evaluation in common.
+
+        What their predictions tell is kept in the user's cache folder: 16 datasets of some thousand images take minutes
+        once, and nothing from then on. `folders`: of runs by their ids; those without predictions there are compared by
+        their figures.
         """
-        self._intervals: Pairs = {}
+        families: dict[bool, list[_Comparison]] = {True: [], False: []}
         for group in groups:
-            self._intervals |= _kept(group, folders)
+            found = _kept(group, folders)
+            for a, b in combinations(group, 2):
+                chance, measured = _chance(a, b, found)
+                if chance is not None:
+                    # What is of a single seed is no verdict and leaves those that are their whole 5 %.
+                    families[chance.controlled].append(
+                        _Comparison((a.run_ids, b.run_ids), a.mean - b.mean, chance, measured, stake(a, b))
+                    )
+        self.judged = len(families[True])
+        """Comparisons whose verdicts hold together."""
+        self._found = {pair: by for family in families.values() for pair, by in _judged(family)}
 
-    def __call__(self, a: Measured, b: Measured) -> Difference:
-        """a less b: a tie where 0 lies in the interval, or, without one, within the larger spread of the two."""
-        points = a.mean - b.mean
+    def __call__(self, a: M, b: M) -> Difference:
+        """a less b."""
         if a is b:
-            return Difference(0.0, 0.0, 0.0, True)
-        if (found := self._intervals.get((a.run_ids, b.run_ids))) is not None:
-            return Difference(points, *found, tie=found[0] <= 0 <= found[1])
-        if (found := self._intervals.get((b.run_ids, a.run_ids))) is not None:
-            return Difference(points, -found[1], -found[0], tie=found[0] <= 0 <= found[1])
-        return Difference(points, math.nan, math.nan, tie=abs(points) <= max(a.spread, b.spread))
+            return Difference(0.0, 0.0, 0.0, "tie", 0.0, True)
+        if (found := self._found.get((a.run_ids, b.run_ids))) is not None:
+            return found
+        if (found := self._found.get((b.run_ids, a.run_ids))) is not None:
+            return -found
+        return Difference(a.mean - b.mean, math.nan, math.nan, "open", math.nan, False)
 
 
-def _kept(group: Sequence[Measured], folders: Mapping[str, Path]) -> Pairs:
-    """Intervals of a group's pairs, from the cache as long as its predictions are unchanged."""
+@dataclass(frozen=True)
+class _Comparison:
+    pair: Pair
+    points: float
+    chance: Chance
+    measured: bool
+    stake: Stake
+
+
+def _judged(family: Sequence[_Comparison]) -> Iterator[tuple[Pair, Difference]]:
+    """The comparisons of a family with verdicts that hold together."""
+    shares = [each.stake.share for each in family]
+    adjusted = holm([min(1.0, each.chance.p_value(each.points) * each.stake.tries) for each in family], shares)
+    for each, p_value in zip(family, adjusted, strict=True):
+        margin = each.chance.margin(LEVEL)
+        verdict: PairVerdict = "tie"
+        if p_value < 1 - LEVEL:
+            verdict = "win" if each.chance.controlled else "ahead"
+            verdict = verdict if each.points > 0 else OPPOSITE[verdict]
+        part = (1 - LEVEL) * each.stake.share / sum(shares) / each.stake.tries
+        seen = each.chance.detectable(1 - part)
+        yield (
+            each.pair,
+            Difference(each.points, each.points - margin, each.points + margin, verdict, seen, each.measured),
+        )
+
+
+def _chance(a: M, b: M, found: _Measurement) -> tuple[Chance | None, bool]:
+    """What chance may have in a difference, and whether predictions told; None where nothing tells."""
+    if 0 < min(a.test_images, b.test_images) < FEW_IMAGES:
+        return None, False
+    variance = found.variances.get((a.run_ids, b.run_ids))
+    if variance is not None:
+        units = [np.array(found.units[each.run_ids]) for each in (a, b)]
+        seeds = [_seeds(each, len(of)) for each, of in zip((a, b), units, strict=True)]
+        return chance_of(variance, found.images, [mean_variance(each) for each in units], seeds), True
+    if a.metric not in SHARES or not (a.test_images and b.test_images):
+        return None, False
+    # The images are the same for both, which can only make the difference more certain than it is taken for here.
+    variance = sum(max(each.mean * (1 - each.mean), 0.0) / each.test_images for each in (a, b))
+    parts = [mean_variance(np.array(each.figures)) for each in (a, b)]
+    seeds = [_seeds(each, each.reruns if math.isfinite(each.rerun_std) else 1) for each in (a, b)]
+    for number, each in enumerate((a, b)):
+        if len(each.figures) == 1 and each.reruns > 1 and math.isfinite(each.rerun_std):
+            parts[number] = each.rerun_std**2 / each.reruns, each.reruns - 1
+    return chance_of(variance, min(a.test_images, b.test_images), parts, seeds), False
+
+
+def _seeds(result: Measured, reruns: int) -> int | None:
+    """The number of seeds; of a backbone that nothing trained, the reruns are all the chance there is."""
+    if result.trained or len(result.figures) > 1:
+        return len(result.figures)
+    return reruns if reruns > 1 or result.reruns else None
+
+
+def _kept(group: Sequence[Measured], folders: Mapping[str, Path]) -> _Measurement:
+    """What a group's predictions tell, from the cache as long as they are unchanged."""
     stamps = [(each, stamp) for each in group if (stamp := _stamp(each, folders)) is not None]
     if len(stamps) < 2:
-        return {}
-    about = [VERSION, np.__version__, RESAMPLES, LEVEL, [(c.metric, c.mean, c.run_ids, s) for c, s in stamps]]
+        return _Measurement()
+    about = [VERSION, np.__version__, RESAMPLES, [(c.metric, c.mean, c.run_ids, c.trainings, s) for c, s in stamps]]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
     file = cache_folder() / "intervals" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return {(tuple(a), tuple(b)): (low, high) for a, b, low, high in json.loads(file.read_bytes())}
+        return _Measurement.of(json.loads(file.read_bytes()))
     found = _measure([each for each, _ in stamps], folders)
     with suppress(OSError):  # with a full or read-only disk, the time is spent again
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps([[a, b, low, high] for (a, b), (low, high) in found.items()]))
+        write_text(file, json.dumps(found.document()))
     return found
 
 
@@ -139,8 +304,8 @@ def _stamp(result: Measured, folders: Mapping[str, Path]) -> list[tuple[int, int
     return out
 
 
-def _measure(results: Sequence[Measured], folders: Mapping[str, Path]) -> Pairs:
-    """Intervals of the pairs whose predictions are of the same images."""
+def _measure(results: Sequence[Measured], folders: Mapping[str, Path]) -> _Measurement:
+    """The pairs whose predictions are of the same images."""
     alike: list[Measured] = []
     scores: list[list[Scores]] = []
     first: Predictions | None = None
@@ -148,20 +313,27 @@ def _measure(results: Sequence[Measured], folders: Mapping[str, Path]) -> Pairs:
         try:
             kept = [predictions.read(folders[id], "test") for id in result.run_ids]
         except RunError as error:
-            log.warning("%s: no interval", error)
+            log.warning("%s: compared by its figures", error)
             continue
         first = first or kept[0]
         if all(_same_images(first, each) for each in kept):
             alike.append(result)
             scores.append([each.scores for each in kept])
     if first is None or len(alike) < 2:
-        return {}
+        return _Measurement()
+    models = [
+        model_of(each, result.trainings, trained=result.trained) for each, result in zip(scores, alike, strict=True)
+    ]
+    out = _Measurement(len(first.labels))
     try:
-        found = pairwise(alike[0].metric, scores, first.labels, resamples=RESAMPLES, level=LEVEL)
+        resampled = resample(alike[0].metric, models, first.labels, resamples=RESAMPLES)
+        for (a, of_a), (b, of_b) in combinations(zip(alike, resampled, strict=True), 2):
+            out.variances[a.run_ids, b.run_ids] = difference(of_a, of_b).chance.images
     except HptError as error:
-        log.warning("%s, %s: %s: no intervals", alike[0].target, alike[0].evaluation, error)
-        return {}
-    return {(alike[a].run_ids, alike[b].run_ids): (by.low, by.high) for (a, b), by in found.items()}
+        log.warning("%s, %s: %s: compared by their figures", alike[0].target, alike[0].evaluation, error)
+        return _Measurement()
+    out.units = {result.run_ids: each.units.tolist() for result, each in zip(alike, resampled, strict=True)}
+    return out
 
 
 def _same_images(a: Predictions, b: Predictions) -> bool:

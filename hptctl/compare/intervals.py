@@ -1,16 +1,16 @@
-"""The bootstrap of `hptctl compare` and of the report: an interval for the difference between any two models."""
+"""The intervals of `hptctl compare` and of the report: an interval for the difference between any two models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
 
-from hpt.metrics import Labels, Scores
-from hpt.statistics import Interval, difference, resample
+from hpt.metrics import Labels
+from hpt.statistics import Interval, Model, difference, resample
 
 
 def pairwise(
-    metric: str, models: Sequence[Sequence[Scores]], labels: Labels, *, resamples: int, seed: int = 0, level: float
+    metric: str, models: Sequence[Model], labels: Labels, *, resamples: int, seed: int = 0, level: float
 ) -> dict[tuple[int, int], Interval]:
     """The interval of the difference between every two models, by their places: (0, 1), (0, 2), ...
 
@@ -18,14 +18,11 @@ def pairwise(
     alone: of many pairs some will not cover the truth.
 
     Args:
-        models: for each the scores [R, n, C] of each seed.
         labels: [n], or [n, C] of a multi-label set.
 
     Raises:
-        ConfigError: the labels do not have that metric. HptError: the labels leave it undefined, or scores are NaN.
+        ConfigError: the labels do not have that metric. DataError: a single image. HptError: the labels leave it
+            undefined, or scores are NaN.
     """
     resampled = resample(metric, models, labels, resamples=resamples, seed=seed)
-    return {
-        (a, b): difference(resampled[a], resampled[b], seed=seed, level=level)
-        for a, b in combinations(range(len(models)), 2)
-    }
+    return {(a, b): difference(resampled[a], resampled[b], level=level) for a, b in combinations(range(len(models)), 2)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hpt.metrics import in_words
-from hpt.strategies import STRATEGIES
+from hpt.statistics import FEW_IMAGES, SEEDS
 from hptctl.charts.bars import Bar, bars
 from hptctl.charts.drawing import Chart, draw
 from hptctl.compare.differences import Difference
@@ -25,21 +26,21 @@ from hptctl.format import (
     unbroken,
     with_spread,
 )
-from hptctl.report.findings import Findings, best
-from hptctl.report.names import MISSING
+from hptctl.report.findings import Findings, Verdict, best
+from hptctl.report.names import FLOOR, MISSING
 from hptctl.report.results import Result, RunLink
 
 
 @dataclass(frozen=True)
 class Rival:
-    """An arm that the best one is compared with."""
+    """An arm that the one that val chose is compared with."""
 
     arm: str
     points: str
-    """`3.1 points above`, or `level with`."""
+    """`3.1 points above`, or `not told apart from`."""
     tie: bool
-    interval: str
-    """The ends of the 95 % interval, in points; empty where the spread decided."""
+    aside: str
+    """The 95 % interval in points; of a tie also what would have been seen; of a single seed, that it is one."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Answer:
 
     section: str
     target: str
-    verdict: str
-    """gain, tie, loss or open: how the best further pretraining compares with `base`."""
+    verdict: Verdict
     arm: str
+    """What val chose."""
     figure: RunLink
     steps: int
     cost: str
@@ -60,7 +61,11 @@ class Answer:
     rivals: tuple[Rival, ...]
     missing: tuple[str, ...]
     single_seeds: tuple[str, ...]
-    """Arms with a single seed; `all` where every arm has a single seed."""
+    """Trained arms with a single seed; `all` where every one has."""
+    caveats: tuple[str, ...]
+    """What a reader must know beside the verdict, a sentence each."""
+    below_floor: bool
+    """Whether the base is worse than an untrained backbone."""
     chart: Chart
 
 
@@ -71,7 +76,9 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
     assert top is not None
     others = [result for result in rivals if result is not top]
     spent = findings.costs[top.place]
-    alone = tuple(result.arm for result in rivals if result.std is None)
+    trained = [result for result in rivals if result.trained]
+    alone = tuple(result.arm for result in trained if len(result.figures) == 1)
+    wanted = ("base", "target", FLOOR)
     compared = [result for result in findings.shown if result.target == target and result.evaluation == top.evaluation]
     return Answer(
         section=section,
@@ -91,17 +98,22 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
         metric=in_words(top.metric),
         evaluation=top.evaluation,
         rivals=tuple(_rival(result.arm, findings.difference(top, result)) for result in others),
-        missing=tuple(name for name in ("base", "target") if name not in {result.strategy for result in rivals}),
-        single_seeds=("all",) if len(alone) == len(rivals) else alone,
+        missing=tuple(name for name in wanted if name not in {result.strategy for result in rivals}),
+        single_seeds=("all",) if len(alone) == len(trained) else alone,
+        caveats=tuple(_caveats(findings, target)),
+        below_floor=_below_floor(findings, target) is not None,
         chart=_arms(compared, section),
     )
 
 
 def lead(answers: Sequence[Answer]) -> str:
-    """The answer over all datasets, as one sentence."""
-    said = {
+    """The answer over all datasets, as one sentence; a base that is no base comes first."""
+    said: dict[Verdict, str] = {
         "gain": "yes on {}",
-        "tie": "a tie within noise on {}",
+        "ahead": "it looks better on {}, but one seed cannot tell",
+        "below": "nothing can be said on {}, where an untrained network does better",
+        "tie": "no difference was found on {}",
+        "behind": "it looks worse on {}, but one seed cannot tell",
         "loss": "no on {}",
         "open": "not answered on {}, which lacks base or a further pretraining",
     }
@@ -109,25 +121,61 @@ def lead(answers: Sequence[Answer]) -> str:
     for verdict, text in said.items():
         names = [each.target for each in answers if each.verdict == verdict]
         if names:
-            several = f"{len(names)} of {count(len(answers), 'dataset')}"
-            parts.append(text.format(" and ".join(names) if len(names) < 3 else several))
+            parts.append(text.format(_some(names, len(answers))))
     sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    below = [each.target for each in answers if each.below_floor]
+    first = f"The base is worse than an untrained network on {_some(below, len(answers))}: " if below else ""
+    return f"{first}{sentence}." if first else f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _some(names: Sequence[str], of: int) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} of {count(of, 'dataset')}"
 
 
 def winners(findings: Findings) -> str:
-    """On how many datasets each strategy is best or level with the best; empty where no dataset has two results."""
-    counts = dict.fromkeys(STRATEGIES, 0)
+    """On how many datasets val chose each strategy; empty where no dataset has two results."""
     contested = [target for target in findings.targets if len(findings.rivals(target)) > 1]
-    for target in contested:
-        rivals = findings.rivals(target)
-        top = best(rivals)
-        assert top is not None
-        level = {result.strategy for result in rivals if result is top or findings.difference(result, top).tie}
-        for strategy in level & set(counts):
-            counts[strategy] += 1
-    said = [f"{strategy} on {wins}" for strategy, wins in sorted(counts.items(), key=lambda each: -each[1]) if wins]
-    return f"Best, or level with the best: {listed(said)} of {count(len(contested), 'dataset')}." if said else ""
+    chosen = Counter(top.strategy for target in contested if (top := best(findings.rivals(target))) is not None)
+    said = [f"{strategy} on {wins}" for strategy, wins in chosen.most_common()]
+    return f"Val chose {listed(said)} of {count(len(contested), 'dataset')}." if said else ""
+
+
+def _below_floor(findings: Findings, target: str) -> tuple[Result, Result] | None:
+    """(base, floor), where the base is worse than an untrained backbone."""
+    _, base = findings.further(target)
+    floor = findings.floor(target)
+    return (base, floor) if base is not None and floor is not None and base.mean < floor.mean else None
+
+
+def _caveats(findings: Findings, target: str) -> Iterator[str]:
+    trained, base = findings.further(target)
+    if (below := _below_floor(findings, target)) is not None:
+        yield (
+            f"The base has {below[0].figure}, an untrained network {below[1].figure}: "
+            "such a base, or this evaluation at this size, says nothing about pretraining."
+        )
+    if trained is None or base is None:
+        return
+    found = findings.difference(trained, base)
+    if found.verdict in {"ahead", "behind"}:
+        lacking = [
+            f"{SEEDS - len(result.figures)} of {result.arm}"
+            for result in (trained, base)
+            if result.trained and len(result.figures) < SEEDS
+        ]
+        yield f"To know, run more seeds: {listed(lacking)}."
+    elif 0 < trained.test_images < FEW_IMAGES:
+        yield f"{count(trained.test_images, 'test image')} tell nothing of a difference: a verdict takes {FEW_IMAGES}."
+    elif found.verdict == "open":
+        yield "Nothing tells how much of the difference is chance: the runs' predictions are not at hand."
+    near = {result.arm: result for result in findings.neighbours(target)}
+    if trained.arm in near and base.arm in near:
+        by_knn = near[trained.arm].mean - near[base.arm].mean
+        if by_knn * found.points < 0:
+            yield (
+                f"kNN says otherwise: by it {trained.arm} is {above_or_below(by_knn)} {base.arm}, so the evaluation"
+                " decides as much as the pretraining."
+            )
 
 
 def picture(findings: Findings) -> Chart | None:
@@ -143,7 +191,7 @@ def picture(findings: Findings) -> Chart | None:
         low, high = _ends(by, max(trained.spread, base.spread))
         label = f"{signed(by.points)} {trained.strategy} {compact(trained.steps)}{' tie' if by.tie else ''}"
         found.append(Bar(target, trained.strategy, by.points, low, high, label))
-        span = f" (95 % interval {interval(by.low, by.high)})" if by.measured else ""
+        span = f" (95 % interval {interval(by.low, by.high)})" if by.bounded else ""
         said.append(
             f"{target}: {trained.arm} after {thousands(trained.steps)} steps"
             f" {signed(by.points)} points against base{span}"
@@ -159,12 +207,18 @@ def picture(findings: Findings) -> Chart | None:
 
 
 def _ends(by: Difference, spread: float) -> tuple[float, float]:
-    return (by.low, by.high) if by.measured else (by.points - spread, by.points + spread)
+    return (by.low, by.high) if by.bounded else (by.points - spread, by.points + spread)
 
 
 def _rival(arm: str, by: Difference) -> Rival:
-    span = f"{points(by.low)} to {points(by.high)}" if by.measured else ""
-    return Rival(arm, above_or_below(by.points), by.tie, span)
+    said = [f"{points(by.low)} to {points(by.high)}"] if by.bounded else []
+    if by.tie and by.bounded:
+        said.append(f"{points(by.detectable)} would have been seen")
+    if by.verdict in {"ahead", "behind"}:
+        said.append("one seed cannot tell")
+    if by.verdict == "open":
+        said.append("chance unknown")
+    return Rival(arm, "not told apart from" if by.tie else above_or_below(by.points), by.tie, "; ".join(said))
 
 
 def _arms(compared: Sequence[Result], key: str) -> Chart:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from hpt.statistics import SpeedUp, speed_up
-from hptctl.compare.differences import Difference, Differences
+from hptctl.compare.differences import Difference, Differences, PairVerdict, Stake
 from hptctl.report.cost import OF_A_COST, PretrainingCost, cost
-from hptctl.report.names import arm_order, evaluation_order
-from hptctl.report.results import Result, at_best_length, published, results
+from hptctl.report.names import FLOOR, arm_order, evaluation_order
+from hptctl.report.results import Result, at_best_length, by_val, published, results
 
 FURTHER = ("target", "hpt", "hpt-bn")
 """Strategies that train on the target images; `base` does not."""
+Verdict = Literal["gain", "ahead", "tie", "behind", "loss", "below", "open"]
+"""Of further pretraining on a dataset. `ahead` and `behind` look better and worse than the base, of a single seed;
+`below`: better than the base, but worse than an untrained backbone; `open`: the base or a further pretraining is
+missing."""
+VERDICTS: dict[PairVerdict, Verdict] = {
+    "win": "gain",
+    "ahead": "ahead",
+    "tie": "tie",
+    "open": "tie",
+    "behind": "behind",
+    "loss": "loss",
+}
+ANSWERS = 0.8
+"""The part of all that is at stake that goes to the comparisons of further pretraining with the base."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Faster:
 
 @dataclass(frozen=True)
 class Score:
-    """On how many datasets one arm was better than another, level with it, and worse."""
+    """On how many datasets one arm was better than another, not told apart from it, and worse."""
 
     wins: int
     ties: int
@@ -52,7 +68,7 @@ class Findings:
     """For each arm the result at the length of pretraining that val chose."""
     shown: tuple[Result, ...]
     """Those of the method as published, which are compared over datasets."""
-    difference: Differences
+    difference: Differences[Result]
     costs: dict[tuple[str, str, str, int], PretrainingCost]
     """The cost of each result, by its place."""
 
@@ -72,11 +88,21 @@ class Findings:
         return [result for result in first if result.own] or first
 
     def further(self, target: str) -> tuple[Result | None, Result | None]:
-        """The best further pretraining, and the base that it is compared with."""
+        """The further pretraining that val chose, and the base that it is compared with."""
         found = self.rivals(target)
         bases = [result for result in found if result.strategy == "base"]
         trained = [result for result in found if result.strategy in FURTHER]
         return best(trained), best(bases)
+
+    def floor(self, target: str) -> Result | None:
+        """An untrained backbone under the evaluation that answers."""
+        return best([result for result in self.rivals(target) if result.strategy == FLOOR])
+
+    def neighbours(self, target: str) -> list[Result]:
+        """The results by kNN of the strategies that answer for a dataset, unless kNN is what answers."""
+        arms = {result.arm for result in self.rivals(target) if not result.evaluation.startswith("kNN")}
+        mine = [result for result in self.shown if result.target == target and result.evaluation == "kNN"]
+        return [result for result in mine if result.arm in arms]
 
     def beside(self, result: Result) -> list[Result]:
         """The results of the tables on the same dataset under the same evaluation."""
@@ -87,13 +113,15 @@ class Findings:
         bases = [each for each in self.beside(result) if each.strategy == "base" and each.own]
         return against(self, result, best(bases))
 
-    def verdict(self, target: str) -> str:
-        """gain, tie or loss of the best further pretraining against `base`; open where either is missing."""
+    def verdict(self, target: str) -> Verdict:
+        """How the further pretraining that val chose compares with the base and the floor."""
         trained, base = self.further(target)
         if trained is None or base is None:
             return "open"
-        found = self.difference(trained, base)
-        return "tie" if found.tie else "gain" if found.points > 0 else "loss"
+        floor, found = self.floor(target), self.difference(trained, base).verdict
+        if found in {"win", "ahead"} and floor is not None and trained.mean < floor.mean:
+            return "below"
+        return VERDICTS[found]
 
     def wholes(self, variants: Sequence[Result]) -> list[Result]:
         """What these are variants of: the whole method from the same start, after as many steps."""
@@ -107,8 +135,7 @@ class Findings:
         for a in mine:
             for b in mine:
                 if a.target == b.target and a.arm != b.arm:
-                    found = self.difference(a, b)
-                    at = 1 if found.tie else 0 if found.points > 0 else 2
+                    at = {"win": 0, "loss": 2}.get(self.difference(a, b).verdict, 1)
                     counts.setdefault((a.arm, b.arm), [0, 0, 0])[at] += 1
         return {pair: Score(*each) for pair, each in counts.items()}
 
@@ -119,7 +146,7 @@ class Findings:
             result
             for result in self.every
             if (result.target, result.evaluation) == (target, rivals[0].evaluation)
-            and result.own and not result.variant and result.steps
+            and result.own and result.published and result.steps
         ]  # fmt: skip
         curves = [
             [(c.steps, c.mean) for c in some]
@@ -161,19 +188,40 @@ def gather(frame: pd.DataFrame) -> Findings:
         every=tuple(every),
         chosen=tuple(chosen),
         shown=tuple(published(chosen)),
-        difference=Differences(groups, folders),
+        difference=Differences(groups, folders, _stakes(every, groups)),
         costs={result.place: cost(result, narrow) for result in every},
     )
 
 
 def best(found: Sequence[Result]) -> Result | None:
-    """The result with the highest figure."""
-    return max(found, key=lambda result: result.mean, default=None)
+    """The result that val chooses; test takes no part."""
+    return max(found, key=by_val, default=None)
 
 
 def against(findings: Findings, result: Result, other: Result | None) -> Difference | None:
     """A result less another one; None where that is missing or the same."""
     return findings.difference(result, other) if other is not None and other is not result else None
+
+
+def _stakes(every: Sequence[Result], groups: Sequence[Sequence[Result]]) -> Callable[[Result, Result], Stake]:
+    """What each comparison has at stake: most goes to those that answer, whichever strategy val is going to choose, and
+    each stands for all lengths that val chose among."""
+    lengths = Counter((result.target, result.evaluation, result.arm) for result in every)
+    first = {result.target: result.evaluation for result in reversed(every)}
+
+    def answers(a: Result, b: Result) -> bool:
+        sides = {a.strategy, b.strategy}
+        asked = "base" in sides and bool(sides & {*FURTHER}) and a.published and b.published
+        return asked and a.evaluation == first[a.target]
+
+    pairs = [answers(a, b) for group in groups for a, b in combinations(group, 2)]
+    answering, others = max(1, sum(pairs)), max(1, len(pairs) - sum(pairs))
+
+    def stake(a: Result, b: Result) -> Stake:
+        tries = math.prod(lengths[each.target, each.evaluation, each.arm] for each in (a, b))
+        return Stake(ANSWERS / answering if answers(a, b) else (1 - ANSWERS) / others, tries)
+
+    return stake
 
 
 def _kin(result: Result) -> tuple[str, str, str, str, int]:

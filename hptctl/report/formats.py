@@ -128,15 +128,12 @@ def as_markdown(findings: Findings) -> str:
     answers = [answer.answer(findings, target, "") for target in findings.targets]
     lines = ["# Does further pretraining help?", "", _md(answer.lead(answers)), ""]
     for each in answers:
-        compared = ", ".join(
-            f"{c.points} {_md(c.arm)}"
-            + (f" ({'tie, ' * c.tie}{c.interval})" if c.interval else " (a tie within noise)" * c.tie)
-            for c in each.rivals
-        )
+        compared = ", ".join(f"{c.points} {_md(c.arm)}{f' ({c.aside})' if c.aside else ''}" for c in each.rivals)
         after = f" after {thousands(each.steps)} steps" if each.steps else ""
         said = f"**{_md(each.arm)}** {each.figure.text} {_md(each.metric)} ({_md(each.evaluation)}){after}"
         missing = f". Missing: {', '.join(each.missing)}" if each.missing else ""
-        lines.append(f"- {_md(each.target)}: {said}{f', {compared}' if compared else ''}{missing}.")
+        caveats = "".join(f" {_md(caveat)}" for caveat in each.caveats)
+        lines.append(f"- {_md(each.target)}: {said}{f', {compared}' if compared else ''}{missing}.{caveats}")
     for evaluation in findings.evaluations:
         found = tables.table(findings, evaluation)
         header = ["strategy", *(f"{_md(target)} ({_md(metric)})" for target, metric in found.columns)]
@@ -175,7 +172,9 @@ def _pair(findings: Findings, a: Result, b: Result) -> dict[str, Any]:
         "low": _number(by.low),
         "high": _number(by.high),
         "tie": by.tie,
-        "by": "interval" if by.measured else "spread",
+        "verdict": by.verdict,
+        "detectable": _number(by.detectable),
+        "by": "predictions" if by.measured else "figures",
     }
 
 
@@ -240,7 +239,10 @@ def _latex_table(table: Table) -> str:
     body = [
         rf"{_latex(row.arm)} & {' & '.join(_latex_figure(figure) for figure in row.figures)} \\" for row in table.rows
     ]
-    note = r"test, in \%; mean $\pm$ standard deviation over seeds; best in bold, $^{=}$ ties with it, -- missing"
+    note = (
+        r"test, in \%; mean $\pm$ standard deviation over seeds; val's choice in bold, "
+        r"$^{=}$ not told apart from it, -- missing"
+    )
     return "\n".join(
         [
             f"% {_latex(table.evaluation)}: needs \\usepackage{{booktabs}}",

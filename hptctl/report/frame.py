@@ -3,11 +3,12 @@
 A row holds:
 
     run_id name kind state start end experiment command        the run
-    strategy dataset pretrain_dataset steps length labels      what was done
-    pretrain_seed seed preset backbone image_size              how
-    metric val test test_std test_images probes                what came out (NaN where there is nothing)
+    strategy dataset pretrain_dataset steps length labels      what was done (`length`: of the run, where it went on)
+    pretrain_seed seed training preset backbone image_size     how
+    metric val test test_std test_images reruns probes                what came out (NaN where there is nothing)
     origin target evaluation arm own policy share chain        what it is compared as (see `tidy`)
     standing                                                   counts, superseded, or the state
+    decayed                                                    whether the learning rate had come to its end
     images_per_second pretraining_images seconds hardware energy_wh  what it took
     folder                                                     where it keeps its predictions
     digest weights_sha256 data_fingerprint split_fingerprint   what it can be checked by
@@ -26,6 +27,7 @@ from pathlib import Path
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
+from hptctl.compare.arms import is_trained
 from hptctl.format import round_percent, thousands
 from hptctl.report.names import EVALUATIONS
 from hptctl.tracking import Record
@@ -41,9 +43,9 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     - `evaluation`: linear probe, finetuning or kNN, with the labels used.
     - `arm`: the strategy; with the dataset it was pretrained on where that is another one, with the augmentations and
       the share of images where that is not all of them, with the weights it started from where a strategy was
-      started from several, and with the length of its run where backbones of as many steps come from runs of several
-      lengths (the learning rate of a longer one had not decayed yet). What is left of a pretraining that was deleted
-      says so, since what it was is no longer known.
+      started from several, and with the length of its run where it was kept on the way of a longer one, whose learning
+      rate had not decayed yet. What is left of a pretraining that was deleted says so, since what it was is no longer
+      known.
     """
     by_id = {record.run_id: record for record in records}
     frame = pd.DataFrame([_row(record, by_id) for record in records])
@@ -56,7 +58,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], measured)
     started = evaluated & (frame["strategy"] != "weights")
     frame["arm"] = _qualified(frame, "arm", " from ", "origin", ["target", "arm"], started)
-    frame["arm"] = _qualified(frame, "arm", " in a run of ", "length", ["target", "arm", "steps"], started)
+    on_the_way = frame["length"] != ""
+    frame["arm"] = (frame["arm"] + " on the way to " + frame["length"]).where(started & on_the_way, frame["arm"])
     frame["standing"] = _standing(frame)
     return frame
 
@@ -86,7 +89,8 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         arm += f" {round_percent(share)} of images"
     if record.source_id and pretraining is None:
         arm += " (its pretraining is deleted)"
-    if source and source.params.get("keep_best") == "True" and tags.of_steps is None:
+    kept_best = bool(source and source.params.get("keep_best") == "True" and tags.of_steps is None)
+    if kept_best:
         arm += " kept best"
     backbone, size = params.get("backbone", ""), params.get("image_size", "")
     config = {f"config.{key}": value for key, value in params.items()}
@@ -103,9 +107,10 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "dataset": dataset,
         "pretrain_dataset": pretrain_dataset,
         "steps": tags.steps or 0,
-        "length": thousands(tags.of_steps or tags.steps or 0),
+        "length": thousands(tags.of_steps) if tags.of_steps and tags.of_steps != tags.steps else "",
         "labels": facts.labels or "",
         "pretrain_seed": _text(tags.pretrain_seed),
+        "training": _training(record, strategy),
         "seed": _text(tags.seed),
         "preset": tags.preset or "",
         "setting": f"{backbone}, {size} px" if backbone and size else "",
@@ -114,6 +119,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "test": record.metrics.get(f"test/{metric}", math.nan),
         "test_std": record.metrics.get(f"test/{metric}_std", math.nan),
         "test_images": facts.test_images or 0,
+        "reruns": {"knn": 0, "linear": int(params.get("linear.reruns", 1))}.get(record.kind, 1),
         "probes": tuple(sorted(key for key in record.metrics if key.startswith("probe/"))),
         "origin": origin,
         "evaluation": _evaluation(record.kind, facts.labels or ""),
@@ -128,6 +134,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "seconds": record.end - record.start if record.end is not None else math.nan,
         "folder": record.folder,
         "settings": _settings(record),
+        "decayed": tags.of_steps in {None, tags.steps} and not kept_best,
         "digest": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
         "weights_sha256": facts.weights_sha256 or "",
         "data_fingerprint": facts.data_fingerprint or "",
@@ -140,6 +147,13 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "parent_id": record.parent_id or "",
         **config,
     }
+
+
+def _training(record: Record, strategy: str) -> str:
+    """What an evaluation has in common with those that are no further seed of it: the backbone that was trained."""
+    if record.kind == "finetune" or not is_trained(strategy, record.kind):
+        return record.run_id
+    return record.source_id or _text(record.tags.pretrain_seed) or record.run_id
 
 
 def _chain(pretraining: Record, by_id: dict[str, Record]) -> list[str]:

@@ -6,6 +6,8 @@ from hpt.strategies import STRATEGIES
 
 EVALUATIONS = {"linear": "linear probe", "finetune": "finetuning", "knn": "kNN"}
 """Kinds of evaluation in the order of their weight: the first one that a dataset has answers for it."""
+FLOOR = "untrained"
+"""The arm of random weights: what a backbone brings that nothing was learned by."""
 MISSING = "missing"
 """Shown in place of a figure whose run was never made or has been deleted."""
 
@@ -19,7 +21,8 @@ def evaluation_order(evaluation: str) -> tuple[int, int, float, str]:
 
 
 def arm_order(arm: str) -> tuple[int, str]:
-    """Sort key of arms: the strategies in the protocol's order, each followed by its variants, then all others."""
+    """Sort key of arms: the floor, the strategies in the protocol's order, each followed by its variants, then all
+    others."""
     strategy = arm.split(" ")[0]
-    names = list(STRATEGIES)
+    names = [FLOOR, *STRATEGIES]
     return names.index(strategy) if strategy in names else len(names), arm

@@ -9,7 +9,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -53,10 +53,10 @@ class Page:
     lead: str
     winners: str
     picture: Chart | None
-    measured: bool
-    """Whether any difference has an interval."""
-    ruled: bool
-    """Whether any difference was decided by the spread."""
+    judged: int
+    """Verdicts that hold together."""
+    unpaired: bool
+    """Whether chance in the images was taken from the binomial law for any difference that answers."""
     answers: tuple[Answer, ...]
     deviations: tuple[tuple[str, tuple[Deviation, ...]], ...]
     """(stage, its deviations)."""
@@ -114,7 +114,6 @@ def build(findings: Findings, *, images: int = 0) -> Page:
     answers = tuple(answer(findings, target, ids[target]) for target in targets)
     runs = counted(frame)
     rows, settings = provenance(frame)
-    compared = [bool(c.interval) for each in answers for c in each.rivals]
     return Page(
         title="Does further pretraining help?",
         experiments=tuple(sorted(set(frame["experiment"]))),
@@ -130,8 +129,10 @@ def build(findings: Findings, *, images: int = 0) -> Page:
         lead=lead(answers),
         winners=winners(findings),
         picture=picture(findings),
-        measured=any(compared),
-        ruled=not all(compared),
+        judged=findings.difference.judged,
+        unpaired=any(
+            not findings.difference(a, b).measured for t in targets for a, b in combinations(findings.rivals(t), 2)
+        ),
         answers=answers,
         deviations=tuple((stage, tuple(found)) for stage, found in groupby(deviations(frame), key=lambda d: d.stage)),
         presets=tuple(sorted(set(runs["preset"]) - {"", "paper"})),

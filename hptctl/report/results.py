@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hptctl.compare.arms import is_trained
 from hptctl.format import percent, unbroken
 from hptctl.report.frame import counted
 
@@ -47,14 +48,33 @@ class Result:
     val: float
     """Mean of the headline metric on val; NaN where it was not logged."""
     spread: float
-    """What a difference must exceed to count: `std`, or two binomial standard errors for a single seed."""
+    """What charts draw to either side: `std`, or two binomial standard errors for a single seed."""
     run_ids: tuple[str, ...]
     seeds: tuple[str, ...]
+    figures: tuple[float, ...]
+    """The figure of each training; evaluations of one training are averaged."""
+    trainings: tuple[str, ...]
+    """What each run is an evaluation of."""
+    trained: bool
+    """Whether another seed would give another backbone: not of `base`, and not of weights as they are."""
+    reruns: int
+    """Reruns behind the figure of each run; 0 where a rerun gives the same figure, as of kNN."""
+    rerun_std: float
+    """Their standard deviation, a share, over the runs; NaN where it is not known."""
+    test_images: int
+    """Their number; 0 where it is not known."""
+    decayed: bool
+    """Whether the learning rate of the pretraining had come to its end, as the published figures have it."""
 
     @property
     def variant(self) -> bool:
         """Whether the result is of the studies of robustness: fewer augmentations, or a share of the images."""
         return self.policy != "baseline" or self.share < 1
+
+    @property
+    def published(self) -> bool:
+        """Whether the result is of the method as published: no variant, and trained until its learning rate ended."""
+        return self.decayed and not self.variant
 
     @property
     def figure(self) -> str:
@@ -82,8 +102,9 @@ def results(frame: pd.DataFrame) -> list[Result]:
         first = runs.iloc[0]
         runs = runs.sort_values(["pretrain_seed", "seed"])
         mean = float(runs["test"].mean())
-        alone = len(runs) == 1
-        std = None if alone else float(runs["test"].std(ddof=1))
+        figures = runs.groupby("training", sort=False)["test"].mean()
+        std = None if len(figures) == 1 else float(figures.std(ddof=1))
+        images = int(runs["test_images"].min())
         by_pretraining = runs["pretrain_seed"].is_unique and runs["pretrain_seed"].ne("").all()
         seeds = runs["pretrain_seed"] if by_pretraining else runs["pretrain_seed"] + "/" + runs["seed"]
         out.append(
@@ -102,16 +123,23 @@ def results(frame: pd.DataFrame) -> list[Result]:
                 mean=mean,
                 std=std,
                 val=float(runs["val"].mean()),
-                spread=_sampling_noise(mean, int(runs["test_images"].min())) if std is None else std,
+                spread=_sampling_noise(mean, images) if std is None else std,
                 run_ids=tuple(runs["run_id"]),
                 seeds=tuple(seed.strip("/") for seed in seeds),
+                figures=tuple(map(float, figures)),
+                trainings=tuple(runs["training"]),
+                trained=is_trained(str(strategy), str(first["kind"])),
+                reruns=int(first["reruns"]),
+                rerun_std=math.sqrt(float((runs["test_std"] ** 2).mean())),
+                test_images=images,
+                decayed=bool(runs["decayed"].all()),
             )
         )
     return out
 
 
 _COLUMNS = ["run_id", "own", "origin", "policy", "share", "chain", "metric", "val", "test", "test_images"]
-_COLUMNS += ["pretrain_seed", "seed"]
+_COLUMNS += ["pretrain_seed", "seed", "training", "kind", "decayed", "reruns", "test_std"]
 
 
 def at_best_length(found: Sequence[Result]) -> list[Result]:
@@ -119,15 +147,15 @@ def at_best_length(found: Sequence[Result]) -> list[Result]:
     best: dict[tuple[str, str, str], Result] = {}
     for result in found:
         key = (result.target, result.evaluation, result.arm)
-        if key not in best or _val(result) > _val(best[key]):
+        if key not in best or by_val(result) > by_val(best[key]):
             best[key] = result
     return list(best.values())
 
 
 def published(found: Sequence[Result]) -> list[Result]:
-    """The results of the method as published; of a strategy that has only variants on a dataset, those."""
-    whole = {(c.target, c.evaluation, c.strategy) for c in found if not c.variant}
-    return [c for c in found if not c.variant or (c.target, c.evaluation, c.strategy) not in whole]
+    """The results of the method as published; of a strategy that has no such result on a dataset, what it has."""
+    whole = {(c.target, c.evaluation, c.strategy) for c in found if c.published}
+    return [c for c in found if c.published or (c.target, c.evaluation, c.strategy) not in whole]
 
 
 def _sampling_noise(share: float, images: int) -> float:
@@ -135,5 +163,6 @@ def _sampling_noise(share: float, images: int) -> float:
     return 2 * math.sqrt(max(share * (1 - share), 0.0) / images) if images else math.inf
 
 
-def _val(result: Result) -> tuple[float, int]:
+def by_val(result: Result) -> tuple[float, int]:
+    """What results are chosen by: val, and the longer pretraining where val has no preference."""
     return (-math.inf if math.isnan(result.val) else result.val), result.steps

@@ -130,7 +130,7 @@ def _samples(findings: Findings, target: str, images: int) -> tuple[Sample, ...]
 
 def _detail(findings: Findings, result: Result) -> Detail:
     by = findings.less_base(result)
-    span = f" ({interval(by.low, by.high)})" if by is not None and by.measured else ""
+    span = f" ({interval(by.low, by.high)})" if by is not None and by.bounded else ""
     names = findings.frame["name"]
     return Detail(
         evaluation=result.evaluation,

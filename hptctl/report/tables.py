@@ -22,11 +22,9 @@ class TableFigure:
     runs: tuple[RunLink, ...]
     steps: int
     mark: str
-    """`best`, `tie` (with the best), or empty."""
-
-    @property
-    def seeds(self) -> str:
-        return "single seed" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
+    """`best` by val, `tie` (not told apart from it on test), or empty."""
+    seeds: str
+    """`single seed`, `3 seeds`."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def table(findings: Findings, evaluation: str) -> Table:
 
 
 def figure(findings: Findings, result: Result) -> TableFigure:
-    """A result among those beside it, of which it may be the best or tie with it."""
+    """A result among those beside it, of which it may be the one that val chose, or not told apart from it."""
     rivals = findings.beside(result)
     top = best(rivals)
     mark = ""
@@ -92,6 +90,7 @@ def figure(findings: Findings, result: Result) -> TableFigure:
         runs=tuple(RunLink(seed or "run", run_id) for seed, run_id in zip(result.seeds, result.run_ids, strict=True)),
         steps=result.steps,
         mark=mark,
+        seeds="single seed" if len(result.figures) == 1 else f"{len(result.figures)} seeds",
     )
 
 

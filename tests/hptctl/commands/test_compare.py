@@ -59,6 +59,31 @@ def test_seeds_are_pooled_as_one_model(hptctl: Hptctl) -> None:
     assert found["pairs"][0]["difference"] == pytest.approx(0.15)
 
 
+def test_of_several_pairs_the_verdicts_hold_together_and_single_seeds_are_said(hptctl: Hptctl) -> None:
+    for name, wrong in (("one", 40), ("near", 49), *((f"same{n}", 40) for n in range(8))):
+        evaluation(name, scores(wrong))
+    alone = hptctl("compare", "one", "near")
+    assert "one is better than near on 400 test images" in alone.stdout
+    assert "one, near: one seed each, so this holds for these very trainings" in " ".join(alone.stderr.split())
+    names = ["one", "near", *(f"same{n}" for n in range(8))]
+    together = document(hptctl("compare", *names, "--json"))["pairs"]
+    first = together[0]
+    assert (first["verdict"], first["controlled"]) == ("tie", False)
+    assert first["p_value"] < 0.05 < first["holm"] == pytest.approx(min(1.0, first["p_value"] * 45), abs=0.2)
+    assert first["low"] > 0  # of itself alone
+    assert "by Holm's method, over 45 pairs" in hptctl("compare", *names).stdout
+
+
+def test_few_images_and_a_single_class_are_said(hptctl: Hptctl) -> None:
+    labels = np.zeros(10, dtype=np.int64)
+    for name, right in (("good", 10), ("bad", 4)):
+        logits = np.eye(4, dtype=np.float32)[np.where(np.arange(10) < right, 0, 1)]
+        evaluation(name, logits[None], labels)
+    said = " ".join(hptctl("compare", "good", "bad").stderr.split())
+    assert "10 test images tell little: a verdict takes 20" in said
+    assert "all test images are of one class" in said
+
+
 def test_a_multi_label_set_is_compared_by_auroc_without_mcnemar(hptctl: Hptctl) -> None:
     random = np.random.default_rng(0)
     labels = (random.random((IMAGES, 4)) < 0.3).astype(np.float32)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from known_evaluations import evaluation, scores
 
 from hptctl import runs
 from hptctl.compare import arms
-from hptctl.compare.comparison import holm
 
 
 def test_a_pretraining_stands_for_its_newest_evaluation_and_a_sweep_for_its_winner(workplace: Path) -> None:
@@ -25,9 +23,3 @@ def test_a_pretraining_stands_for_its_newest_evaluation_and_a_sweep_for_its_winn
     assert [arm.runs[0].name for arm in arms.arms(["hpt", "base"], "test")] == ["again-hpt", "again-base"]
     assert [arm.runs[0].name for arm in arms.arms(["hpt", "base"], "test", "knn")] == ["knn-hpt", "knn-base"]
     assert [arm.runs[0].name for arm in arms.arms(["sweep", "knn-base"], "test")] == ["linear-hpt", "knn-base"]
-
-
-def test_p_values_are_adjusted_for_being_several() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tracked_store import IMAGES, LABELS, predictions_of, result
 
-from hpt.statistics import difference, resample
+from hpt.statistics import Model, difference, resample
 from hptctl.compare.arms import arms
 from hptctl.compare.comparison import compare
 from hptctl.compare.differences import RESAMPLES
@@ -25,12 +25,12 @@ def test_an_interval_is_that_of_the_predictions_with_seeds_as_seeds(findings: Fi
     hpt, base = result(findings, "hpt from moco-v2-800ep", 5000), result(findings, "base", 0)
     found = findings.difference(hpt, base)
     seeds = [predictions_of(right).scores for right in ((300, 304), (302, 306), (304, 308))]
-    models = seeds, [predictions_of((240, 240)).scores]
+    models = Model(seeds), Model([predictions_of((240, 240)).scores], trained=False)
     expected = difference(*resample("top1", models, LABELS, resamples=RESAMPLES))
     assert found.points == pytest.approx(expected.difference) == pytest.approx((304 - 240) / IMAGES)
-    assert (found.low, found.high) == (expected.low, expected.high)
-    assert not found.tie
-    assert findings.difference(base, hpt) == replace(-found, tie=False)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.verdict == "win"
+    assert findings.difference(base, hpt) == -found == replace(-found, verdict="loss")
 
 
 def test_compare_gives_the_same_interval(findings: Findings) -> None:
@@ -38,7 +38,7 @@ def test_compare_gives_the_same_interval(findings: Findings) -> None:
     names = [",".join(findings.frame.loc[list(c.run_ids), "name"]) for c in (hpt, bn)]
     (pair,) = compare(arms(names, "test"), "top1", "test", resamples=RESAMPLES, seed=0, level=0.95).pairs
     found = findings.difference(hpt, bn)
-    assert (found.low, found.high) == (pair.interval.low, pair.interval.high)
+    assert (found.low, found.high) == pytest.approx((pair.interval.low, pair.interval.high))
     assert found.tie == (pair.verdict == "tie")
 
 
@@ -48,8 +48,10 @@ def test_an_interval_is_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.
     hpt, base = result(first, "hpt from moco-v2-800ep", 5000), result(first, "base", 0)
     (file,) = (tmp_path / "intervals").glob("*.json")  # of the only dataset with predictions
     kept = json.loads(file.read_text())
-    assert [list(hpt.run_ids), first.difference(hpt, base).low] in [[b, -high] for a, b, low, high in kept]
-    file.write_text(json.dumps([[a, b, -0.5, 0.5] for a, b, _, _ in kept]))
-    assert selection.read(TEST).difference(hpt, base).high == 0.5
+    assert kept["images"] == IMAGES
+    assert {tuple(ids) for ids, _ in kept["units"]} >= {hpt.run_ids, base.run_ids}
+    kept["variances"] = [[a, b, 100 * variance] for a, b, variance in kept["variances"]]
+    file.write_text(json.dumps(kept))
+    assert selection.read(TEST).difference(hpt, base).high > first.difference(hpt, base).high + 0.1
     file.write_text("damaged")
     assert selection.read(TEST).difference(hpt, base) == first.difference(hpt, base)

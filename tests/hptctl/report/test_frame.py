@@ -9,11 +9,11 @@ from tracked_store import T0
 
 from hptctl import tracking
 from hptctl.report.frame import tidy
-from hptctl.report.results import at_best_length, results
+from hptctl.report.results import at_best_length, published, results
 from hptctl.runs.record import Facts, Tags
 
 
-def test_backbones_of_as_many_steps_from_longer_runs_are_an_arm_of_their_own() -> None:
+def test_backbones_that_were_kept_on_the_way_of_a_longer_run_are_an_arm_of_their_own() -> None:
     def record(id: str, steps: int, of: int | None) -> tracking.Record:
         tags = Tags(strategy="hpt", dataset="d", steps=steps, of_steps=of)
         metrics = {"test/top1": 0.5, "val/top1": 0.5}
@@ -22,9 +22,16 @@ def test_backbones_of_as_many_steps_from_longer_runs_are_an_arm_of_their_own() -
         )
 
     short, cut, whole = record("a", 50, None), record("b", 50, 5000), record("c", 5000, None)
-    assert {cell.arm for cell in results(tidy([cut, whole]))} == {"hpt"}
-    arms = {cell.run_ids[0]: cell.arm for cell in results(tidy([short, cut, whole]))}
-    assert arms == {"a": "hpt in a run of 50", "b": "hpt in a run of 5,000", "c": "hpt"}
+    found = {cell.run_ids[0]: cell for cell in results(tidy([short, cut, whole]))}
+    assert {id: (cell.arm, cell.published) for id, cell in found.items()} == {
+        "a": ("hpt", True),
+        "b": ("hpt on the way to 5,000", False),
+        "c": ("hpt", True),
+    }
+    (at_the_end,) = results(tidy([record("d", 5000, 5000)]))
+    assert (at_the_end.arm, at_the_end.published) == ("hpt", True)
+    assert {cell.arm for cell in published(list(found.values()))} == {"hpt"}
+    assert {cell.arm for cell in published([found["b"]])} == {"hpt on the way to 5,000"}  # marked, where it is all
 
 
 def test_the_length_of_pretraining_is_chosen_on_val_not_on_test(folder: Path) -> None:
