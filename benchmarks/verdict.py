@@ -4,8 +4,8 @@ uv run python benchmarks/verdict.py --pages 400 --json verdict.json
 
 Each page is a study: datasets, an untrained backbone, `base`, `target`, `hpt` and `hpt-bn` of some seeds. Scores of
 test images are drawn, written as predictions of runs, and go the program's own way, from files to the page's sentence.
-Settings are drawn anew for each page: 100 to 10,000 test images, seeds that vary by 0 to 3 points, 1 to 5 of them, 1, 4
-or 16 datasets, gains of 0 (two pages of three) or of 1, 2 or 5 points of hpt, with predictions and without, one label or
+Settings are drawn anew for each page: 100 to 10,000 test images, seeds that vary by 0 to 3 points, 1 to 5 of them, 1,
+4 or 16 datasets, gains of 0 (two pages of three) or of 1, 2 or 5 points of hpt, with predictions or none, one label or
 several. An image is right where its difficulty, half of which all models share, is below the accuracy of the seed. A
 seed is as lucky on val as on test.
 

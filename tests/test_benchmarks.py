@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 
-def run(script: str, *arguments: object, out: Path) -> dict[str, dict[str, Any]]:
+def run(script: str, *arguments: object, out: Path) -> dict[str, Any]:
     command = [sys.executable, f"benchmarks/{script}", *map(str, arguments), "--json", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    document: dict[str, dict[str, Any]] = json.loads(out.read_text())
+    document: dict[str, Any] = json.loads(out.read_text())
     return document
 
 
@@ -37,6 +37,12 @@ def test_heads_are_measured_beside_one(digits_folder: Path, tmp_path: Path) -> N
         "probe.py", digits_folder, "--image-size", 16, "--steps", 3, "--repeats", 1, out=tmp_path / "figures.json"
     )
     assert set(document["medians"]) == {"one head", "nine heads"}
+
+
+def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
+    figures = run("verdict.py", "--pages", 6, "--processes", 2, out=tmp_path / "figures.json")
+    assert set(figures) == {"false_verdict_share", "coverage_3_seeds", "power_2_points", "pages"}
+    assert figures["coverage_3_seeds"] > 0.8
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hptctl.format import compact
 
 NAME = 17
 """Most characters of a line's name; longer ones are cut."""
+DASHED = (0, (5, 3))
 BAND = 0.16
 """Opacity of a band, low enough for the contrast of what lies on it."""
 
@@ -29,6 +30,8 @@ class Line:
     arm: str
     strategy: str
     points: tuple[tuple[float, float, float], ...]
+    decayed: bool = True
+    """Whether the learning rate had come to its end; dashed where it had not."""
 
 
 def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
@@ -45,7 +48,7 @@ def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Mar
             if not any(step for step, _, _ in line.points):
                 level = _drawn(spread[0])
                 axes.axhspan(y[0] - level, y[0] + level, color=colour, alpha=BAND, linewidth=0)
-                axes.axhline(y[0], color=colour, linewidth=1.6, linestyle=(0, (5, 3)))
+                axes.axhline(y[0], color=colour, linewidth=1.6, linestyle=DASHED)
             else:
                 _line_with_band(axes, line)
             labels.append((y[-1], line.arm, line.strategy))
@@ -139,7 +142,7 @@ def _line_with_band(axes: Axes, line: Line) -> None:
         low = [value - _drawn(width) for value, width in zip(y, spread, strict=True)]
         high = [value + _drawn(width) for value, width in zip(y, spread, strict=True)]
         axes.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0)
-        axes.plot(x, y, color=colour, **marker(line.strategy, size))
+        axes.plot(x, y, color=colour, linestyle="-" if line.decayed else DASHED, **marker(line.strategy, size))
     else:
         yerr = [_drawn(width) for width in spread]
         axes.errorbar(x, y, yerr=yerr, color=colour, elinewidth=1.2, **marker(line.strategy, size))

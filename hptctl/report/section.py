@@ -158,7 +158,7 @@ def _curves(every: Sequence[Result], id: str) -> list[Chart]:
 
 def _curve(found: Sequence[Result], key: str) -> Chart:
     lines = [
-        Line(arm, mine[0].strategy, tuple((c.steps, c.mean, c.spread) for c in mine))
+        Line(arm, mine[0].strategy, tuple((c.steps, c.mean, c.spread) for c in mine), mine[0].decayed)
         for arm in dict.fromkeys(result.arm for result in found)
         if (mine := [c for c in found if c.arm == arm])
     ]

@@ -71,7 +71,8 @@ def evaluate(config: EvaluateConfig, origin: Origin) -> Run:
 
 
 def draw(run: Run, kind: str, points: Sequence[CurvePoint]) -> Path:
-    """`artifacts/curve-<kind>.svg` in the pretraining's folder: the test figure against steps."""
+    """`artifacts/curve-<kind>.svg` in the pretraining's folder: the test figure against steps, the backbones that were
+    kept on the way apart from the last."""
     from hptctl.charts.curves import Line, against_steps
     from hptctl.charts.svg import standalone
 
@@ -80,7 +81,9 @@ def draw(run: Run, kind: str, points: Sequence[CurvePoint]) -> Path:
     strategy = recorded(run.spec().tags.strategy, "its strategy")
     figures = ", ".join(f"{unbroken(percent(y))} at {thousands(x)} steps" for x, y, _ in drawn)
     alt = f"Test {metric} of {run.name} against pretraining steps, {kind}: {figures}"
-    svg = against_steps([Line(strategy, strategy, drawn)], metric, alt, f"{run.name}-{kind}")
+    # The last one alone saw its learning rate decay: its distance from the others is no effect of its length.
+    lines = [Line("on its way", strategy, drawn[:-1], decayed=False), Line(strategy, strategy, drawn[-1:])]
+    svg = against_steps(lines, metric, alt, f"{run.name}-{kind}")
     path = run.path / "artifacts" / f"curve-{kind}.svg"
     path.parent.mkdir(exist_ok=True)
     write_text(path, standalone(svg))
