@@ -28,6 +28,7 @@ def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, own: str) -> No
     svg = ElementTree.parse(found["figure"]).getroot()
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
     assert "var(--" not in Path(found["figure"]).read_text()
+    assert "on its way" in Path(found["figure"]).read_text()  # a line of its own
 
     alone = json.loads(hptctl("evaluate", "knn", "own@2", "--name", "alone", "--json").stdout)
     assert alone["results"] == found["points"][1]["results"]
@@ -39,8 +40,12 @@ def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, own: str) -> No
     assert max(map(len, again.stdout.splitlines())) <= 80
 
     drawn = {cell.steps: cell for cell in results(tidy(tracking.read_runs()))}
-    assert sorted(drawn) == [1, 2, 4]  # the report draws them as one line
-    assert {cell.arm for cell in drawn.values()} == {"target"}
+    # The report draws those from the way as one line, and the last, whose learning rate decayed, apart.
+    assert {steps: cell.arm for steps, cell in drawn.items()} == {
+        **dict.fromkeys((1, 2), "target on the way to 4"),
+        4: "target",
+    }
+    assert [cell.published for _, cell in sorted(drawn.items())] == [False, False, True]
     assert drawn[2].mean == pytest.approx(found["points"][1]["results"]["test/top1"])
 
 
