@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -192,19 +192,25 @@ class Differences(Generic[M]):
         once, and nothing from then on. `folders`: of runs by their ids; those without predictions there are compared by
         their figures.
         """
-        families: dict[bool, list[_Comparison]] = {True: [], False: []}
+        compared: list[_Comparison] = []
         for group in groups:
             found = _kept(group, folders)
             for a, b in combinations(group, 2):
                 chance, measured = _chance(a, b, found)
                 if chance is not None:
-                    # What is of a single seed is no verdict and leaves those that are their whole 5 %.
-                    families[chance.controlled].append(
-                        _Comparison((a.run_ids, b.run_ids), a.mean - b.mean, chance, measured, stake(a, b))
-                    )
-        self.judged = len(families[True])
+                    pair = a.run_ids, b.run_ids
+                    compared.append(_Comparison(pair, a.mean - b.mean, chance, measured, stake(a, b)))
+        # What is of a single seed is no verdict: it speaks for itself alone, and leaves the others their whole 5 %.
+        family = [each for each in compared if each.chance.controlled]
+        self.judged = len(family)
         """Comparisons whose verdicts hold together."""
-        self._found = {pair: by for family in families.values() for pair, by in _judged(family)}
+        p_values = [min(1.0, each.p_value * each.stake.tries) for each in family]
+        adjusted = holm(p_values, [each.stake.share for each in family])
+        whole = sum(each.stake.share for each in family)
+        self._found = {each.pair: each.judged(each.p_value, 1.0) for each in compared} | {
+            each.pair: each.judged(p_value, each.stake.share / whole / each.stake.tries)
+            for each, p_value in zip(family, adjusted, strict=True)
+        }
 
     def __call__(self, a: M, b: M) -> Difference:
         """a less b."""
@@ -225,23 +231,19 @@ class _Comparison:
     measured: bool
     stake: Stake
 
+    @property
+    def p_value(self) -> float:
+        return self.chance.p_value(self.points)
 
-def _judged(family: Sequence[_Comparison]) -> Iterator[tuple[Pair, Difference]]:
-    """The comparisons of a family with verdicts that hold together."""
-    shares = [each.stake.share for each in family]
-    adjusted = holm([min(1.0, each.chance.p_value(each.points) * each.stake.tries) for each in family], shares)
-    for each, p_value in zip(family, adjusted, strict=True):
-        margin = each.chance.margin(LEVEL)
+    def judged(self, p_value: float, part: float) -> Difference:
+        """The comparison by an adjusted p-value, where it has that part of the 5 %."""
+        margin = self.chance.margin(LEVEL)
         verdict: PairVerdict = "tie"
         if p_value < 1 - LEVEL:
-            verdict = "win" if each.chance.controlled else "ahead"
-            verdict = verdict if each.points > 0 else OPPOSITE[verdict]
-        part = (1 - LEVEL) * each.stake.share / sum(shares) / each.stake.tries
-        seen = each.chance.detectable(1 - part)
-        yield (
-            each.pair,
-            Difference(each.points, each.points - margin, each.points + margin, verdict, seen, each.measured),
-        )
+            verdict = "win" if self.chance.controlled else "ahead"
+            verdict = verdict if self.points > 0 else OPPOSITE[verdict]
+        seen = self.chance.detectable(1 - (1 - LEVEL) * part)
+        return Difference(self.points, self.points - margin, self.points + margin, verdict, seen, self.measured)
 
 
 def _chance(a: M, b: M, found: _Measurement) -> tuple[Chance | None, bool]:

@@ -179,7 +179,7 @@ def _caveats(findings: Findings, target: str) -> Iterator[str]:
 
 
 def picture(findings: Findings) -> Chart | None:
-    """A chart of the best further pretraining less the base, by dataset; None where no dataset has both."""
+    """A chart of the further pretraining that val chose less the base, by dataset; None where no dataset has both."""
     found, said = [], []
     for target in findings.targets:
         trained, base = findings.further(target)
@@ -199,9 +199,9 @@ def picture(findings: Findings) -> Chart | None:
         )
     if all(math.isnan(bar.value) for bar in found):
         return None
-    alt = f"What the best further pretraining brings over base, in points of the test figure. {'; '.join(said)}"
+    alt = f"What the further pretraining that val chose brings over base, in points on test. {'; '.join(said)}"
     caption = (
-        "The best further pretraining, after how many steps, and what it brings over base: points of the test figure"
+        "The further pretraining that val chose, after how many steps, and what it brings over base: points on test"
     )
     return Chart(draw(bars, found, alt, "picture", differences=True), caption)
 
