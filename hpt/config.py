@@ -125,7 +125,8 @@ class AugmentConfig(Config):
     blur_p: Share = 0.5
     """The probability of the Gaussian blur."""
     blur_sigma: Annotated[tuple[float, float], BeforeValidator(_split_commas)] = (0.1, 2.0)
-    """The smallest and largest standard deviation of the Gaussian blur, in pixels of the view."""
+    """The smallest and largest standard deviation of the Gaussian blur, in pixels of a view of 224 px; in a view of
+    another side s it is s / 224 times as many pixels, so that the same share of what an image shows is blurred."""
     flip_p: Share = 0.5
     """The probability that the view is mirrored, left to right."""
 
@@ -147,7 +148,7 @@ class AugmentConfig(Config):
             steps.append(f"grayscale (p={self.grayscale_p:g})")
         if self.blur_p:
             low, high = self.blur_sigma
-            steps.append(f"blur of sigma {low:g}-{high:g} px (p={self.blur_p:g})")
+            steps.append(f"blur of sigma {low:g}-{high:g} px at 224 px (p={self.blur_p:g})")
         if self.flip_p:
             steps.append(f"flip (p={self.flip_p:g})")
         return "; ".join(steps)
@@ -450,7 +451,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
 M = TypeVar("M", bound=Config)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """The version of what a configuration means: raised when the same configuration, images and weights come to other
 results than before, or a default changes."""
 _BOOKKEEPING = {
