@@ -191,7 +191,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
-    """Each image blurred with its own sigma [n] > 0 in pixels, mirrored at the edges; the kernel has one length for all.
+    """Each image blurred with its own sigma [n] > 0, in pixels, mirrored at the edges; all kernels have one length.
 
     Samples of the Gaussian at whole pixels, as torchvision's: below a sigma of 0.1 they leave the image as it is.
     """

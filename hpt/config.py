@@ -328,8 +328,9 @@ class FinetuneConfig(Config):
     """The number of images per optimizer step; all of them where there are fewer."""
     micro_batch: Positive = 128
     """The number of images that go through the model at once; gradients accumulate up to `batch_size`."""
-    eval_every: Positive = 100
-    """The number of optimizer steps between evaluations on val."""
+    eval_every: Positive | None = None
+    """The number of optimizer steps between evaluations on val. None: 100 of a schedule in steps (a tenth of one that
+    is shorter than 1,000), and an epoch of a schedule in epochs."""
     momentum: Share = 0.9
     """The momentum of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
