@@ -366,6 +366,9 @@ class EvaluateConfig(Config):
     metric: Metric | None = None
     """The headline metric, by which val chooses. None: that of the dataset's row of the catalogue, or `top1` of a
     folder of classes and `auroc` of a multi-label list."""
+    allow_near_copies: bool = False
+    """Whether to evaluate although the backbone was pretrained on near copies of test images: the same pictures,
+    encoded again or resized. Equal files are refused in any case."""
     allow_absent_classes: bool = False
     """Whether to evaluate although some classes have no training image; all their test images then count as errors."""
     log_every: Positive = 10
@@ -467,19 +470,24 @@ def fingerprint(
     data: str,
     split: str,
     weights: str,
+    precision: str,
     search: Mapping[str, Any] | None = None,
 ) -> str:
     """A hexadecimal digest of all that a run's result rests on: two runs with the same fingerprint are the same.
 
     `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
-    empty for random weights; paths and names play no part. `search` says how a sweep varies the configuration.
+    empty for random weights; paths and names play no part. `precision` is the one that is computed in, fp32 or bf16,
+    whatever was asked for (`hpt.processes.Compute`). `search` says how a sweep varies the configuration.
     """
-    aside = _BOOKKEEPING | {"dataset", "weights"}
+    aside = _BOOKKEEPING | {"dataset", "weights", "precision"}
     if isinstance(config, EvaluateConfig):
         aside |= {"linear", "knn", "finetune"} - {config.kind}
     # Without what is as the protocol has it: a field that a later version adds leaves the fingerprints as they are.
     method = flatten(config.model_dump(mode="json", exclude=aside, exclude_defaults=True))
     named: dict[str, Any] = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights}
+    named["precision"] = precision
+    if isinstance(config, PretrainConfig) and config.keep_best:  # the looks choose the backbone
+        named["looks"] = [config.probe_interval, config.probe_images]
     named |= {"method": method} | ({"search": search} if search is not None else {})
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 
