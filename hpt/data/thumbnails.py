@@ -12,7 +12,7 @@ As `benchmarks/near_copies.py` measured, of 5,323 test images of seven sets (dig
 traffic signs, Tiny ImageNet; 32 and 64 px) none was certain to be among images of another set, and of those of its own
 set it was two, which truly are the same flowers. Copies of JPEG quality 50, or of half the size, were certain in 99 to
 100 % of the cases, both together in 94 to 100 % (of sketches 49, and 94 likely). Traffic signs, frames of films of the
-same signs, are too alike for that: 49 and 91 %, and none where both come together or where Lanczos reduced them.
+same signs, are too alike for that: 48 and 91 %, and none where both come together or where Lanczos reduced them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FLAT = 2.0
 """The standard deviation of a thumbnail's pixels (0 to 255) below which it shows nothing that could be compared."""
 BLOCK = 4096
 """The number of images that are compared at once with as many others, which takes 64 MiB."""
+LUMA = np.array([0.299, 0.587, 0.114])
+"""The weights of red, green and blue in the luma of ITU-R 601-2."""
 REDUCING_GAP = 3.0
 """Large images are first averaged over whole pixels down to this many times the side."""
 
@@ -56,10 +58,13 @@ Thumbnails = npt.NDArray[np.uint8]
 
 
 def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnails:
-    """[256] the grey thumbnail of an image's pixels [3, H, W]."""
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
-    small = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
-    return np.asarray(small).reshape(-1)
+    """[256] the grey thumbnail of an image's pixels [3, H, W].
+
+    The channels are reduced before they are mixed, which is the same but for rounding and takes a sixth of the time.
+    """
+    to, how = (SIDE, SIDE), Image.Resampling.BILINEAR
+    planes = [Image.fromarray(plane).resize(to, how, reducing_gap=REDUCING_GAP) for plane in pixels]
+    return np.rint(LUMA @ np.stack([np.asarray(plane).reshape(-1) for plane in planes])).astype(np.uint8)
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
