@@ -56,6 +56,7 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
         rows = evaluations[evaluations["kind"] == kind]
         protocol = _defaults(EvaluateConfig(kind="linear", weights="-", dataset="-"))
         mine = {k: v for k, v in protocol.items() if k.startswith(f"config.{kind}.")}
+        mine["config.allow_near_copies"] = {"False"}
         if kind == "finetune":
             mine |= {
                 "config.finetune.lr": {"0.01", "0.001"},
