@@ -64,7 +64,8 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnails:
     """
     to, how = (SIDE, SIDE), Image.Resampling.BILINEAR
     planes = [Image.fromarray(plane).resize(to, how, reducing_gap=REDUCING_GAP) for plane in pixels]
-    return np.rint(LUMA @ np.stack([np.asarray(plane).reshape(-1) for plane in planes])).astype(np.uint8)
+    grey: Thumbnails = np.rint(LUMA @ np.stack([np.asarray(plane).reshape(-1) for plane in planes])).astype(np.uint8)
+    return grey
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
