@@ -34,7 +34,7 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from hpt import cores, encoder
+from hpt import augment, cores, encoder
 from hpt.callbacks import Callbacks
 from hpt.config import AugmentConfig, PretrainConfig
 from hpt.data.dataset import load
@@ -118,13 +118,19 @@ def standard_transform(
             v2.RandomResizedCrop(size, scale=(c.min_scale, 1.0)),
             v2.RandomApply([v2.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], p=c.jitter_p),
             v2.RandomGrayscale(p=c.grayscale_p),
-            v2.RandomApply([v2.GaussianBlur(13, sigma=c.blur_sigma)], p=c.blur_p),
+            v2.RandomApply([v2.GaussianBlur(13, sigma=blur_sigmas(c, size))], p=c.blur_p),
             v2.RandomHorizontalFlip(),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(mean, std),
         ]
     )
+
+
+def blur_sigmas(config: AugmentConfig, size: int) -> tuple[float, float]:
+    """The blur in pixels of the view, as these libraries take it."""
+    low, high = (sigma * size / augment.PUBLISHED_SIDE for sigma in config.blur_sigma)
+    return low, high
 
 
 def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[object], list[Tensor]]:
@@ -138,7 +144,7 @@ def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]
         **jitter,
         cj_hue=c.hue,
         min_scale=c.min_scale,
-        sigmas=c.blur_sigma,
+        sigmas=blur_sigmas(c, size),
         normalize={"mean": list(mean), "std": list(std)},
     )
 

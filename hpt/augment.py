@@ -28,6 +28,8 @@ ASPECT = (3 / 4, 4 / 3)
 COLUMNS = 2 * ATTEMPTS + 2 + 1 + 1 + 4 + 4 + 1 + 2
 """The uniform numbers of a view: crop areas and aspects, position, flip, jitter, its factors, their order, gray,
 blur."""
+PUBLISHED_SIDE = 224
+"""The side of the published view, in whose pixels the blur is given."""
 RESIZE = 256 / 224
 """The test view is the centre of the image resized to this multiple of the view."""
 LUMA = (0.2989, 0.587, 0.114)
@@ -57,7 +59,7 @@ class View:
     grayscale: Tensor
     """[n] bool: whether the view is grayscale."""
     sigma: Tensor
-    """[n] the standard deviation of the blur, in pixels of the view; 0 for none."""
+    """[n] the standard deviation of the blur, in pixels of a view of 224 px, whatever the view's side; 0 for none."""
 
 
 def crop_policy(min_scale: float) -> AugmentConfig:
@@ -100,7 +102,11 @@ def train_view(
     sigma_max: float = 2.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Augmented, normalised images, [n, 3, size, size] fp32 on the device of `raw.pixels`; into `out`, where given."""
+    """Augmented, normalised images, [n, 3, size, size] fp32 on the device of `raw.pixels`; into `out`, where given.
+
+    `sigma_max` is the largest sigma that `view` may hold, in its unit: the kernel's length, which is the same for all
+    images, so that none depends on its neighbours.
+    """
     device = raw.pixels.device
     # Rows are picked while the parameters are on the CPU: on a GPU each `nonzero` would wait for the device.
     with torch.autocast(device.type, enabled=False):  # pixels are not for bf16
@@ -111,8 +117,9 @@ def train_view(
             rows = rows.to(device)
             images[rows] = luma(images[rows]).expand(-1, 3, -1, -1)
         if len(rows := (view.sigma > 0).nonzero()[:, 0]):
-            sigma, rows = view.sigma[rows].to(device), rows.to(device)
-            images[rows] = gaussian_blur(images[rows], sigma, sigma_max)
+            here = size / PUBLISHED_SIDE  # at 32 px, the published sigmas would blur seven times as much of the image
+            sigma, rows = (view.sigma[rows] * here).to(device), rows.to(device)
+            images[rows] = gaussian_blur(images[rows], sigma, sigma_max * here)
         return _normalise(images, mean, std, out)
 
 
@@ -184,7 +191,10 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
-    """Each image blurred with its own sigma [n], mirrored at the edges; the kernel has one length for all."""
+    """Each image blurred with its own sigma [n] > 0, in pixels, mirrored at the edges; all kernels have one length.
+
+    Samples of the Gaussian at whole pixels, as torchvision's: below a sigma of 0.1 they leave the image as it is.
+    """
     size = images.shape[-1]
     radius = min(math.ceil(BLUR_SIGMAS * sigma_max), size - 1)
     half = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma[:, None]) ** 2)

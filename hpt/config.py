@@ -125,7 +125,8 @@ class AugmentConfig(Config):
     blur_p: Share = 0.5
     """The probability of the Gaussian blur."""
     blur_sigma: Annotated[tuple[float, float], BeforeValidator(_split_commas)] = (0.1, 2.0)
-    """The smallest and largest standard deviation of the Gaussian blur, in pixels of the view."""
+    """The smallest and largest standard deviation of the Gaussian blur, in pixels of a view of 224 px; in a view of
+    another side s it is s / 224 times as many pixels, so that the same share of what an image shows is blurred."""
     flip_p: Share = 0.5
     """The probability that the view is mirrored, left to right."""
 
@@ -147,7 +148,7 @@ class AugmentConfig(Config):
             steps.append(f"grayscale (p={self.grayscale_p:g})")
         if self.blur_p:
             low, high = self.blur_sigma
-            steps.append(f"blur of sigma {low:g}-{high:g} px (p={self.blur_p:g})")
+            steps.append(f"blur of sigma {low:g}-{high:g} px at 224 px (p={self.blur_p:g})")
         if self.flip_p:
             steps.append(f"flip (p={self.flip_p:g})")
         return "; ".join(steps)
@@ -327,8 +328,9 @@ class FinetuneConfig(Config):
     """The number of images per optimizer step; all of them where there are fewer."""
     micro_batch: Positive = 128
     """The number of images that go through the model at once; gradients accumulate up to `batch_size`."""
-    eval_every: Positive = 100
-    """The number of optimizer steps between evaluations on val."""
+    eval_every: Positive | None = None
+    """The number of optimizer steps between evaluations on val. None: 100 of a schedule in steps (a tenth of one that
+    is shorter than 1,000), and an epoch of a schedule in epochs."""
     momentum: Share = 0.9
     """The momentum of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
@@ -364,6 +366,9 @@ class EvaluateConfig(Config):
     metric: Metric | None = None
     """The headline metric, by which val chooses. None: that of the dataset's row of the catalogue, or `top1` of a
     folder of classes and `auroc` of a multi-label list."""
+    allow_near_copies: bool = False
+    """Whether to evaluate although the backbone was pretrained on near copies of test images: the same pictures,
+    encoded again or resized. Equal files are refused in any case."""
     allow_absent_classes: bool = False
     """Whether to evaluate although some classes have no training image; all their test images then count as errors."""
     log_every: Positive = 10
@@ -450,7 +455,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 C = TypeVar("C", PretrainConfig, EvaluateConfig)
 M = TypeVar("M", bound=Config)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """The version of what a configuration means: raised when the same configuration, images and weights come to other
 results than before, or a default changes."""
 _BOOKKEEPING = {
@@ -465,19 +470,24 @@ def fingerprint(
     data: str,
     split: str,
     weights: str,
+    precision: str,
     search: Mapping[str, Any] | None = None,
 ) -> str:
     """A hexadecimal digest of all that a run's result rests on: two runs with the same fingerprint are the same.
 
     `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
-    empty for random weights; paths and names play no part. `search` says how a sweep varies the configuration.
+    empty for random weights; paths and names play no part. `precision` is the one that is computed in, fp32 or bf16,
+    whatever was asked for (`hpt.processes.Compute`). `search` says how a sweep varies the configuration.
     """
-    aside = _BOOKKEEPING | {"dataset", "weights"}
+    aside = _BOOKKEEPING | {"dataset", "weights", "precision"}
     if isinstance(config, EvaluateConfig):
         aside |= {"linear", "knn", "finetune"} - {config.kind}
     # Without what is as the protocol has it: a field that a later version adds leaves the fingerprints as they are.
     method = flatten(config.model_dump(mode="json", exclude=aside, exclude_defaults=True))
     named: dict[str, Any] = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights}
+    named["precision"] = precision
+    if isinstance(config, PretrainConfig) and config.keep_best:  # the looks choose the backbone
+        named["looks"] = [config.probe_interval, config.probe_images]
     named |= {"method": method} | ({"search": search} if search is not None else {})
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 

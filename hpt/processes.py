@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -137,6 +138,11 @@ class Compute:
         return cls(device, use_bf16(config.precision, device))
 
     @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """The precision by its name in a configuration."""
+        return "bf16" if self.bf16 else "fp32"
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """The layout of images and convolutions: a pixel's channels side by side where that is quicker, which is 4 to
         11 % of a ResNet-18's step at 64 px on 2 cores."""
@@ -156,6 +162,15 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bf16"
+
+
+def planned_precision(config: PretrainConfig | EvaluateConfig) -> Literal["fp32", "bf16"]:
+    """The precision that a configuration would be computed in; of a device that is not here, what its kind has."""
+    try:
+        return Compute.of(config).precision
+    except ConfigError:
+        is_gpu = config.precision == "auto" and config.device.startswith("cuda")
+        return "bf16" if is_gpu or config.precision == "bf16" else "fp32"
 
 
 def cpu_has_bf16() -> bool:

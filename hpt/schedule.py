@@ -9,6 +9,9 @@ import math
 import re
 from typing import Literal, NamedTuple
 
+MOST_STEPS_UNSEEN = 100
+"""The number of steps between looks at val, as published (arXiv 2103.12718v2)."""
+
 
 class Schedule(NamedTuple):
     """The length of a training: `60 epochs` or `2500 steps`."""
@@ -19,6 +22,13 @@ class Schedule(NamedTuple):
     def steps(self, images: int, batch_size: int) -> int:
         """The length in optimizer steps; the last batch of an epoch is the one that the images do not fill."""
         return self.length if self.unit == "steps" else self.length * math.ceil(images / batch_size)
+
+    def look_every(self, images: int, batch_size: int) -> int:
+        """The number of optimizer steps between looks at val, unless it is set: 100, or a tenth of a schedule that is
+        shorter than 1,000 steps; of a schedule in epochs an epoch, however few steps that is."""
+        if self.unit == "epochs":
+            return math.ceil(images / batch_size)
+        return min(MOST_STEPS_UNSEEN, max(1, self.length // 10))
 
 
 def parse_schedule(text: str) -> Schedule:

@@ -74,3 +74,11 @@ def test_trials_are_claimed_once_through_our_queue(tmp_path: Path) -> None:
     for name in ("ours journal", "ours sqlite"):
         row = document["medians"][name]
         assert (row["twice"], row["never"], row["extra"]) == (0, 0, 0)
+
+
+def test_near_copies_are_told_from_images_of_one_kind(digits_folder: Path, tmp_path: Path) -> None:
+    words = (digits_folder, "shapes@200", "--many", 300)
+    document = run("near_copies.py", *words, out=tmp_path / "figures.json")
+    digits, shapes = document[digits_folder.stem], document["shapes@200"]
+    assert digits["own certain"] == digits["across certain"] == shapes["across certain"] == 0
+    assert shapes["JPEG q50"] > 0.9

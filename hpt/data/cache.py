@@ -6,6 +6,7 @@
       <entry>/             content of the images, side and version of the decoder
         images.bin         each image as [3, H, W], one after the other; locked while it is open
         index.npz          height, width, digest of the file, sums of the pixels; one row an image
+        thumbnails.npy     uint8 [N, 256], by which a copy of an image is known (`hpt.data.thumbnails`)
         index.json         names, and what could not be read; its time is that of the last use
         about.json         dataset and side, for `cache_store.entries`
       <stamp>.lock, .building-<stamp>/      while a process builds
@@ -38,6 +39,7 @@ from hpt.data.cache_store import Damaged
 from hpt.data.images import OpenEntry, PackedPixels
 from hpt.data.listing import Listing
 from hpt.data.reading import reading
+from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 from hpt.files import sync, write_text
 
 log = logging.getLogger("hpt.data")
@@ -118,7 +120,16 @@ def _open(path: Path) -> OpenEntry:
     if index.bytes:  # an empty file cannot be mapped
         with cache_store.open_pixels(path) as file:  # the map keeps the file open, and so its lock
             flat = mapped(file)
-    return OpenEntry(**vars(index), pixels=PackedPixels(flat, index.sizes))
+    return OpenEntry(**vars(index), pixels=PackedPixels(flat, index.sizes), kept_thumbnails=_thumbnails(path, index))
+
+
+def _thumbnails(path: Path, index: cache_store.EntryIndex) -> Thumbnails | None:
+    """The thumbnails of an entry, mapped; None where it has none, as one of version 0.1, or none that can be read."""
+    try:
+        kept: Thumbnails = np.load(path / "thumbnails.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return kept if kept.shape == (len(index.names), SIDE**2) and kept.dtype == np.uint8 else None
 
 
 def mapped(file: BinaryIO) -> torch.Tensor:
@@ -152,6 +163,7 @@ class _Decoded:
     digest: bytes
     size: tuple[int, int]
     sums: npt.NDArray[np.uint64]
+    thumbnail: Thumbnails
     pixels: bytes
 
 
@@ -160,6 +172,7 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
     names: list[str] = []
     quarantined: list[tuple[str, str]] = []
     decoded: list[tuple[tuple[int, int], bytes, npt.NDArray[np.uint64]]] = []
+    thumbnails: list[Thumbnails] = []
     with (
         (folder / "images.bin").open("wb") as file,
         reading(listing, lambda data: _decode(data, side), progress) as images,
@@ -170,6 +183,7 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
             else:
                 names.append(name)
                 decoded.append((image.size, image.digest, image.sums))
+                thumbnails.append(image.thumbnail)
                 file.write(image.pixels)
     sizes, digests, sums = zip(*decoded, strict=True) if decoded else ((), (), ())
     arrays: dict[str, Any] = {
@@ -178,9 +192,10 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
         "sums": np.array(sums, dtype=np.uint64).reshape(-1, 2, 3),
     }
     np.savez(folder / "index.npz", **arrays)
+    np.save(folder / "thumbnails.npy", np.array(thumbnails, dtype=np.uint8).reshape(-1, SIDE**2))
     facts = json.dumps({"names": names, "quarantined": quarantined})
     (folder / "index.json").write_text(facts, encoding="utf-8")
-    for file_name in ("images.bin", "index.npz", "index.json", "about.json"):
+    for file_name in ("images.bin", "index.npz", "thumbnails.npy", "index.json", "about.json"):
         sync(folder / file_name)
     key = hashlib.sha256(f"{decode.VERSION} {side} {facts}".encode())
     key.update(arrays["digests"].tobytes())
@@ -192,4 +207,4 @@ def _decode(data: bytes, side: int) -> _Decoded:
     squares = np.square(pixels, dtype=np.uint16)  # 255 squared fits
     sums = np.stack([values.sum(axis=(1, 2), dtype=np.uint64) for values in (pixels, squares)])
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, pixels.tobytes())
+    return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), pixels.tobytes())

@@ -31,6 +31,7 @@ from hpt.data.names import list_images
 from hpt.data.reading import reading
 from hpt.data.row import CatalogRow
 from hpt.data.splits import Indices
+from hpt.data.thumbnails import BLOCK, FLAT, normalised
 from hpt.errors import DataError
 
 SIDE = 32
@@ -39,10 +40,6 @@ NEAR = 0.99
 """The correlation of two thumbnails from which on they count as the same picture."""
 COARSE_SIDE, COARSE = 16, 0.98
 """Pairs of thumbnails reduced to this side are not compared any closer below this correlation."""
-FLAT = 2.0
-"""The standard deviation of a thumbnail's pixels (0 to 255) below which it shows nothing that could be compared."""
-BLOCK = 4096
-"""The number of images that are compared at once with as many others, which takes 64 MiB."""
 MOST_PAIRS = 5_000_000
 """The number of duplicates above which the images are refused."""
 SMALL, LONG = 16, 5.0
@@ -226,7 +223,7 @@ def _alike(
     """Rows [n], rows [n] and correlations [n] of near duplicates, block by block."""
     step = SIDE // COARSE_SIDE
     small = thumbnails.reshape(-1, COARSE_SIDE, step, COARSE_SIDE, step).mean(axis=(2, 4), dtype=np.float32)
-    coarse = _normalised(torch.from_numpy(small).flatten(1))
+    coarse = normalised(torch.from_numpy(small).flatten(1))
     starts = range(0, len(coarse), BLOCK)
     total = len(starts) * (len(starts) + 1) // 2
     for done, (top, left) in enumerate(((i, j) for i in starts for j in starts if j >= i), start=1):
@@ -243,15 +240,7 @@ def _alike(
 
 
 def _fine(thumbnails: npt.NDArray[np.uint8], rows: torch.Tensor) -> torch.Tensor:
-    return _normalised(torch.from_numpy(thumbnails[rows.numpy()]).float().flatten(1))
-
-
-def _normalised(pixels: torch.Tensor) -> torch.Tensor:
-    """[n, d] of mean 0 and length 1, so that a product is a correlation; zeros where an image is flat."""
-    centred = pixels - pixels.mean(dim=1, keepdim=True)
-    length = centred.norm(dim=1, keepdim=True)
-    flat = length < FLAT * pixels.shape[1] ** 0.5
-    return torch.where(flat, 0.0, centred / length.clamp_min(1e-6))
+    return normalised(torch.from_numpy(thumbnails[rows.numpy()]).float().flatten(1))
 
 
 def _once(pairs: Iterable[Duplicate], key: Callable[[Duplicate], int]) -> tuple[Duplicate, ...]:

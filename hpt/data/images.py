@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from hpt.data.cache_store import EntryIndex
+from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 
 RGB = tuple[float, float, float]
 
@@ -98,6 +99,8 @@ class OpenEntry(EntryIndex):
 
     pixels: PackedPixels
     """The pixels of all images, mapped from the disk and read-only."""
+    kept_thumbnails: Thumbnails | None = None
+    """[N, 256] the thumbnail of each image, mapped from the disk; None where the entry has none."""
 
     def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[RGB, RGB]:
         """The mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
@@ -141,6 +144,17 @@ class Images:
     def digests(self) -> npt.NDArray[np.void]:
         """[N] a digest of 16 bytes of each file, which is the same for equal files, whatever they are called."""
         return self._entry.digests[self._rows].view("V16").ravel()
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        """uint8 [N, 256] a grey thumbnail of each image, by which its copies are known (`hpt.data.thumbnails`).
+
+        An entry of the cache that an earlier version made has none: they are computed, which reads all pixels.
+        """
+        if self._entry.kept_thumbnails is not None:
+            return np.asarray(self._entry.kept_thumbnails[self._rows])
+        made = [thumbnail(self._entry.pixels.image(row).numpy()) for row in self._rows.tolist()]
+        return np.array(made, dtype=np.uint8).reshape(-1, SIDE**2)
 
     def statistics(self) -> tuple[RGB, RGB]:
         """The mean and standard deviation of these images' own pixels, from which `mean` and `std` may differ."""

@@ -5,6 +5,7 @@ A finetuning that was stopped goes on from its checkpoint and ends with the same
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from hpt import augment, checkpoint, encoder, weights
 from hpt.data.loader import raw_batch
-from hpt.errors import HptError, Interrupted
+from hpt.errors import HptError, Interrupted, RunError
 from hpt.evaluate.features import outputs
 from hpt.evaluate.objective import NONE, figures, loss_of
 from hpt.evaluate.setup import MODEL, Setup
@@ -88,7 +89,9 @@ class Finetuning:
 
 
 def finetune(setup: Setup, model: Classifier) -> Best:
-    """Train `model` and keep its best state on val, measured every `eval_every` optimizer steps and at the end.
+    """Train `model` and keep its best state on val, measured every so many optimizer steps and at the end.
+
+    These are `eval_every`, or what its schedule says (`Schedule.look_every`).
 
     A batch that does not fit is split into micro-batches whose gradients add up; the schedule counts optimizer steps
     whatever their number. BatchNorm sees a micro-batch at a time. Goes on from the newest of the setup's checkpoints,
@@ -98,13 +101,19 @@ def finetune(setup: Setup, model: Classifier) -> Best:
     Raises:
         Interrupted: a stop was requested; a checkpoint of that step is saved.
         HptError: the loss or the scores on val are not finite.
+        RunError: the checkpoint is of an earlier version.
     """
     config, tune, callbacks, common = setup.config, setup.config.finetune, setup.callbacks, setup.common
     training = _Training(setup, model)
-    steps = parse_schedule(tune.schedule).steps(len(setup.train.images), training.batch)
+    schedule, images = parse_schedule(tune.schedule), len(setup.train.images)
+    steps = schedule.steps(images, training.batch)
+    interval = tune.eval_every or schedule.look_every(images, training.batch)
     drop = first_drop(steps)
-    drops = common.drops(len(setup.train.images), training.batch) if common is not None else {0}
+    drops = common.drops(images, training.batch) if common is not None else {0}
     forks = {each for each in drops if 0 < each <= drop and each < max(drops)}
+    # Who takes the shared steps over may look at val at other steps: on the way there, its looks are made too.
+    others = common.intervals(images, training.batch) if common is not None and tune.eval_every is None else set()
+    intervals, last_fork = {interval, *others}, max(forks, default=0)
 
     # ---- restore
     first = shared = 0
@@ -113,15 +122,17 @@ def finetune(setup: Setup, model: Classifier) -> Best:
         shared = int(saved["step"])
         callbacks.progress(shared, steps, "finetuning")  # before the figures: a pruner judges them by the length
         for at, metrics in saved["curve"]:
-            callbacks.log(metrics, at)
+            if "val_curve" not in metrics or at % interval == 0:
+                callbacks.log(metrics, at)
     if saved is not None:
         first = int(saved["step"])
         training.load_state_dict(saved)
         shared = max(shared, int(saved.get("shared", 0)))
 
-    def log(metrics: dict[str, float], step: int) -> None:
-        callbacks.log(metrics, step)
-        if forks and step <= max(forks):
+    def log(metrics: dict[str, float], step: int, *, own: bool = True) -> None:
+        if own:
+            callbacks.log(metrics, step)
+        if step <= last_fork:
             training.curve.append((step, metrics))
 
     # ---- loop
@@ -131,8 +142,10 @@ def finetune(setup: Setup, model: Classifier) -> Best:
         done = step + 1
         if done % config.log_every == 0 or done == steps:
             log({"loss": _finite(loss.item(), done, tune.lr), "lr": lr}, done)
-        if done % tune.eval_every == 0 or done == steps:
-            log({"val_curve": training.evaluate(done, steps)}, done)
+        due = {each for each in intervals if done % each == 0 and (each == interval or done <= last_fork)}
+        due |= {interval} if done == steps else set()
+        if due:
+            log({"val_curve": training.evaluate(done, steps, due)}, done, own=interval in due)
         callbacks.progress(done, steps, "finetuning")
         signum = callbacks.stop() if done < steps else 0
         if setup.checkpoints is not None and done < steps and (signum or done % config.checkpoint_every == 0):
@@ -141,8 +154,7 @@ def finetune(setup: Setup, model: Classifier) -> Best:
             checkpoint.save(common.folder, done, training.state_dict(), keep=len(drops))
         if signum:
             raise Interrupted(signum, f"stopped at step {done} of {steps}; its checkpoint is saved")
-    assert training.best is not None  # a schedule has one step at least
-    return replace(training.best, steps=steps, shared=shared)
+    return replace(training.best[interval], steps=steps, shared=shared)
 
 
 class _Training:
@@ -154,7 +166,8 @@ class _Training:
         self.model = model.to(setup.compute.device)
         self.body = SGD(model.backbone.parameters(), momentum=tune.momentum)
         self.head = SGD(model.head.parameters(), momentum=tune.momentum)
-        self.best: Best | None = None
+        self.best: dict[int, Best] = {}
+        """The best state of those who look at val every so many steps."""
         self.curve: list[tuple[int, dict[str, float]]] = []
         """What was logged, for those who go on from a shared state."""
         self.policy = augment.crop_policy(tune.min_scale)
@@ -185,28 +198,32 @@ class _Training:
         self.head.step(lr * tune.head_lr_multiplier)
         return loss_sum
 
-    def evaluate(self, done: int, steps: int) -> float:
-        """The metric on val after `done` of `steps`, at which the state is kept if it is the best so far."""
+    def evaluate(self, done: int, steps: int, intervals: Iterable[int]) -> float:
+        """The metric on val after `done` of `steps`, at which the state is kept if it is the best so far of those who
+        look at these intervals."""
         setup = self.setup
         images, labels = setup.val
         logits = outputs(self.model, images, setup.config.image_size, setup.compute, lambda *_: None, "val").cpu()
         figure = figures(setup.metric, logits[None], labels).item()
         if figure == NONE:
             raise HptError(f"the scores on val are not finite at step {done}", "lower finetune.lr")
-        if self.best is None or figure > self.best.val:
+        better = [each for each in intervals if each not in self.best or figure > self.best[each].val]
+        if better:
             state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
-            self.best = Best(state, figure, done, steps)
+            self.best |= dict.fromkeys(better, Best(state, figure, done, steps))
         return figure
 
     def state_dict(self) -> dict[str, object]:
         trained = {"model": self.model.state_dict(), "body": self.body.state_dict(), "head": self.head.state_dict()}
-        return trained | {"best": vars(self.best) if self.best is not None else None, "curve": self.curve}
+        return trained | {"bests": {each: vars(best) for each, best in self.best.items()}, "curve": self.curve}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "bests" not in state:
+            raise RunError("the finetuning's checkpoint was written by an earlier version of hptctl", "start a new run")
         self.model.load_state_dict(state["model"])
         self.body.load_state_dict(state["body"])
         self.head.load_state_dict(state["head"])
-        self.best = Best(**state["best"]) if state["best"] is not None else None
+        self.best = {each: Best(**best) for each, best in state["bests"].items()}
         self.curve = [*state.get("curve", ())]
 
 

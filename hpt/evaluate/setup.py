@@ -51,6 +51,10 @@ class Common:
         """The steps after which the learning rate drops for the first time, over all schedules."""
         return {first_drop(parse_schedule(each).steps(images, batch)) for each in self.schedules}
 
+    def intervals(self, images: int, batch: int) -> set[int]:
+        """The numbers of steps between looks at val, over all schedules, where the configuration sets none."""
+        return {parse_schedule(each).look_every(images, batch) for each in self.schedules}
+
     def newest(self, until: int) -> dict[str, Any] | None:
         """The newest shared state of at most `until` steps; None where there is none, or all are damaged."""
         try:

@@ -1,4 +1,8 @@
-"""Where runs differ from the published protocol."""
+"""Where runs differ from the published protocol.
+
+Most of it are settings. Two are what a run came to: the precision that it computed in, and the base that its first
+stage started from, which another base model may be, or a run of one's own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
+from hpt.config import DEFAULT_WEIGHTS, Config, EvaluateConfig, PretrainConfig, flatten
 from hptctl.report.frame import counted
 from hptctl.report.names import EVALUATIONS
 
@@ -39,7 +43,8 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
     protocol = _defaults(PretrainConfig(strategy="hpt", dataset="-"))
     everywhere = {key: protocol.pop(key) for key in ("config.backbone", "config.image_size")}
     del protocol["config.steps"]
-    found = _deviating("all runs", pd.concat([behind, evaluations]), everywhere)
+    found = _deviating("all runs", pd.concat([behind, evaluations]), everywhere | {"precision": {"fp32"}})
+    found += _deviating("pretraining", behind, {"base": {DEFAULT_WEIGHTS}})
     del protocol["config.share"]  # varied by the study of robustness, like the augmentations
     augment = {key: protocol.pop(key) for key in list(protocol) if key.startswith("config.augment.")}
     found += _deviating("pretraining", trained, protocol)
@@ -51,6 +56,7 @@ def deviations(frame: pd.DataFrame) -> list[Deviation]:
         rows = evaluations[evaluations["kind"] == kind]
         protocol = _defaults(EvaluateConfig(kind="linear", weights="-", dataset="-"))
         mine = {k: v for k, v in protocol.items() if k.startswith(f"config.{kind}.")}
+        mine["config.allow_near_copies"] = {"False"}
         if kind == "finetune":
             mine |= {
                 "config.finetune.lr": {"0.01", "0.001"},

@@ -5,7 +5,8 @@ A row holds:
     run_id name kind state start end experiment command        the run
     strategy dataset pretrain_dataset steps length labels      what was done (`length`: of the run, where it went on)
     pretrain_seed seed training preset backbone image_size     how
-    metric val test test_std test_images reruns probes                what came out (NaN where there is nothing)
+    metric val test test_std test_images reruns probes         what came out (NaN where there is nothing)
+    precision base                                             what it computed in; what its first stage started from
     origin target evaluation arm own policy share chain        what it is compared as (see `tidy`)
     standing                                                   counts, superseded, or the state
     decayed                                                    whether the learning rate had come to its end
@@ -121,6 +122,8 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "test_images": facts.test_images or 0,
         "reruns": {"knn": 0, "linear": int(params.get("linear.reruns", 1))}.get(record.kind, 1),
         "probes": tuple(sorted(key for key in record.metrics if key.startswith("probe/"))),
+        "precision": facts.precision or _asked_precision(params),
+        "base": _base(record, by_id) if record.kind == "pretrain" else None,
         "origin": origin,
         "evaluation": _evaluation(record.kind, facts.labels or ""),
         "arm": arm,
@@ -192,6 +195,29 @@ def _origin(pretraining: Record) -> str:
     if source and weights.startswith(f"{source}@"):  # its backbone after some of its steps
         return weights
     return source or Path(weights).name
+
+
+def _asked_precision(params: dict[str, str]) -> str | None:
+    """What a run of version 0.1, which recorded nothing else, was told to compute in; None for what it chose itself."""
+    asked = params.get("precision")
+    return asked if asked in {"fp32", "bf16"} else None
+
+
+def _base(pretraining: Record, by_id: dict[str, Record]) -> str | None:
+    """What the first stage of a chain started from: weights by their name, or a run that began at random weights and
+    how long it was; None for random weights themselves."""
+    if pretraining.tags.strategy == "target":
+        return None
+    source, weights = by_id.get(pretraining.source_id), pretraining.tags.weights or ""
+    if source is None:
+        return Path(weights).name or None
+    if source.tags.strategy != "target":
+        return _base(source, by_id)
+    name, _, step = weights.rpartition("@")
+    steps = int(step) if name == source.name and step.isdecimal() else source.tags.steps or 0
+    length = thousands(source.tags.steps or 0)
+    how_long = f"{thousands(steps)} of {length} steps" if steps != source.tags.steps else f"{length} steps"
+    return f"{source.name} (pretrained here, {how_long} on {source.tags.dataset or 'a dataset'})"
 
 
 def _evaluation(kind: str, labels: str) -> str:

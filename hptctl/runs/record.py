@@ -146,6 +146,11 @@ class Facts(Recorded):
     """Images that a pretraining sees."""
     hardware: str | None = None
     """What the run computed on."""
+    precision: str | None = None
+    """What it computed in, fp32 or bf16, whatever was asked for."""
+    near_copies: int | None = None
+    """Of an evaluation: the test images that are near copies of images pretrained on, where it was allowed all the
+    same."""
     weights_sha256: str | None = None
     """Of the weights file that the run started from or evaluated."""
     fingerprint: str | None = None

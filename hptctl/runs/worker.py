@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hpt import advice, cores, weights
 from hpt.callbacks import Callbacks, Log, Stop
 from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
+from hpt.data import thumbnails
 from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
+from hpt.data.thumbnails import Matches
 from hpt.errors import HptError, RunError
 from hpt.evaluate import Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
@@ -42,6 +45,10 @@ from hptctl.tracking import tracked
 
 PRETRAINED_ON = "pretrained-on.npy"
 """In a run's folder: digests of the files that it saw, 16 bytes each, whatever their names and places."""
+PRETRAINED_ON_THUMBNAILS = "pretrained-on-thumbnails.npy"
+"""And thumbnails of the images, 256 bytes each, by which copies in other files are known."""
+EXAMPLES = 3
+"""The number of images that a message names."""
 
 
 class Watcher(Protocol):
@@ -64,6 +71,7 @@ class Materials:
         self.common = common
         """What a finetuning has in common with other runs."""
         self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
+        self._compared: dict[tuple[Path, int, bytes], Matches] = {}
 
     def dataset(self, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
         """The dataset of a run, decoded for its image size."""
@@ -71,6 +79,19 @@ class Materials:
         if key not in self._datasets:
             self._datasets[key] = load(key[0], key[1], side=key[2], progress=display.progress)
         return self._datasets[key]
+
+    def compared(self, testing: Images, source: Run) -> Matches | None:
+        """The test images that seem to be among those of a pretraining, compared once; None where it kept none, as an
+        evaluation, or a run of version 0.1."""
+        file = source.path / PRETRAINED_ON_THUMBNAILS
+        try:
+            seen = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, ValueError):
+            return None
+        key = file, file.stat().st_mtime_ns, testing.digests.tobytes()
+        if key not in self._compared:
+            self._compared[key] = thumbnails.find(testing.thumbnails, seen)
+        return self._compared[key]
 
     def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
         """What the run starts from or evaluates."""
@@ -137,7 +158,10 @@ def _pretrain(
     images = dataset.pretraining_images(config.share, config.seed)
     facts = data_facts(dataset)
     facts.images, facts.hardware = len(images), hardware(processes)
+    compute = Compute.of(config, processes.device)
+    facts.precision = compute.precision
     refuse_other_images(run, dataset, facts)
+    refuse_other_precision(run, facts)
     start = None
     if config.weights is not None:
         loaded = materials.weights_of(run, config)
@@ -151,14 +175,18 @@ def _pretrain(
     metered = _with_energy(run, log, processes, facts) if processes.main else log
     if processes.main:
         write_split(run, dataset)
-        with replacing(run.path / PRETRAINED_ON) as part, part.open("wb") as file:
-            np.save(file, images.digests.view(np.uint8).reshape(-1, 16))
+        for name, rows in (
+            (PRETRAINED_ON, images.digests.view(np.uint8).reshape(-1, 16)),
+            (PRETRAINED_ON_THUMBNAILS, images.thumbnails),
+        ):
+            with replacing(run.path / name) as part, part.open("wb") as file:
+                np.save(file, rows)
         run.write_status(facts=facts)
         for line in advice.notes(config, len(images)) if not display.silent else ():
             console.note(f"note: {line}")
     watch = None
     if processes.main and config.probe_interval:
-        watch = OnlineProbe(config, dataset, Compute.of(config, processes.device))
+        watch = OnlineProbe(config, dataset, compute)
     # `base` has nothing to save, and is simply ended by a signal.
     with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
         outcome = pretrain(
@@ -195,11 +223,14 @@ def _evaluate(
     loaded = materials.weights_of(run, config)
     facts = data_facts(dataset)
     facts.weights_sha256, facts.hardware = loaded.sha256, hardware(Processes(1, config.device))
+    facts.precision = Compute.of(config).precision
     facts.fingerprint = fingerprint_of(config, facts)
     refuse_other_images(run, dataset, facts)
+    refuse_other_precision(run, facts)
     write_split(run, dataset)
     run.write_status(facts=facts)
-    refuse_leak(run, dataset, facts)
+    refuse_leak(run, config, dataset, facts, materials)
+    run.write_status(facts=facts)
     with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
         callbacks = Callbacks(log, display.progress, asked)
         found = evaluate(config, dataset, loaded.state, run.path, callbacks, common=materials.common(config))
@@ -237,9 +268,24 @@ def refuse_other_images(run: Run, dataset: Dataset, facts: Facts) -> None:
         )
 
 
-def refuse_leak(run: Run, dataset: Dataset, facts: Facts) -> None:
-    """A RunError when test images were pretrained on: the split was cut by another seed there, or the same files were
-    in the images of another dataset."""
+def refuse_other_precision(run: Run, facts: Facts) -> None:
+    """A RunError when a run that goes on would compute in another precision than it began with, as `auto` does on
+    another device."""
+    before = run.status().facts.precision
+    if before not in (None, facts.precision):
+        raise RunError(
+            f"run '{run.name}' began in {before} and would go on in {facts.precision} on this device",
+            f"go on where it began, or start a new run with --precision {facts.precision}",
+        )
+
+
+def refuse_leak(
+    run: Run, config: EvaluateConfig, dataset: Dataset, facts: Facts, materials: Materials | None = None
+) -> None:
+    """A RunError when test images were pretrained on: the split was cut by another seed there, or the same pictures
+    were in the images of another dataset, as equal files or encoded again or resized. Pictures that are merely likely
+    to be the same are warned of."""
+    materials = materials or Materials()
     testing = dataset.images.subset(dataset.splits["test"])
     for source in ancestry(run):
         if source.status().facts.data_fingerprint == facts.data_fingerprint:
@@ -250,6 +296,25 @@ def refuse_leak(run: Run, dataset: Dataset, facts: Facts) -> None:
             fix = f"evaluate on others, or pretrain without them (its images: {source.spec().config['dataset']})"
         if leaked:
             raise RunError(f"run '{source.name}' was pretrained on {leaked} of the {len(testing)} test images", fix)
+        if source.status().facts.data_fingerprint == facts.data_fingerprint:
+            continue  # `datasets check` finds what is alike within a dataset
+        matches = materials.compared(testing, source)
+        if matches is None:
+            continue
+        if len(matches.certain):
+            said = (
+                f"run '{source.name}' was pretrained on near copies of {len(matches.certain)} of the {len(testing)}"
+                f" test images, encoded again or resized: {_some(testing, matches, matches.certain)}"
+            )
+            if not config.allow_near_copies:
+                raise RunError(said, f"{fix}; where they are different images, --set allow_near_copies=true")
+            facts.near_copies = (facts.near_copies or 0) + len(matches.certain)
+            console.warn(said)
+        if len(matches.likely):
+            console.warn(
+                f"{len(matches.likely)} of the {len(testing)} test images are much like images that run '{source.name}'"
+                f" was pretrained on, as different images of one kind may be: {_some(testing, matches, matches.likely)}"
+            )
 
 
 def _same_names(testing: Images, source: Run) -> int:
@@ -266,6 +331,12 @@ def _same_files(testing: Images, source: Run) -> int:
     except FileNotFoundError:  # an evaluation, or a run from before this was kept
         return 0
     return int(np.isin(testing.digests, seen.view("V16").ravel()).sum())
+
+
+def _some(testing: Images, matches: Matches, rows: npt.NDArray[np.int64]) -> str:
+    """The first few of the images, each with its likeness."""
+    named = ", ".join(f"{testing.names[row]} ({matches.likeness[row]:.4f})" for row in rows[:EXAMPLES].tolist())
+    return named if len(rows) <= EXAMPLES else f"{named}, ..."
 
 
 def final_step(run: Run) -> int:
@@ -296,7 +367,8 @@ def data_facts(dataset: Dataset) -> Facts:
 def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: Facts) -> str:
     """What the run's result rests on (`hpt.config.fingerprint`)."""
     data, split = facts.data_fingerprint, facts.split_fingerprint
-    return fingerprint(config, data=data or "", split=split or "", weights=facts.weights_sha256 or "")
+    weights, precision = facts.weights_sha256 or "", recorded(facts.precision, "the precision that it computed in")
+    return fingerprint(config, data=data or "", split=split or "", weights=weights, precision=precision)
 
 
 def hardware(processes: Processes) -> str:

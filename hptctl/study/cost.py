@@ -66,9 +66,10 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
     images = forward = 0
     for each in tunes:
         batch = min(each.finetune.batch_size, labels or each.finetune.batch_size)
-        steps = parse_schedule(each.finetune.schedule).steps(labels or PROTOCOL_LABELS, batch)
+        schedule, used = parse_schedule(each.finetune.schedule), labels or PROTOCOL_LABELS
+        steps = schedule.steps(used, batch)
         images += steps * batch
-        forward += -(-steps // each.finetune.eval_every) * sizes["val"]
+        forward += -(-steps // (each.finetune.eval_every or schedule.look_every(used, batch))) * sizes["val"]
     return images, forward + sizes["test"]
 
 

@@ -21,6 +21,7 @@ from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
 from hpt.data.row import Absence, CatalogRow
 from hpt.errors import DataError, RunError, WeightsError
+from hpt.processes import planned_precision
 from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
@@ -186,7 +187,8 @@ class Progress:
         of: Callable[..., str] = partial(fingerprint, cell.config)
         if cell.sweep and isinstance(cell.config, EvaluateConfig):
             of = protocol(cell.config).fingerprint
-        of_cell = of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start)
+        precision = planned_precision(cell.config)
+        of_cell = of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start, precision=precision)
         for run in self._finished.get(of_cell, ()):
             if found := _done(cell, run):
                 return found

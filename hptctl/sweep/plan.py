@@ -76,11 +76,12 @@ class Plan(Config):
             config = config.model_copy(update={"probe_every": max(1, config.steps // LOOKS)})
         return config
 
-    def fingerprint(self, *, data: str, split: str, weights: str) -> str:
+    def fingerprint(self, *, data: str, split: str, weights: str, precision: str) -> str:
         """Hash of everything that the winner rests on (`hpt.config.fingerprint`), in hex."""
         method = {"target", "space", "sampler", "pruner", "trials", "repeats", "objective"}
         search = self.model_dump(mode="json", include=method)
-        return fingerprint(self.base, data=data, split=split, weights=weights, search=search)
+        found = {"data": data, "split": split, "weights": weights, "precision": precision}
+        return fingerprint(self.base, **found, search=search)
 
     def evaluation(self, pretraining: str) -> EvaluateConfig:
         """The evaluation of a pretraining that gives its objective, with the test images left alone."""

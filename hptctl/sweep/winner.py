@@ -69,6 +69,7 @@ class Winner:
             data=recorded(facts.data_fingerprint, "its images"),
             split=recorded(facts.split_fingerprint, "its split"),
             weights=started_from or "",
+            precision=recorded(facts.precision, "the precision that it computed in"),
         )
         results = [run.status().results for run in self.runs]
         if len(results) > 1:

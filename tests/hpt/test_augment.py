@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +72,27 @@ def test_a_blur_equals_torchvisions(images: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("size", [32, 224, 448])
+def test_the_blur_of_a_view_scales_with_its_side(size: int) -> None:
+    raw = raw_images(3, 40, 52)
+    view = augment.parameters(augment.draw(3, generator(4, "test")), raw.sizes, AugmentConfig(policy="crop-blur"))
+    sharp = augment.train_view(raw, replace(view, sigma=torch.zeros(3)), size, (0, 0, 0), (1, 1, 1))
+    view = replace(view, sigma=torch.tensor([0.1, 1.0, 2.0]))
+    blurred = augment.train_view(raw, view, size, (0, 0, 0), (1, 1, 1))
+    width = 2 * math.ceil(3 * 2.0 * size / 224) + 1
+    for n in range(3):
+        theirs = tv.gaussian_blur(sharp[n], [width, width], [view.sigma[n].item() * size / 224] * 2)
+        torch.testing.assert_close(blurred[n], theirs, atol=1e-5, rtol=0)
+    if size == 224:  # as published: the very same bits as a blur of these sigmas
+        assert torch.equal(blurred, augment.gaussian_blur(sharp, view.sigma, 2.0))
+
+
+def test_a_blur_far_narrower_than_a_pixel_leaves_the_image_as_it_is(images: torch.Tensor) -> None:
+    sigma = torch.tensor([0.014, 1e-3, 1e-10, 1e-30, 1e-44, 0.05])
+    assert torch.equal(augment.gaussian_blur(images, sigma, 0.3), images)
+    assert torch.equal(augment.gaussian_blur(images, sigma, 1e-3), images)
+
+
 @pytest.mark.parametrize("size", [16, 64])
 def test_a_crop_equals_torchvisions_antialiased_resized_crop(size: int) -> None:
     raw = raw_images(5, 40, 52)
@@ -127,7 +151,8 @@ def test_a_whole_view_equals_torchvisions_operations_in_the_drawn_order() -> Non
         if view.grayscale[n]:
             image = tv.rgb_to_grayscale(image, 3)
         if view.sigma[n] > 0:
-            image = tv.gaussian_blur(image, [13, 13], [view.sigma[n].item()] * 2)
+            sigma = view.sigma[n].item() * 24 / 224  # given in pixels of a view of 224
+            image = tv.gaussian_blur(image, [3, 3], [sigma] * 2)
         torch.testing.assert_close(ours[n], tv.normalize(image, **NORM), atol=2e-4, rtol=0)
 
 

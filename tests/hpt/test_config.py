@@ -53,7 +53,7 @@ def test_an_unknown_policy_gets_a_suggestion_and_a_resumed_run_takes_none() -> N
         pretrain(resume="my-base", policy="crop-only")
 
 
-PLACES = {"data": "images", "split": "split", "weights": "sha"}
+PLACES = {"data": "images", "split": "split", "weights": "sha", "precision": "fp32"}
 
 
 def of(config: PretrainConfig | EvaluateConfig, **changes: str) -> str:
@@ -78,7 +78,8 @@ def evaluation(kind: str = "linear", **changes: object) -> EvaluateConfig:
         {"checkpoint_every": 7},
         {"log_every": 7},
         {"save_at": (1, 2)},
-        {"probe_every": 3},
+        {"probe_every": 3, "probe_images": 9},
+        {"precision": "fp32"},  # as `auto` came to
         {"preset": "small"},  # it is what the preset sets that counts
     ],
 )
@@ -105,8 +106,15 @@ def test_what_a_result_rests_on_does(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_images_split_and_weights_do_too(place: str) -> None:
+def test_images_split_weights_and_the_precision_that_was_used_do_too(place: str) -> None:
     assert of(pretraining(), **{place: "other"}) != of(pretraining())
+
+
+def test_a_backbone_that_the_looks_chose_rests_on_them() -> None:
+    kept = of(pretraining(keep_best=True))
+    assert of(pretraining(keep_best=True, probe_every=500)) == kept  # ten looks at 5,000 steps, as without it
+    assert of(pretraining(keep_best=True, probe_every=250)) != kept
+    assert of(pretraining(keep_best=True, probe_images=500)) != kept
 
 
 def test_an_evaluation_rests_on_its_own_kind_alone() -> None:

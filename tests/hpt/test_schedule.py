@@ -32,6 +32,13 @@ def test_90_epochs_drop_at_30_and_60() -> None:
     assert (rates.index(0.1), rates.index(0.01)) == (60, 120)
 
 
+def test_val_is_looked_at_every_100_steps_or_every_epoch() -> None:
+    looks = {
+        text: parse_schedule(text).look_every(1000, 512) for text in ("2500-steps", "90-epochs", "500-steps", "4-steps")
+    }
+    assert looks == {"2500-steps": 100, "90-epochs": 2, "500-steps": 50, "4-steps": 1}
+
+
 @pytest.mark.parametrize("text", ["0-steps", "2500", "-1-steps", "ten-epochs", "5-days", ""])
 def test_a_schedule_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="schedule"):

@@ -124,6 +124,15 @@ def test_a_changed_image_is_decoded_again(folder: Path) -> None:
     assert before.fingerprint != after.fingerprint
 
 
+def test_thumbnails_are_kept_with_the_pixels_and_computed_where_they_are_not(folder: Path, own_cache: Path) -> None:
+    kept = load(str(folder), CONFIG, side=64).images.subset([3, 0]).thumbnails
+    assert kept.shape == (2, 256)
+    (entry,) = entries(own_cache)
+    for damage in (b"damaged", None):  # and of an entry that version 0.1 made
+        (entry / "thumbnails.npy").unlink() if damage is None else (entry / "thumbnails.npy").write_bytes(damage)
+        assert np.array_equal(load(str(folder), CONFIG, side=64).images.subset([3, 0]).thumbnails, kept)
+
+
 def test_another_side_is_another_entry(folder: Path, own_cache: Path) -> None:
     assert pixels(load(str(folder), CONFIG, side=64)).shape[2:] == (16, 20)
     assert pixels(load(str(folder), CONFIG, side=8)).shape[2:] == (8, 10)

@@ -17,7 +17,7 @@ from hpt import checkpoint
 from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
-from hpt.errors import Interrupted
+from hpt.errors import Interrupted, RunError
 from hpt.evaluate.finetune import Classifier, finetune
 from hpt.evaluate.setup import Common, Setup
 from hpt.processes import Compute
@@ -81,3 +81,48 @@ def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in
     assert "shared_steps" not in again.facts
     assert again.metrics == found.metrics
     assert 1 in logged
+
+
+def test_a_schedule_in_epochs_looks_at_val_once_an_epoch_unless_it_is_told_otherwise(
+    dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    def looks(schedule: str, **tune: object) -> list[int]:
+        tune |= {"schedule": schedule, "batch_size": 48}
+        settings = config("finetune", finetune=tune, image_size=8)
+        _, logged = run(settings, dataset, state, tmp_path / f"{schedule} {len(tune)}")
+        return [step for step, metrics in logged.items() if "val_curve" in metrics]
+
+    epoch = -(-len(dataset.splits["train"]) // 48)
+    assert epoch > 1
+    assert looks("3-epochs") == [epoch, 2 * epoch, 3 * epoch]
+    assert looks("3-epochs", eval_every=4) == [
+        step for step in range(1, 3 * epoch + 1) if step % 4 == 0 or step == 3 * epoch
+    ]
+    assert looks("20-steps") == [*range(2, 21, 2)]
+
+
+@pytest.mark.parametrize("first", ["14-steps", "3-epochs"])
+def test_those_who_look_at_val_at_other_steps_share_steps_too_and_end_in_the_same_bits(
+    first: str, dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    common = Common(tmp_path / "common", ("14-steps", "3-epochs"))  # looks at each step, and at each epoch's end
+
+    def settings(schedule: str) -> EvaluateConfig:
+        tune = {"schedule": schedule, "batch_size": 48}
+        return config("finetune", finetune=tune, image_size=8, log_every=1)
+
+    for schedule in (first, *({*common.schedules} - {first})):
+        alone, curve = run(settings(schedule), dataset, state, tmp_path / f"{schedule} alone")
+        found, logged = run(settings(schedule), dataset, state, tmp_path / schedule, common=common)
+        assert torch.equal(found.scores["test"], alone.scores["test"])
+        assert found.metrics == alone.metrics
+        assert ("shared_steps" in found.facts) == (schedule != first)
+        assert logged == curve
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_and_not_misread(
+    dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "checkpoints", 1, {"model": {}, "body": {}, "head": {}, "best": None})
+    with pytest.raises(RunError, match="earlier version of hptctl; start a new run"):
+        run(config("finetune"), dataset, state, tmp_path)

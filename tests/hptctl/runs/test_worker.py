@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from program import signal_when, wait_for
+
+from hpt.data.embedded import draw_shape
+from hpt.errors import RunError
+from hptctl import runs
+from hptctl.runs.record import Facts
+from hptctl.runs.worker import refuse_other_precision
 
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--set", "log_every=1")
 
@@ -97,6 +105,42 @@ def test_test_images_that_were_pretrained_on_are_refused(hptctl, workplace: Path
     assert "run 'other' was pretrained on" in refused and "evaluate on others" in refused
     # The run's own split is taken over.
     assert "84 training labels, 12 val and 24 test images" in hptctl("evaluate", "knn", "other").stdout
+
+
+def test_copies_of_test_images_that_were_encoded_again_and_resized_are_refused_and_may_be_allowed(
+    hptctl, workplace: Path
+) -> None:
+    for number in range(120):
+        drawn = Image.fromarray(draw_shape(number))
+        for folder in ("drawn", "smaller", "others"):
+            (workplace / folder / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        drawn.save(workplace / f"drawn/{number % 2}/{number}.png")
+        drawn.resize((40, 40)).save(workplace / f"smaller/{number % 2}/copy of {number}.jpg", quality=70)
+        Image.fromarray(draw_shape(1000 + number)).save(workplace / f"others/{number % 2}/{number}.png")
+    other_split = ("--set", "data.split_seed=1")  # the same one would keep the same pictures apart
+    hptctl("pretrain", "-s", "target", "-d", "smaller", *TINY, "--steps", "1", "--name", "smaller", *other_split)
+    assert (workplace / "runs/smaller/pretrained-on-thumbnails.npy").stat().st_size == 128 + 96 * 256
+    command = ("evaluate", "knn", "smaller", "--preset", "tiny", "--set", "data.split_seed=0", "-d")
+    refused = hptctl(*command, "drawn", code=2).stderr
+    found = re.search(
+        r"pretrained on near copies of (\d+) of the 24 test images, encoded again or resized: .*png", refused
+    )
+    assert found is not None and int(found[1]) >= 12, refused  # a fifth of the copies is in its own test split
+    assert "--set allow_near_copies=true" in refused
+    allowed = hptctl(*command, "drawn", "--set", "allow_near_copies=true", "--name", "allowed")
+    assert "near copies of" in allowed.stderr
+    assert state(workplace / "runs/allowed")["facts"]["near_copies"] == found[1]
+    assert "near copies" not in hptctl(*command, "others").stderr  # different images of one kind
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_began(workplace: Path) -> None:
+    run = runs.create("pretrain", None, "began", experiment="e", command="c", config={})
+    run.write_status(facts=Facts(precision="bf16"))
+    refuse_other_precision(run, Facts(precision="bf16"))
+    with pytest.raises(RunError, match="began in bf16 and would go on in fp32 on this device; go on where it began"):
+        refuse_other_precision(run, Facts(precision="fp32"))
+    run.write_status(facts=Facts())  # a run of version 0.1
+    refuse_other_precision(run, Facts(precision="fp32"))
 
 
 def test_a_run_whose_images_have_changed_is_not_resumed(hptctl, workplace: Path, digits_folder: Path) -> None:
