@@ -34,6 +34,8 @@ Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 DEFAULT_WEIGHTS = "moco-v2-800ep"
+UNTRAINED = "untrained"
+"""What an evaluation may name in place of weights: the floor, a network that was never trained (`hpt.floor`)."""
 PROTOCOL_LABELS = 1000
 MICRO_BATCH_PIXELS = 256 * 64 * 64
 """The pixels that go through an encoder at once on a CPU: about 0.5 GiB of activations of a ResNet-18, 1.7 GiB of a
@@ -295,6 +297,8 @@ class LinearConfig(Config):
     """The momentum of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     """The smallest area of the training view's random resized crop, as a share of the image."""
+    flip_p: Share = 0.5
+    """The probability that a training view is mirrored, left to right."""
     views: Annotated[int, Field(ge=0)] = 0
     """The number of random views of each image that are embedded once and then drawn from, which costs as many passes
     over the training images, whatever the number of steps; 0 (the protocol) takes fresh random views at every step."""
@@ -333,6 +337,8 @@ class FinetuneConfig(Config):
     """The momentum of SGD."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     """The smallest area of the training view's random resized crop, as a share of the image."""
+    flip_p: Share = 0.5
+    """The probability that a training view is mirrored, left to right."""
 
 
 class EvaluateConfig(Config):
@@ -341,7 +347,7 @@ class EvaluateConfig(Config):
     kind: EvaluationKind
     """The kind of evaluation: a linear probe, nearest neighbours, or finetuning."""
     weights: str
-    """The backbone under test: a run, a file, or a known name."""
+    """The backbone under test: a run, a file, a known name, or `untrained`, a network that was never trained."""
     allow_partial: bool = False
     """Whether to evaluate weights that hold only a part of the backbone; the rest is that of a fresh model."""
     dataset: str
@@ -470,7 +476,8 @@ def fingerprint(
     """A hexadecimal digest of all that a run's result rests on: two runs with the same fingerprint are the same.
 
     `data` and `split` are the dataset's fingerprints, `weights` is the sha256 of what the run starts from or evaluates,
-    empty for random weights; paths and names play no part. `search` says how a sweep varies the configuration.
+    empty for random weights, which the seed decides; paths and names play no part. `search` says how a sweep varies the
+    configuration.
     """
     aside = _BOOKKEEPING | {"dataset", "weights"}
     if isinstance(config, EvaluateConfig):

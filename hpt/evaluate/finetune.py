@@ -157,7 +157,7 @@ class _Training:
         self.best: Best | None = None
         self.curve: list[tuple[int, dict[str, float]]] = []
         """What was logged, for those who go on from a shared state."""
-        self.policy = augment.crop_policy(tune.min_scale)
+        self.policy = augment.crop_policy(tune.min_scale, tune.flip_p)
         count = len(setup.train.images)
         self.batch = min(tune.batch_size, count)
         self.per_pass = -(-count // self.batch)

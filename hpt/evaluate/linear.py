@@ -259,6 +259,6 @@ class _TrainFeatures:
     def _embed(self, rows: Tensor, purpose: str, step: int) -> Tensor:
         config, setup = self.setup.config, self.setup
         uniform = augment.draw(len(rows), generator(config.seed, purpose, step))
-        policy = augment.crop_policy(config.linear.min_scale)
+        policy = augment.crop_policy(config.linear.min_scale, config.linear.flip_p)
         images = setup.train.images
         return embed_views(setup.backbone, images, rows, uniform, policy, config.image_size, setup.compute)
