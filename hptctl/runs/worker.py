@@ -216,7 +216,10 @@ def _evaluate(
         callbacks = Callbacks(log, display.progress, asked)
         found = evaluate(config, dataset, state, run.path, callbacks, common=materials.common(config))
     log(found.metrics, final_step(run))
-    return found.metrics, Facts.of(found.facts)
+    results = Facts.of(found.facts)
+    if results.lr_at_edge is not None and not display.silent:
+        console.note(f"note: {advice.lr_at_edge(config.linear.lrs, results.lr_at_edge)}")
+    return found.metrics, results
 
 
 def _asked_to_stop(stop: Stop | None, *, saves: bool) -> AbstractContextManager[Stop]:
