@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hpt.config import (
     DEFAULT_WEIGHTS,
+    UNTRAINED,
     Config,
     EvaluateConfig,
     Policy,
@@ -118,6 +119,9 @@ class Study(Config):
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the pretraining images that are used."""
     evaluations: Annotated[tuple[StudyEvaluation, ...], BeforeValidator(_by_name)] = (StudyEvaluation(kind="linear"),)
+    floor: bool = True
+    """Whether a network that was never trained is evaluated too, once for each dataset, seed, evaluation and backbone:
+    what lies below it has learned nothing. Sweeps are left out, since their floor costs as much as they do."""
     preset: Preset = "paper"
     prefixes: Literal["shared", "separate"] = "shared"
     """How several lengths are run. `shared` runs the longest, and takes the backbones that it kept on its way for the
@@ -139,6 +143,8 @@ class Study(Config):
         names = [base.name for base in self.bases]
         if len({*names}) < len(names):
             raise ValueError("two of the study's bases have the same name")
+        if UNTRAINED in names:
+            raise ValueError(f"a base cannot be called '{UNTRAINED}', which means a network that was never trained")
         return self
 
 
@@ -291,6 +297,13 @@ class _Grid:
                 for evaluation in study.evaluations:
                     cell = self._evaluation(evaluation, name, backbone, dataset, config)
                     self.made[cell.id] = cell
+        if study.floor:
+            for pretraining, dataset in served:
+                config = self.made[pretraining].config
+                assert isinstance(config, PretrainConfig)
+                for evaluation in study.evaluations:
+                    if evaluation.kind != "sweep":
+                        self._add_floor(evaluation, dataset, config)
 
     def _base(self, base: Base) -> Cell:
         flags = {"strategy": base.strategy, "dataset": base.dataset, "steps": base.steps}
@@ -342,17 +355,27 @@ class _Grid:
         self, evaluation: StudyEvaluation, name: str, backbone: Backbone, dataset: str, trained: PretrainConfig
     ) -> Cell:
         elsewhere = f"-on-{_slug(evaluation.dataset)}" if evaluation.dataset else ""
-        labels = f"-{evaluation.labels}" if evaluation.labels else ""
-        kind = "finetune" if evaluation.kind == "sweep" else evaluation.kind
-        config = resolve(
+        config = self._evaluated(evaluation, f"the backbone of {name}", dataset, trained)
+        return Cell(f"{_words(evaluation)}-{name}{elsewhere}", config, backbone, sweep=evaluation.kind == "sweep")
+
+    def _add_floor(self, evaluation: StudyEvaluation, dataset: str, trained: PretrainConfig) -> None:
+        """Evaluate a network that was never trained as a pretraining is: once for all that share it."""
+        config = self._evaluated(evaluation, UNTRAINED, dataset, trained)
+        id = f"{_words(evaluation)}-{UNTRAINED}-{_slug(config.dataset)}-s{trained.seed}"
+        for name in (id, f"{id}-{config.backbone}", f"{id}-{config.backbone}-{config.image_size}px"):
+            if self.made.setdefault(name, Cell(name, config)).config == config:
+                return
+
+    def _evaluated(
+        self, evaluation: StudyEvaluation, weights: str, dataset: str, trained: PretrainConfig
+    ) -> EvaluateConfig:
+        return resolve(
             EvaluateConfig,
             inherited=trained.model_dump(include=INHERITED),
             flags=_nested(self.study, EvaluateConfig)
-            | {"kind": kind, "weights": f"the backbone of {name}", "dataset": evaluation.dataset or dataset}
-            | {"labels": evaluation.labels, "seed": trained.seed},
+            | {"kind": "finetune" if evaluation.kind == "sweep" else evaluation.kind, "weights": weights}
+            | {"dataset": evaluation.dataset or dataset, "labels": evaluation.labels, "seed": trained.seed},
         )
-        id = f"{evaluation.kind}{labels}-{name}{elsewhere}"
-        return Cell(id, config, backbone, sweep=evaluation.kind == "sweep")
 
 
 def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) -> dict[str, Any]:
@@ -367,6 +390,11 @@ def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) ->
                 inner = inner.setdefault(parent, {})
             inner[leaf] = value
     return out
+
+
+def _words(evaluation: StudyEvaluation) -> str:
+    """An evaluation as a part of a cell's name."""
+    return f"{evaluation.kind}-{evaluation.labels}" if evaluation.labels else evaluation.kind
 
 
 def _slug(text: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
+from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
 from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
@@ -214,7 +214,7 @@ class Progress:
             found = self._finished_run(self.cells[cell.backbone.cell])
             return found.sha256(cell.backbone.step) if found else None
         name = cell.config.weights
-        if name is None:
+        if name is None or (name == UNTRAINED and isinstance(cell.config, EvaluateConfig)):
             return ""
         if name not in self._known:
             self._known[name] = _sha256_of(name)

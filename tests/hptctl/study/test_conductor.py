@@ -22,19 +22,19 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(
 ) -> None:
     assert set(states().values()) == {"left"}
     said = hptctl("study", "run", "mine.toml")
-    assert "8 of 8 cells are done" in said.stdout
+    assert "9 of 9 cells are done" in said.stdout
     assert "the base 'own' is the study's own, pretrained on shapes@100" in said.stderr
     assert set(states()) == PRETRAININGS | EVALUATIONS
     assert set(states().values()) == {"done"}
     made = {run.name: run.spec() for run in runs.all_runs()}
-    assert sorted(spec.kind for spec in made.values()) == ["knn"] * 4 + ["pretrain"] * 4 + ["study"]
+    assert sorted(spec.kind for spec in made.values()) == ["knn"] * 5 + ["pretrain"] * 4 + ["study"]
     assert {spec.parent for spec in made.values() if spec.kind != "study"} == {"mine"}
     assert made["hpt-my-digits-s0"].config["save_at"] == [2]
     assert made["knn-hpt-my-digits-s0-2"].tags.steps == 2
     hptctl("study", "run", "mine.toml")
     assert {run.name for run in runs.all_runs()} == set(made)
     hptctl("evaluate", "knn", "own", "-d", str(digits_folder), "--name", "something-else")
-    assert "1 dataset, 9 runs" in hptctl("report", "--study", "mine").stdout  # the eight cells and the study itself
+    assert "1 dataset, 10 runs" in hptctl("report", "--study", "mine").stdout  # the nine cells and the study itself
     assert "something-else" not in (workplace / "report.html").read_text()
     one = find_weights("hpt-my-digits-s0@2")[1]
     assert one == runs.get("hpt-my-digits-s0")

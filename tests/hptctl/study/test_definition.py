@@ -16,12 +16,13 @@ from hptctl.sweep.plan import configs
 
 def test_the_published_grids_have_the_published_cells() -> None:
     linear = cells("paper-linear")
-    assert len([c for c in linear if c.kind == "linear"]) == 16 * (1 + 4 + 1 + 4)
+    assert len([c for c in linear if c.kind == "linear"]) == 16 * (1 + 4 + 1 + 4 + 1)  # the last one is the floor
     steps = {c.config.steps for c in linear if c.id.startswith("hpt-flowers-")}  # type: ignore[union-attr]
     assert steps == {50, 500, 5000, 50000}
     assert all(not getattr(c.config, "save_at", ()) for c in linear)
     semi = cells("paper-semi")
     assert len([c for c in semi if c.sweep]) == 16 * 4 * 2
+    assert not [c for c in semi if "untrained" in c.id]
     assert len(launch_configs(semi)) == 4
     sequential = {c.id: c for c in cells("paper-sequential")}
     assert sequential["hpt-ucmerced-from-resisc-base-s0@5000"].backbone == grid.Backbone("resisc-base")
@@ -101,3 +102,34 @@ def test_prefixes_are_shared_or_not_as_the_study_says(study: Path) -> None:
     assert [(c.config.steps, c.config.save_at, c.feeds) for c in shared] == [(4, (2,), 2)]  # type: ignore[union-attr]
     separate = [c for c in cells(str(study), prefixes="separate") if c.kind == "pretrain" and c.id.startswith("hpt")]
     assert [(c.config.steps, c.config.save_at) for c in separate] == [(2, ()), (4, ())]  # type: ignore[union-attr]
+
+
+def test_a_floor_is_evaluated_once_for_all_that_share_it_and_needs_no_other_cell(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+        datasets = ["d", "e"]
+        weights = ["a", "b"]
+        seeds = [0, 1]
+        preset = "tiny"
+        evaluations = ["knn", { kind = "finetune", labels = "10", dataset = "e" }, { kind = "sweep" }]
+        """
+    )
+    architectures = {"a": "resnet18", "b": "resnet34"}
+    found = {c.id: c for c in grid.cells(grid.load(str(path)), architectures.__getitem__) if "untrained" in c.id}
+    names = [f"knn-untrained-{d}-s{s}" for d in "de" for s in (0, 1)] + [
+        f"finetune-10-untrained-e-s{s}" for s in (0, 1)
+    ]
+    assert set(found) == {*names, *(f"{name}-resnet34" for name in names)}
+    assert not [c for c in found.values() if c.backbone or c.config.weights != "untrained"]
+    assert {c.config.backbone for id, c in found.items() if id.endswith("34")} == {"resnet34"}
+    assert {c.config.seed for id, c in found.items() if "-s1" in id} == {1}
+    path.write_text(path.read_text() + "\nfloor = false")
+    assert not [c for c in grid.cells(grid.load(str(path)), architectures.__getitem__) if "untrained" in c.id]
+
+
+def test_no_base_is_called_untrained(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('datasets = ["d"]\n[[bases]]\nname = "untrained"\ndataset = "d"')
+    with pytest.raises(ConfigError, match="a base cannot be called 'untrained'"):
+        grid.load(str(path))
