@@ -12,6 +12,7 @@ datasets = ["{dataset}"]
 weights = ["own"]
 preset = "tiny"
 evaluations = ["knn"]
+equal_length = false
 strategies = ["base", "target", "hpt"]
 
 [steps]

@@ -122,6 +122,9 @@ class Study(Config):
     floor: bool = True
     """Whether a network that was never trained is evaluated too, once for each dataset, seed, evaluation and backbone:
     what lies below it has learned nothing. Sweeps are left out, since their floor costs as much as they do."""
+    equal_length: bool = True
+    """Whether `target` is also trained for as long as a base of the study and `hpt` together, at the first seed, where
+    that base is a `target` itself: `hpt` has then no more training than what it is compared with."""
     preset: Preset = "paper"
     prefixes: Literal["shared", "separate"] = "shared"
     """How several lengths are run. `shared` runs the longest, and takes the backbones that it kept on its way for the
@@ -286,7 +289,7 @@ class _Grid:
         for place in product(study.datasets, study.weights, study.policies, study.shares, study.seeds):
             point = _Point(*place)
             for strategy in study.strategies:
-                for cell, lengths in self._pretrainings(strategy, point):
+                for cell, lengths in [*self._pretrainings(strategy, point), *self._equal_length(strategy, point)]:
                     if cell.id not in self.made:  # `target` starts from no weights, `base` knows no policy
                         self.made[cell.id] = cell
                         served[cell.id, point.dataset] = lengths
@@ -312,6 +315,24 @@ class _Grid:
 
     def _pretrainings(self, strategy: StrategyName, point: _Point) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
         """The runs of one strategy, each with the names and backbones of the grid's lengths that it serves."""
+        trains = STRATEGIES[strategy].trains != "running-statistics"
+        lengths = sorted({*self.study.steps.get(strategy, ())}) if trains else []
+        yield from self._of_lengths(strategy, point, lengths, shared=self.study.prefixes == "shared")
+
+    def _equal_length(self, strategy: StrategyName, point: _Point) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
+        """The run of `target` that is as long as the base and the longest `hpt` together, always one of its own."""
+        base = self.made.get(point.weights)
+        if strategy != "target" or base is None or not self.study.equal_length or point.seed != self.study.seeds[0]:
+            return
+        own, hpt = base.config, self.study.steps.get("hpt", ())
+        if isinstance(own, PretrainConfig) and own.strategy == "target" and "hpt" in self.study.strategies:
+            preset = {"strategy": strategy, "dataset": point.dataset, "preset": self.study.preset}
+            further = max(hpt) if hpt else resolve(PretrainConfig, flags=preset).steps
+            yield from self._of_lengths(strategy, point, [own.steps + further], shared=False)
+
+    def _of_lengths(
+        self, strategy: StrategyName, point: _Point, lengths: list[int], *, shared: bool
+    ) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
         row = STRATEGIES[strategy]
         name = f"{strategy}-{_slug(point.dataset)}"
         if row.starts_from_weights and len(self.study.weights) > 1:
@@ -324,8 +345,7 @@ class _Grid:
             name, flags["share"] = f"{name}-{100 * point.share:g}pct", point.share
         name += f"-s{point.seed}"
         start = point.weights if row.starts_from_weights else None
-        lengths = sorted({*self.study.steps.get(strategy, ())}) if trains else []
-        if self.study.prefixes == "shared" and len(lengths) > 1:
+        if shared and len(lengths) > 1:
             longest, earlier = lengths[-1], lengths[:-1]
             cell = self._pretraining(name, flags | {"steps": longest, "save_at": earlier}, start, feeds=len(lengths))
             yield cell, [(f"{name}@{step}", Backbone(cell.id, step if step != longest else None)) for step in lengths]

@@ -25,6 +25,7 @@ from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
 from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, read_weights, would_fetch
+from hptctl.study.at_hand import choose, settled
 from hptctl.study.definition import Backbone, Cell, Study, cells
 from hptctl.sweep.plan import protocol
 
@@ -309,6 +310,7 @@ def run_ids(name: str) -> set[str]:
             f"run '{run.name}' is a {run.spec().kind} run, not a study", "see `hptctl runs list --kind study`"
         )
     study = Study.model_validate(run.spec().config)
+    study = settled(study, choose(study, fetch=False))
     progress = Progress(cells(study, backbone_of))
     progress.fetch()
     found = [progress[id] for id in progress.cells]
