@@ -188,12 +188,10 @@ def _read(given: Given, *, fetch: bool = False) -> Asked:
 
 def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
     """The cells that are wanted and those that they need, in order."""
-    needs = {cell.id: cell.backbone.cell for cell in cells if cell.backbone is not None}
     every = set(wanted)
-    for id in wanted:
-        while id in needs:
-            id = needs[id]
-            every.add(id)
+    for cell in reversed(cells):  # each comes after those that it needs
+        if cell.id in every:
+            every |= {*cell.needs}
     return [cell for cell in cells if cell.id in every]
 
 
@@ -249,6 +247,10 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
     for state in ("failed", "no data"):
         for why in dict.fromkeys(each.why for each in found.values() if each.state == state):
             console.say(f"{state}: {why}")
+    if undecided := sum(bool(cell.among) and progress.settled(cell).backbone is None for cell in cells):
+        console.say(
+            f"{count(undecided, 'cell')} of a strategy's best length, which val of its linear probes chooses first"
+        )
     for line in _missing_lines(missing):
         console.say(line)
     if asked.base is not None:

@@ -10,7 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -129,6 +129,9 @@ class Study(Config):
     prefixes: Literal["shared", "separate"] = "shared"
     """How several lengths are run. `shared` runs the longest, and takes the backbones that it kept on its way for the
     others, although their learning rate had not decayed yet; `separate` is a run for each, as in the publication."""
+    lengths: Literal["all", "best-by-linear"] = "all"
+    """The lengths of pretraining that are finetuned: `best-by-linear` takes of each strategy the one whose linear probe
+    (the first of `evaluations`) is best on val. Other evaluations are of all lengths."""
     set: dict[str, Any] = Field(default={})
     """Values of fields of the pretrainings' and evaluations' configurations."""
     grids: tuple[dict[str, Any], ...] = ()
@@ -141,6 +144,11 @@ class Study(Config):
         common = self.model_dump(exclude={"grids"})
         return tuple(check(Study, common | grid) for grid in self.grids)
 
+    @property
+    def probe(self) -> StudyEvaluation | None:
+        """The linear probe by which lengths are chosen."""
+        return next((each for each in self.evaluations if each.kind == "linear"), None)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = [base.name for base in self.bases]
@@ -148,6 +156,8 @@ class Study(Config):
             raise ValueError("two of the study's bases have the same name")
         if UNTRAINED in names:
             raise ValueError(f"a base cannot be called '{UNTRAINED}', which means a network that was never trained")
+        if self.lengths == "best-by-linear" and self.probe is None:
+            raise ValueError("lengths = 'best-by-linear' takes a linear probe among the evaluations")
         return self
 
 
@@ -161,6 +171,14 @@ class Backbone:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A backbone that may be the one of a cell, and the cell of its linear probe, whose figure on val decides."""
+
+    backbone: Backbone
+    probe: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One run of the study."""
 
@@ -169,10 +187,17 @@ class Cell:
     """The configuration, complete but for `weights` where they come from another cell."""
     backbone: Backbone | None = None
     """The backbone of another cell that `config.weights` stands for, if any."""
+    among: tuple[Candidate, ...] = ()
+    """What that backbone is chosen from, where val does so as the study goes; of two equal ones the first is taken."""
     sweep: bool = False
     """Whether the cell is a sweep of finetunings instead of a single one."""
     feeds: int = 1
     """Number of the grid's lengths that a pretraining serves."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cells that have to be done before this one."""
+        return (self.backbone.cell,) if self.backbone else tuple(each.probe for each in self.among)
 
     @property
     def kind(self) -> str:
@@ -293,13 +318,17 @@ class _Grid:
                     if cell.id not in self.made:  # `target` starts from no weights, `base` knows no policy
                         self.made[cell.id] = cell
                         served[cell.id, point.dataset] = lengths
+        choose = study.lengths == "best-by-linear"
         for (pretraining, dataset), lengths in served.items():
             config = self.made[pretraining].config
             assert isinstance(config, PretrainConfig)
             for name, backbone in lengths:
                 for evaluation in study.evaluations:
-                    cell = self._evaluation(evaluation, name, backbone, dataset, config)
-                    self.made[cell.id] = cell
+                    if not (choose and evaluation.kind in {"finetune", "sweep"}):
+                        cell = self._evaluation(evaluation, name, backbone, dataset, config)
+                        self.made[cell.id] = cell
+        if choose:
+            self._add_chosen(served)
         if study.floor:
             for pretraining, dataset in served:
                 config = self.made[pretraining].config
@@ -377,6 +406,25 @@ class _Grid:
         elsewhere = f"-on-{_slug(evaluation.dataset)}" if evaluation.dataset else ""
         config = self._evaluated(evaluation, f"the backbone of {name}", dataset, trained)
         return Cell(f"{_words(evaluation)}-{name}{elsewhere}", config, backbone, sweep=evaluation.kind == "sweep")
+
+    def _add_chosen(self, served: Mapping[tuple[str, str], list[tuple[str, Backbone]]]) -> None:
+        """The finetunings of each strategy at the length that its linear probes will choose."""
+        by_strategy: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
+        for (_, dataset), lengths in served.items():
+            for name, backbone in lengths:
+                by_strategy.setdefault((name.partition("@")[0], dataset), []).append((name, backbone))
+        probe = self.study.probe
+        assert probe is not None
+        for (strategy, dataset), lengths in by_strategy.items():
+            config = self.made[lengths[0][1].cell].config
+            assert isinstance(config, PretrainConfig)
+            probes = [self._evaluation(probe, name, backbone, dataset, config).id for name, backbone in lengths]
+            among = tuple(Candidate(backbone, id) for (_, backbone), id in zip(lengths, probes, strict=True))
+            for evaluation in self.study.evaluations:
+                if evaluation.kind in {"finetune", "sweep"}:
+                    name = strategy if len(among) > 1 else lengths[0][0]
+                    cell = self._evaluation(evaluation, name, among[0].backbone, dataset, config)
+                    self.made[cell.id] = replace(cell, backbone=None, among=among) if len(among) > 1 else cell
 
     def _add_floor(self, evaluation: StudyEvaluation, dataset: str, trained: PretrainConfig) -> None:
         """Evaluate a network that was never trained as a pretraining is: once for all that share it."""

@@ -21,12 +21,18 @@ def test_the_published_grids_have_the_published_cells() -> None:
     assert steps == {50, 500, 5000, 50000}
     assert all(not getattr(c.config, "save_at", ()) for c in linear)
     semi = cells("paper-semi")
-    assert len([c for c in semi if c.sweep]) == 16 * 4 * 2
-    assert not [c for c in semi if "untrained" in c.id]
+    assert len([c for c in semi if c.sweep]) == 16 * 4 * 2  # each strategy at its best length
+    assert {c.id for c in semi if not c.sweep} == {c.id for c in linear}
+    by_id = {c.id: c for c in semi}
+    of_hpt = by_id["sweep-1000-hpt-flowers-s0"]
+    assert of_hpt.backbone is None
+    assert of_hpt.needs == tuple(f"linear-hpt-flowers-s0@{steps}" for steps in (50, 500, 5000, 50000))
+    assert by_id["sweep-all-hpt-bn-flowers-s0@5000"].backbone == grid.Backbone("hpt-bn-flowers-s0@5000")
     assert len(launch_configs(semi)) == 4
     sequential = {c.id: c for c in cells("paper-sequential")}
     assert sequential["hpt-ucmerced-from-resisc-base-s0@5000"].backbone == grid.Backbone("resisc-base")
     assert "hpt-ucmerced-from-clipart-base-s0@5000" not in sequential
+    assert sequential["resisc-base"].config.steps == 50000  # type: ignore[union-attr]
     policies = {c.config.augment.policy for c in cells("paper-augment") if c.kind == "pretrain"}  # type: ignore[union-attr]
     assert len(policies) == 5
     assert {c.config.share for c in cells("paper-data") if c.kind == "pretrain"} == {0.01, 0.1, 0.25, 0.5, 1.0}  # type: ignore[union-attr]
@@ -54,6 +60,7 @@ def launch_configs(found: list[Cell]) -> list[object]:
         ("datasets = ['d']\nshares = [0]", "shares"),
         ("datasets = ['d']\nsteps = [0]", "steps"),
         ("datasets = ['d'\n", "is not valid TOML"),
+        ("datasets = ['d']\nevaluations = ['knn']\nlengths = 'best-by-linear'", "takes a linear probe among"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused_in_a_line(text: str, message: str, tmp_path: Path) -> None:
