@@ -1,10 +1,10 @@
-"""What looks odd in a pretraining's settings or figures and is not, and what would be quicker, a line each."""
+"""What looks odd in settings or figures and is not, what would be quicker, and what was not tried, a line each."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hpt.callbacks import Log
 from hpt.config import PretrainConfig
@@ -34,6 +34,18 @@ def notes(config: PretrainConfig, images: int) -> Iterator[str]:
             "the queue starts with random keys, which are easy: the loss rises and the accuracy falls"
             f" until step {filled:,}"
         )
+
+
+def lr_at_edge(lrs: Sequence[float], edge: str) -> str:
+    """What to do about a probe whose best learning rate lies at the `low` or `high` end of the grid `lrs`."""
+    tried = sorted(lrs)
+    low = edge == "low"
+    last, inner = tried[:2] if low else tried[:-3:-1]
+    wider = ",".join(f"{lr:.3g}" for lr in sorted([*tried, last * last / inner]))
+    return (
+        f"the best learning rate, {last:g}, is the {'smallest' if low else 'largest'} of the grid:"
+        f" a {'smaller' if low else 'larger'} one may do better, --set linear.lrs={wider} tries one"
+    )
 
 
 def explaining(config: PretrainConfig, log: Log) -> Log:

@@ -62,9 +62,9 @@ class View:
     """[n] the standard deviation of the blur, in pixels of a view of 224 px, whatever the view's side; 0 for none."""
 
 
-def crop_policy(min_scale: float) -> AugmentConfig:
-    """A random resized crop and a flip only: the training view of the probes."""
-    return AugmentConfig(min_scale=min_scale, jitter_p=0, grayscale_p=0, blur_p=0)
+def crop_policy(min_scale: float, flip_p: float) -> AugmentConfig:
+    """A random resized crop and a flip only: the training view of the evaluations."""
+    return AugmentConfig(min_scale=min_scale, jitter_p=0, grayscale_p=0, blur_p=0, flip_p=flip_p)
 
 
 def draw(n: int, generator: torch.Generator) -> Tensor:

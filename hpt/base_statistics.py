@@ -1,4 +1,4 @@
-"""Strategy `base`: base weights as they are, with BatchNorm's running statistics of the target images."""
+"""BatchNorm's running statistics of the target images, for weights that stay as they are: a base's, or random ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import nn
 
 from hpt import augment, encoder
 from hpt.callbacks import Progress
-from hpt.config import PretrainConfig
 from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import DataError
@@ -19,13 +18,13 @@ GROUP = 64
 
 @torch.no_grad()
 def estimate_statistics(
-    config: PretrainConfig, backbone: nn.Module, images: Images, device: torch.device, progress: Progress
+    backbone: nn.Module, images: Images, device: torch.device, progress: Progress, *, image_size: int, seed: int
 ) -> dict[str, float]:
     """Give BatchNorm the averages of its means and variances over one pass of test views; returns `images`, their
     number.
 
-    The groups are of 64 images, the last one smaller. A last group of a single image is left out: its variance over a
-    1 x 1 feature map does not exist.
+    The views are of `image_size` pixels. The groups are of 64 images, drawn by `seed`, the last one smaller; one of
+    a single image is left out: its variance over a 1 x 1 feature map does not exist.
 
     Raises:
         DataError: a single image.
@@ -38,11 +37,11 @@ def estimate_statistics(
         bn.reset_running_stats()
         bn.momentum = None  # cumulative average
     seen = 0
-    order = torch.randperm(len(images), generator=generator(config.seed, "statistics"))
+    order = torch.randperm(len(images), generator=generator(seed, "statistics"))
     for group in order.split(GROUP):  # shuffled: groups of one class would bias the variance
         if len(group) > 1:
             raw = raw_batch(images, group, device)
-            backbone(augment.centre_view(raw, config.image_size, images.mean, images.std))
+            backbone(augment.centre_view(raw, image_size, images.mean, images.std))
         seen += len(group)
         progress(seen, len(images), "estimating statistics")
     for bn in norms:

@@ -70,11 +70,21 @@ KNOWN: dict[str, KnownWeights] = {
         "https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet50.html",
         "torchvision's ResNet-50 (IMAGENET1K_V1), trained with ImageNet's labels",
     ),
+    "imagenet-supervised-resnet18": KnownWeights(
+        "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        None,
+        Checksum("sha256", "f37072fd"),
+        "resnet18",
+        "https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet18.html",
+        "torchvision's ResNet-18 (IMAGENET1K_V1), trained with ImageNet's labels: a base that a CPU bears",
+    ),
 }
 
 
-def locate(name: str, *, progress: Progress | None = None) -> Path | None:
+def locate(name: str, *, progress: Progress | None = None, patient: bool = True) -> Path | None:
     """The file of known weights, fetched into the cache on first use; None when the name is not in `KNOWN`.
+
+    Where others would do, a fetch need not be `patient` (`hpt.data.fetch.download`).
 
     Raises:
         WeightsError: it cannot be fetched; says where to put it by hand.
@@ -86,7 +96,7 @@ def locate(name: str, *, progress: Progress | None = None) -> Path | None:
     if not path.exists():
         logger.info("fetching %s (%s) into %s", name, known.url, path.parent)
         try:
-            download(known.url, path, checksum=known.checksum, size=known.size, progress=progress)
+            download(known.url, path, checksum=known.checksum, size=known.size, progress=progress, patient=patient)
         except DataError as error:
             raise WeightsError(
                 error.what, f"put {known.file_name} into {path.parent}, or give --weights FILE or RUN"

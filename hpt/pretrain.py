@@ -79,7 +79,15 @@ def pretrain(
         backbone.load_state_dict(dict(start), strict=True)
     milestones = Milestones(config, backbone, folder, watch, callbacks.log)
     if STRATEGIES[config.strategy].trains == "running-statistics":
-        results, steps = estimate_statistics(config, backbone, images, processes.device, callbacks.progress), 0
+        results = estimate_statistics(
+            backbone,
+            images,
+            processes.device,
+            callbacks.progress,
+            image_size=config.image_size,
+            seed=config.seed,
+        )
+        steps = 0
     else:
         results = _train(config, backbone, images, folder, processes, callbacks, milestones)
         steps = milestones.finish()

@@ -78,7 +78,8 @@ RunArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[RUN]",
-        help="A run's name, MLflow id or folder, or a weights file; the newest pretraining if left out.",
+        help="A run's name, MLflow id or folder, a weights file, or `untrained`, a network that was never trained; the"
+        " newest pretraining if left out.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""A study of eight cells that take a second each."""
+"""A study of nine cells that take a second each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ datasets = ["{dataset}"]
 weights = ["own"]
 preset = "tiny"
 evaluations = ["knn"]
+equal_length = false
 strategies = ["base", "target", "hpt"]
 
 [steps]
@@ -36,6 +37,7 @@ PRETRAININGS = {"own", "base-my-digits-s0", "target-my-digits-s0@4", "hpt-my-dig
 EVALUATIONS = {
     *("knn-base-my-digits-s0", "knn-target-my-digits-s0@4"),
     *("knn-hpt-my-digits-s0@2", "knn-hpt-my-digits-s0@4"),
+    "knn-untrained-my-digits-s0",
 }
 
 

@@ -22,6 +22,7 @@ from hpt.files import sync
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 30.0  # seconds, to connect and for each read
+_HURRY = 10.0  # the same for a file that there is something else in place of
 _PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt
 _CHUNK = 1 << 20
 _CHANGED = "the file behind the address has changed"
@@ -58,6 +59,7 @@ def download(
     checksum: Checksum | None,
     size: int | None,
     progress: Progress | None = None,
+    patient: bool = True,
 ) -> None:
     """Fetch `url` into `path`, which appears whole and checked or not at all. One that exists is left alone.
 
@@ -67,6 +69,8 @@ def download(
 
     Args:
         size: the size in bytes, where it is published.
+        patient: whether to try three times, and to wait half a minute for each answer; where there is something else
+            in place of the file, one try and 10 s are enough.
 
     Raises:
         DataError: the host cannot be reached or refuses, the file has another size or checksum, or it cannot be
@@ -85,7 +89,7 @@ def download(
                 return
             if checksum is None and not _version(part).exists():
                 part.unlink(missing_ok=True)
-            _receive_with_patience(url, host, part, size, progress or _silent)
+            _receive_with_patience(url, host, part, size, progress or _silent, patient)
             _verify(part, path.name, host, checksum, size)
             _version(part).unlink(missing_ok=True)
             sync(part)
@@ -105,28 +109,31 @@ def _silent(done: int, total: int, name: str) -> None:
     pass
 
 
-def _receive_with_patience(url: str, host: str, part: Path, size: int | None, progress: Progress) -> None:
-    for pause in (*_PAUSES, None):
+def _receive_with_patience(
+    url: str, host: str, part: Path, size: int | None, progress: Progress, patient: bool
+) -> None:
+    pauses, timeout = (_PAUSES, _TIMEOUT) if patient else ((), min(_HURRY, _TIMEOUT))
+    for pause in (*pauses, None):
         try:
-            return _receive(url, host, part, size, progress)
+            return _receive(url, host, part, size, progress, timeout)
         except _Dropped as error:
             reason = str(error)
         if pause is not None:
             logger.warning("%s: %s; trying again in %g s", host, reason, pause)
             time.sleep(pause)
     raise DataError(
-        f"cannot fetch {part.stem} from {host} ({reason}, {len(_PAUSES) + 1} times)",
+        f"cannot fetch {part.stem} from {host} ({reason}, {'once' if not pauses else f'{len(pauses) + 1} times'})",
         "try again later: the download continues where it stopped",
     )
 
 
-def _receive(url: str, host: str, part: Path, size: int | None, progress: Progress) -> None:
+def _receive(url: str, host: str, part: Path, size: int | None, progress: Progress, timeout: float) -> None:
     """Make one attempt to complete `part`, from where it ends."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "hptctl"} | ({"Range": f"bytes={start}-"} if start else {})
     if start and _version(part).exists():
         headers["If-Range"] = _version(part).read_text(encoding="latin-1")  # another version comes from its beginning
-    response = _open(urllib.request.Request(url, headers=headers), host, resuming=start > 0)
+    response = _open(urllib.request.Request(url, headers=headers), host, timeout, resuming=start > 0)
     if response is None:
         part.unlink()
         raise _Dropped("the host has nothing after what has arrived so far")
@@ -149,7 +156,7 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
         done = start
         with part.open("ab" if start else "wb") as file:
             progress(done, total, part.stem)
-            while chunk := _read(response):
+            while chunk := _read(response, timeout):
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total, part.stem)
@@ -157,7 +164,9 @@ def _receive(url: str, host: str, part: Path, size: int | None, progress: Progre
         raise _Dropped(f"the connection broke after {done:,} of {total:,} bytes")
 
 
-def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http.client.HTTPResponse | None:
+def _open(
+    request: urllib.request.Request, host: str, timeout: float, *, resuming: bool
+) -> http.client.HTTPResponse | None:
     """The response; None when the host has nothing to continue with (416)."""
     # Not the default opener, which would follow a redirect to ftp.
     opener = urllib.request.OpenerDirector()
@@ -172,7 +181,7 @@ def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http
     ):
         opener.add_handler(handler())
     try:
-        response: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT)
+        response: http.client.HTTPResponse = opener.open(request, timeout=timeout)
     except HTTPError as error:
         error.close()
         if resuming and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -184,21 +193,23 @@ def _open(request: urllib.request.Request, host: str, *, resuming: bool) -> http
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError | ConnectionResetError | http.client.RemoteDisconnected):
-            raise _Dropped(_why(reason)) from None
-        raise DataError(f"cannot reach {host} ({_why(reason)})", "check the network and the proxy settings") from None
+            raise _Dropped(_why(reason, timeout)) from None
+        raise DataError(
+            f"cannot reach {host} ({_why(reason, timeout)})", "check the network and the proxy settings"
+        ) from None
     return response
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
+def _read(response: http.client.HTTPResponse, timeout: float) -> bytes:
     try:
         return response.read(_CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _Dropped(f"the connection broke: {_why(error)}") from None
+        raise _Dropped(f"the connection broke: {_why(error, timeout)}") from None
 
 
-def _why(reason: object) -> str:
+def _why(reason: object, timeout: float) -> str:
     if isinstance(reason, TimeoutError):
-        return f"no answer within {_TIMEOUT:g} s"
+        return f"no answer within {timeout:g} s"
     return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
 
 

@@ -170,7 +170,7 @@ class _Training:
         """The best state of those who look at val every so many steps."""
         self.curve: list[tuple[int, dict[str, float]]] = []
         """What was logged, for those who go on from a shared state."""
-        self.policy = augment.crop_policy(tune.min_scale)
+        self.policy = augment.crop_policy(tune.min_scale, tune.flip_p)
         count = len(setup.train.images)
         self.batch = min(tune.batch_size, count)
         self.per_pass = -(-count // self.batch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,18 @@ class Probe:
     by_lr: dict[float, float]
     """The best metric on val for each learning rate tried, averaged over the reruns."""
 
+    def edge(self) -> Literal["low", "high"] | None:
+        """The end of the grid at which the chosen learning rate lies, so that the best one may lie beyond it; None
+        inside the grid, where one only was tried, and where its neighbour did as well."""
+        tried = sorted(self.by_lr)
+        if len(tried) < 2:
+            return None
+        ends: dict[Literal["low", "high"], list[float]] = {"low": tried[:2], "high": tried[:-3:-1]}
+        for name, (last, neighbour) in ends.items():
+            if self.lr == last and self.by_lr[last] > self.by_lr[neighbour]:
+                return name
+        return None
+
 
 class LinearProbe:
     """Linear heads on the frozen features, the learning rate and the step chosen on val."""
@@ -111,11 +123,12 @@ class LinearProbe:
     def fit(self) -> dict[str, str]:
         self.probe = probe = train_probe(self.setup)
         self.heads = probe.heads
+        edge = probe.edge()
         return {
             "chosen": f"lr={probe.lr:g}",
             "chosen_steps": " ".join(map(str, probe.steps)),
             "tried": ", ".join(f"lr={lr:g}: {value:.4f}" for lr, value in probe.by_lr.items()),
-        }
+        } | ({"lr_at_edge": edge} if edge else {})
 
     def scores(self, split: str) -> Tensor:
         return self.heads.logits(self.setup.features(self.setup.images(split), f"{split} features")).cpu()
@@ -259,6 +272,6 @@ class _TrainFeatures:
     def _embed(self, rows: Tensor, purpose: str, step: int) -> Tensor:
         config, setup = self.setup.config, self.setup
         uniform = augment.draw(len(rows), generator(config.seed, purpose, step))
-        policy = augment.crop_policy(config.linear.min_scale)
+        policy = augment.crop_policy(config.linear.min_scale, config.linear.flip_p)
         images = setup.train.images
         return embed_views(setup.backbone, images, rows, uniform, policy, config.image_size, setup.compute)

@@ -11,6 +11,9 @@ from hptctl import options
 from hptctl.format import duration, percent, with_spread
 
 BASE, TARGET = "shapes", "digits"
+TOY = (
+    "this shows the tool, it says nothing about your images: the base is a toy, pretrained on drawn shapes in a minute"
+)
 
 
 def demo(
@@ -18,7 +21,8 @@ def demo(
 ) -> None:
     """Do the whole job on embedded images, in minutes: base, four strategies, probes, a sweep, a report.
 
-    A small base is pretrained on drawn shapes; the strategies adapt it to scans of handwritten digits.
+    A small base is pretrained on drawn shapes; the strategies adapt it to scans of handwritten digits. Beside them
+    stands the floor, a network that was never trained. This base is a toy: the figures say nothing about your images.
 
     Example:
 
@@ -27,7 +31,7 @@ def demo(
     import os
     import time
 
-    from hpt.config import EvaluateConfig, PretrainConfig, resolve
+    from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, resolve
     from hpt.errors import RunError
     from hpt.strategies import STRATEGIES
     from hptctl import console, runs
@@ -51,29 +55,26 @@ def demo(
         launch.execute(run)
         return run
 
-    def config(kind: str, run: runs.Run) -> EvaluateConfig:
-        inherited = evaluated_defaults(run.name)
-        return resolve(
-            EvaluateConfig, inherited=inherited, flags={"kind": kind, "weights": run.name, "dataset": TARGET}
-        )
+    def config(kind: str, weights: str) -> EvaluateConfig:
+        flags = {"kind": kind, "weights": weights, "dataset": TARGET, "preset": "tiny"}
+        return resolve(EvaluateConfig, inherited=evaluated_defaults(weights), flags=flags)
 
-    base = pretrain("target", BASE, None, "demo-base")
-    rows = []
-    for strategy in STRATEGIES:
-        run = pretrain(strategy, TARGET, None if strategy == "target" else base.name, strategy)
-        probe = launch.create_evaluation(config("linear", run), origin)
+    def probed(name: str, weights: str) -> tuple[str, str, str]:
+        probe = launch.create_evaluation(config("linear", weights), origin)
         launch.execute(probe)
         results = probe.status().results
-        rows.append(
-            (
-                strategy,
-                percent(results["val/top1"]),
-                with_spread(results["test/top1"], results["test/top1_std"]),
-            )
-        )
+        return name, percent(results["val/top1"]), with_spread(results["test/top1"], results["test/top1_std"])
+
+    console.say(TOY)
+    base = pretrain("target", BASE, None, "demo-base")
+    console.say(f"[{time.monotonic() - start:3.0f} s] the floor, a network that was never trained: {TARGET}")
+    rows = [probed(UNTRAINED, UNTRAINED)]
+    for strategy in STRATEGIES:
+        run = pretrain(strategy, TARGET, None if strategy == "target" else base.name, strategy)
+        rows.append(probed(strategy, run.name))
 
     console.say(f"[{time.monotonic() - start:3.0f} s] finetuning hpt with 200 labels: a sweep over lr and schedule")
-    tuned = config("finetune", runs.get("hpt")).model_copy(update={"labels": "200"})
+    tuned = config("finetune", "hpt").model_copy(update={"labels": "200"})
     sweep = sweeps.create_protocol(tuned, origin)
     conductor.run_sweep(sweep)
     made = page.write(Path("report.html"))
@@ -84,4 +85,5 @@ def demo(
     test = percent(best.results["test/top1"])
     console.say(f"finetuned on {best.facts.labels_used} labels ({best.facts.chosen}): test {test}")
     console.say(f"report: {made.path.resolve()}   (in {duration(time.monotonic() - start)})")
+    console.say(TOY)
     console.say(f"MLflow: cd {folder} && hptctl ui")

@@ -16,6 +16,7 @@ from hptctl.format import count, gigabytes, hours, thousands, with_spread
 if TYPE_CHECKING:
     from hpt.data.row import Absence
     from hptctl.runs import Run
+    from hptctl.study.at_hand import Choice
     from hptctl.study.definition import Cell, Study
     from hptctl.study.progress import Missing, Progress
 
@@ -104,7 +105,7 @@ def run(
 
         hptctl study run my-study.toml --jobs 2
     """
-    asked = _read(given)
+    asked = _read(given, fetch=True)
     asked.progress.fetch()
     _conduct(asked, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
 
@@ -135,7 +136,7 @@ def retry(
 
         hptctl study retry quick --dataset digits
     """
-    asked = _read(given)
+    asked = _read(given, fetch=True)
     asked.progress.fetch()
     again = {cell.id for cell in asked.cells if asked.progress[cell.id].state in {"failed", "waits"}}
     asked = replace(asked, cells=_with_needed(asked.cells, again))
@@ -147,13 +148,18 @@ class Asked:
     """The study that the command line asks for, its cells, and what there is of them."""
 
     study: Study
+    """As its file has it, and the options."""
+    base: Choice | None
+    """The base that it takes where it names none."""
     cells: list[Cell]
     progress: Progress
 
 
-def _read(given: Given) -> Asked:
+def _read(given: Given, *, fetch: bool = False) -> Asked:
+    """The study, its base where it takes the best at hand (fetched only if `fetch`), and its cells."""
     from hpt.errors import ConfigError, did_you_mean
     from hptctl.runs.weights import backbone_of
+    from hptctl.study.at_hand import choose, settled
     from hptctl.study.definition import cells as cells_of
     from hptctl.study.definition import load
     from hptctl.study.progress import Progress
@@ -166,7 +172,8 @@ def _read(given: Given) -> Asked:
         "seeds": _numbers("--seeds", given.seeds),
     }
     study = load(given.study, changes, given.sets or ())
-    cells = cells_of(study, backbone_of)
+    base = choose(study, fetch=fetch)
+    cells = cells_of(settled(study, base), backbone_of)
     if given.only:
         ids = [cell.id for cell in cells]
         for pattern in given.only:
@@ -176,17 +183,15 @@ def _read(given: Given) -> Asked:
                 )
         wanted = {id for id in ids if any(fnmatch(id, pattern) for pattern in given.only)}
         cells = _with_needed(cells, wanted)
-    return Asked(study, cells, Progress(cells))
+    return Asked(study, base, cells, Progress(cells))
 
 
 def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
     """The cells that are wanted and those that they need, in order."""
-    needs = {cell.id: cell.backbone.cell for cell in cells if cell.backbone is not None}
     every = set(wanted)
-    for id in wanted:
-        while id in needs:
-            id = needs[id]
-            every.add(id)
+    for cell in reversed(cells):  # each comes after those that it needs
+        if cell.id in every:
+            every |= {*cell.needs}
     return [cell for cell in cells if cell.id in every]
 
 
@@ -221,7 +226,14 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
             for cell in cells
         ]
         fetch = {"datasets": [asdict(each) for each in missing.datasets], "weights": list(missing.weights)}
-        facts = {"cells": rows, "counts": dict(counts), "images": images, "seconds": _finite(total), "fetch": fetch}
+        base = {"base": asdict(asked.base) if asked.base is not None else None}
+        facts = base | {
+            "cells": rows,
+            "counts": dict(counts),
+            "images": images,
+            "seconds": _finite(total),
+            "fetch": fetch,
+        }
         console.print_json(facts)
         return
     rows_ = []
@@ -235,8 +247,14 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
     for state in ("failed", "no data"):
         for why in dict.fromkeys(each.why for each in found.values() if each.state == state):
             console.say(f"{state}: {why}")
+    if undecided := sum(bool(cell.among) and progress.settled(cell).backbone is None for cell in cells):
+        console.say(
+            f"{count(undecided, 'cell')} of a strategy's best length, which val of its linear probes chooses first"
+        )
     for line in _missing_lines(missing):
         console.say(line)
+    if asked.base is not None:
+        console.say(asked.base.in_words())
     said = ", ".join(f"{many} {state}" for state, many in counts.items())
     cost_ = (
         f"; {count(images, 'image')} to see, {hours(total / 3600)} at this machine's speed"
@@ -273,12 +291,16 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     from hptctl import console
     from hptctl.runs.launch import Origin
     from hptctl.study import conductor
+    from hptctl.study.at_hand import keep
 
     cells, progress, command = asked.cells, asked.progress, options.command_line()
+    if asked.base is not None:
+        console.note(asked.base.in_words())
     for base in asked.study.bases:
         if any(cell.id == base.name for cell in cells):
             console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
     parent = conductor.parent(asked.study, Origin(command, experiment))
+    keep(parent, asked.base)
     outcome = conductor.conduct(parent, progress, cells, jobs=jobs, retry=retry, command=command)
     rows = [_result(cell, progress) for cell in cells if cell.kind != "pretrain" and progress[cell.id].state == "done"]
     if as_json:
@@ -292,6 +314,8 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     else:
         console.table(parent.name, ("cell", "metric", ">val", ">test"), rows)
         console.say(f"{len(outcome.done)} of {len(cells)} cells are done")
+        if asked.base is not None:
+            console.say(asked.base.in_words())
         console.say(f"report: hptctl report --study {parent.name} --out report.html")
     if outcome.failed:
         (cell, why), others = outcome.failed[0], len(outcome.failed) - 1

@@ -27,6 +27,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hpt.config import UNTRAINED
 from hpt.errors import ConfigError, Interrupted, Pruned, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl.runs.record import Kind, Spec, State, Status
@@ -160,12 +161,16 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
     A run that failed before its first result gives its name back: the command is given again, mended.
 
     Raises:
-        ConfigError: the name is no file name. RunError: a run of that name exists.
+        ConfigError: the name is no file name, or has a meaning of its own. RunError: a run of that name exists.
     """
     wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", suggestion)[:80].strip("-.") or kind
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", wanted):
         raise ConfigError(
             f"--name {wanted!r} cannot name a folder", "use letters, digits, '.', '_' and '-', 100 at most"
+        )
+    if wanted == UNTRAINED:
+        raise ConfigError(
+            f"'{wanted}' means a network that was never trained, so no run is called that", "give a --name"
         )
     RUNS.mkdir(exist_ok=True)
     for number in range(1, 10_000):

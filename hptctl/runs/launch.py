@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpt.config import Config, EvaluateConfig, PretrainConfig
+from hpt.config import UNTRAINED, Config, EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, RunError, UserError
 from hptctl import __version__, runs
 from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
-from hptctl.runs.weights import find_weights, read_weights, step_of
+from hptctl.runs.weights import find_weights, is_untrained, read_weights, step_of
 
 LAUNCHER_SECONDS = 10.0
 """Seconds for the launcher to end after its workers."""
@@ -68,7 +68,8 @@ def create_evaluation(
     about = source.name if source else Path(config.weights).stem
     if tags.of_steps is not None:
         about += f"-step-{tags.steps}"
-    elsewhere = "" if tags.pretrain_dataset == tags.dataset else f"-{tags.dataset}"
+    in_its_name = source is not None and tags.pretrain_dataset == tags.dataset
+    elsewhere = "" if in_its_name else f"-{tags.dataset}"
     suggestion = suggestion or f"{config.kind}-{about}{elsewhere}"
     return runs.create(config.kind, name, suggestion, **spec_of(config, tags, source, origin))
 
@@ -113,6 +114,11 @@ def describe_pretraining(config: PretrainConfig) -> tuple[PretrainConfig, Tags, 
 def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, Tags, Run | None]:
     """The configuration with its paths made absolute, what is known of the backbone under test, and its run."""
     config, name_of_data = _pin_dataset(config)
+    if is_untrained(config.weights):
+        tags = _tags(config, name_of_data)
+        tags.weights, tags.strategy, tags.steps = UNTRAINED, UNTRAINED, 0
+        tags.pretrain_dataset, tags.pretrain_seed = name_of_data, config.seed
+        return config, tags, None
     file, source = _fitting_weights(config)
     tags = _tags(config, name_of_data)
     tags.weights, tags.weights_file = config.weights, str(file)

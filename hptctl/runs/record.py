@@ -183,6 +183,8 @@ class Facts(Recorded):
     """Of a linear probe: the step at which each rerun was best on val."""
     tried: str | None = None
     """Of a linear probe: the learning rates and their figures on val."""
+    lr_at_edge: str | None = None
+    """Of a linear probe whose best learning rate is the smallest (`low`) or the largest (`high`) that was tried."""
     val_images: int | None = None
     val_left_out: str | None = None
     """Classes that a figure on val leaves out, for want of images with and without them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpt import kept_backbones
-from hpt.config import PretrainConfig
+from hpt.config import UNTRAINED, PretrainConfig
 from hpt.errors import RunError, WeightsError, did_you_mean
 from hptctl import runs
 from hptctl.runs import Run
@@ -22,6 +22,11 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
     Raises:
         WeightsError: none of these. RunError: the run has no backbone yet, or kept none after so many steps.
     """
+    if is_untrained(text):
+        raise WeightsError(
+            f"'{UNTRAINED}' is a network that was never trained, which is evaluated and nothing else",
+            "strategy target starts from random weights; others need a file, a run or a known name",
+        )
     run = runs.find(text)
     name, _, step = text.rpartition("@")
     if run is None and step.isdecimal() and (on_its_way := runs.find(name)) is not None:
@@ -50,6 +55,24 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         f"there are no weights '{text}'{did_you_mean(text, names)}",
         f"give a file, a run, or one of {', '.join(KNOWN)}",
     )
+
+
+def is_untrained(text: str) -> bool:
+    """Whether a text stands for a network that was never trained (`hpt.floor`).
+
+    Raises:
+        WeightsError: a run or a file has that name, so that either could be meant.
+    """
+    if text != UNTRAINED:
+        return False
+    for path in (runs.RUNS / text / "run.json", Path(text) / "run.json", Path(text)):
+        if path.is_file():
+            where = path.parent if path.name == "run.json" else path
+            raise WeightsError(
+                f"'{text}' means a network that was never trained, but {where} has that name too",
+                f"rename {where}, or name its path to mean it: ./{where}",
+            )
+    return True
 
 
 def would_fetch(text: str) -> bool:
@@ -86,7 +109,10 @@ def _backbone_after(run: Run, step: int) -> Path:
 
 
 def evaluated_defaults(weights: str) -> dict[str, object]:
-    """What an evaluation takes over from the pretraining it evaluates, or from the weights file."""
+    """What an evaluation takes over from the pretraining it evaluates, or from the weights file; nothing of a network
+    that was never trained, which has the preset's backbone unless another one is asked for."""
+    if is_untrained(weights):
+        return {}
     _, source = find_weights(weights)
     if source is None:
         return {"backbone": backbone_of(weights)}

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +19,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from hpt import advice, cores, weights
+from hpt import advice, cores, floor, weights
 from hpt.callbacks import Callbacks, Log, Stop
-from hpt.config import DataConfig, EvaluateConfig, PretrainConfig, fingerprint
+from hpt.config import UNTRAINED, DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data import thumbnails
 from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
@@ -72,6 +73,7 @@ class Materials:
         """What a finetuning has in common with other runs."""
         self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
         self._compared: dict[tuple[Path, int, bytes], Matches] = {}
+        self._untrained: dict[str, dict[str, Tensor]] = {}
 
     def dataset(self, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
         """The dataset of a run, decoded for its image size."""
@@ -93,8 +95,18 @@ class Materials:
             self._compared[key] = thumbnails.find(testing.thumbnails, seen)
         return self._compared[key]
 
+    def state_of(self, run: Run, config: EvaluateConfig, display: Display) -> tuple[Mapping[str, Tensor], str | None]:
+        """The backbone that an evaluation is of, and the sha256 of its file; None for one that was never trained."""
+        if run.spec().tags.strategy != UNTRAINED:
+            loaded = self.weights_of(run, config)
+            return loaded.state, loaded.sha256
+        key = config.model_dump_json(include={"dataset", "data", "backbone", "image_size", "seed", "device"})
+        if key not in self._untrained:
+            self._untrained = {key: floor.untrained(config, self.dataset(config, display), display.progress)}
+        return self._untrained[key], None
+
     def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
-        """What the run starts from or evaluates."""
+        """The file that the run starts from or evaluates, read."""
         file = Path(recorded(run.spec().tags.weights_file, "which file its weights are"))
         return read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
 
@@ -220,9 +232,9 @@ def _evaluate(
     run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, stop: Stop | None
 ) -> tuple[dict[str, float], Facts]:
     dataset = materials.dataset(config, display)
-    loaded = materials.weights_of(run, config)
+    state, sha256 = materials.state_of(run, config, display)
     facts = data_facts(dataset)
-    facts.weights_sha256, facts.hardware = loaded.sha256, hardware(Processes(1, config.device))
+    facts.weights_sha256, facts.hardware = sha256, hardware(Processes(1, config.device))
     facts.precision = Compute.of(config).precision
     facts.fingerprint = fingerprint_of(config, facts)
     refuse_other_images(run, dataset, facts)
@@ -233,9 +245,12 @@ def _evaluate(
     run.write_status(facts=facts)
     with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
         callbacks = Callbacks(log, display.progress, asked)
-        found = evaluate(config, dataset, loaded.state, run.path, callbacks, common=materials.common(config))
+        found = evaluate(config, dataset, state, run.path, callbacks, common=materials.common(config))
     log(found.metrics, final_step(run))
-    return found.metrics, Facts.of(found.facts)
+    results = Facts.of(found.facts)
+    if results.lr_at_edge is not None and not display.silent:
+        console.note(f"note: {advice.lr_at_edge(config.linear.lrs, results.lr_at_edge)}")
+    return found.metrics, results
 
 
 def _asked_to_stop(stop: Stop | None, *, saves: bool) -> AbstractContextManager[Stop]:
@@ -250,8 +265,8 @@ def test(run: Run) -> None:
     config = EvaluateConfig.model_validate(run.spec().config)
     with Display() as display:
         materials = Materials()
-        dataset, loaded = materials.dataset(config, display), materials.weights_of(run, config)
-        found = score_on_test(config, dataset, loaded.state, run.path, Callbacks(progress=display.progress))
+        dataset, (state, _) = materials.dataset(config, display), materials.state_of(run, config, display)
+        found = score_on_test(config, dataset, state, run.path, Callbacks(progress=display.progress))
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
     run.write_status(results=status.results | found.metrics, facts=merged(status.facts, Facts.of(found.facts)))

@@ -115,7 +115,7 @@ class StudyConductor:
 
     def _ready(self, cell: Cell) -> bool:
         """Whether a cell is to be done now."""
-        if cell.id in self.tried or (cell.backbone and self.progress[cell.backbone.cell].state != "done"):
+        if cell.id in self.tried or any(self.progress[id].state != "done" for id in self.progress.settled(cell).needs):
             return False
         state = self.progress[cell.id].state
         return state in {"left", "stopped"} or (state == "failed" and self.retry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpt.config import PROTOCOL_LABELS, EvaluateConfig, PretrainConfig, parse_labels
+from hpt.config import PROTOCOL_LABELS, UNTRAINED, EvaluateConfig, PretrainConfig, parse_labels
 from hpt.data.dataset import Dataset
 from hpt.errors import DataError
 from hpt.schedule import parse_schedule
@@ -56,12 +56,13 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
         left = config.steps - _steps_done(progress[cell.id])
         return left * config.batch_size, left * config.batch_size
     evaluated = sizes["val"] + sizes["test"]
+    statistics = sizes["train"] + sizes["val"] if config.weights == UNTRAINED else 0
     if config.kind == "knn":
-        return 0, sizes["train"] + evaluated
+        return 0, statistics + sizes["train"] + evaluated
     labels = _labels(config, progress.readable(config), sizes["train"])
     if config.kind == "linear":
         drawn = config.linear.views * labels or config.linear.steps * min(config.linear.batch_size, labels or 10**9)
-        return 0, drawn + evaluated
+        return 0, statistics + drawn + evaluated
     tunes = configs(config) if cell.sweep else [config]
     images = forward = 0
     for each in tunes:
@@ -70,7 +71,7 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
         steps = schedule.steps(used, batch)
         images += steps * batch
         forward += -(-steps // (each.finetune.eval_every or schedule.look_every(used, batch))) * sizes["val"]
-    return images, forward + sizes["test"]
+    return images, statistics + forward + sizes["test"]
 
 
 def _labels(config: EvaluateConfig, dataset: Dataset | None, train: int) -> int:

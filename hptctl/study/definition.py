@@ -10,7 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hpt.config import (
     DEFAULT_WEIGHTS,
+    UNTRAINED,
     Config,
     EvaluateConfig,
     Policy,
@@ -118,10 +119,19 @@ class Study(Config):
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the pretraining images that are used."""
     evaluations: Annotated[tuple[StudyEvaluation, ...], BeforeValidator(_by_name)] = (StudyEvaluation(kind="linear"),)
+    floor: bool = True
+    """Whether a network that was never trained is evaluated too, once for each dataset, seed, evaluation and backbone:
+    what lies below it has learned nothing. Sweeps are left out, since their floor costs as much as they do."""
+    equal_length: bool = True
+    """Whether `target` is also trained for as long as a base of the study and `hpt` together, at the first seed, where
+    that base is a `target` itself: `hpt` has then no more training than what it is compared with."""
     preset: Preset = "paper"
     prefixes: Literal["shared", "separate"] = "shared"
     """How several lengths are run. `shared` runs the longest, and takes the backbones that it kept on its way for the
     others, although their learning rate had not decayed yet; `separate` is a run for each, as in the publication."""
+    lengths: Literal["all", "best-by-linear"] = "all"
+    """The lengths of pretraining that are finetuned: `best-by-linear` takes of each strategy the one whose linear probe
+    (the first of `evaluations`) is best on val. Other evaluations are of all lengths."""
     set: dict[str, Any] = Field(default={})
     """Values of fields of the pretrainings' and evaluations' configurations."""
     grids: tuple[dict[str, Any], ...] = ()
@@ -134,11 +144,20 @@ class Study(Config):
         common = self.model_dump(exclude={"grids"})
         return tuple(check(Study, common | grid) for grid in self.grids)
 
+    @property
+    def probe(self) -> StudyEvaluation | None:
+        """The linear probe by which lengths are chosen."""
+        return next((each for each in self.evaluations if each.kind == "linear"), None)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = [base.name for base in self.bases]
         if len({*names}) < len(names):
             raise ValueError("two of the study's bases have the same name")
+        if UNTRAINED in names:
+            raise ValueError(f"a base cannot be called '{UNTRAINED}', which means a network that was never trained")
+        if self.lengths == "best-by-linear" and self.probe is None:
+            raise ValueError("lengths = 'best-by-linear' takes a linear probe among the evaluations")
         return self
 
 
@@ -152,6 +171,14 @@ class Backbone:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A backbone that may be the one of a cell, and the cell of its linear probe, whose figure on val decides."""
+
+    backbone: Backbone
+    probe: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One run of the study."""
 
@@ -160,10 +187,17 @@ class Cell:
     """The configuration, complete but for `weights` where they come from another cell."""
     backbone: Backbone | None = None
     """The backbone of another cell that `config.weights` stands for, if any."""
+    among: tuple[Candidate, ...] = ()
+    """What that backbone is chosen from, where val does so as the study goes; of two equal ones the first is taken."""
     sweep: bool = False
     """Whether the cell is a sweep of finetunings instead of a single one."""
     feeds: int = 1
     """Number of the grid's lengths that a pretraining serves."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cells that have to be done before this one."""
+        return (self.backbone.cell,) if self.backbone else tuple(each.probe for each in self.among)
 
     @property
     def kind(self) -> str:
@@ -280,17 +314,28 @@ class _Grid:
         for place in product(study.datasets, study.weights, study.policies, study.shares, study.seeds):
             point = _Point(*place)
             for strategy in study.strategies:
-                for cell, lengths in self._pretrainings(strategy, point):
+                for cell, lengths in [*self._pretrainings(strategy, point), *self._equal_length(strategy, point)]:
                     if cell.id not in self.made:  # `target` starts from no weights, `base` knows no policy
                         self.made[cell.id] = cell
                         served[cell.id, point.dataset] = lengths
+        choose = study.lengths == "best-by-linear"
         for (pretraining, dataset), lengths in served.items():
             config = self.made[pretraining].config
             assert isinstance(config, PretrainConfig)
             for name, backbone in lengths:
                 for evaluation in study.evaluations:
-                    cell = self._evaluation(evaluation, name, backbone, dataset, config)
-                    self.made[cell.id] = cell
+                    if not (choose and evaluation.kind in {"finetune", "sweep"}):
+                        cell = self._evaluation(evaluation, name, backbone, dataset, config)
+                        self.made[cell.id] = cell
+        if choose:
+            self._add_chosen(served)
+        if study.floor:
+            for pretraining, dataset in served:
+                config = self.made[pretraining].config
+                assert isinstance(config, PretrainConfig)
+                for evaluation in study.evaluations:
+                    if evaluation.kind != "sweep":
+                        self._add_floor(evaluation, dataset, config)
 
     def _base(self, base: Base) -> Cell:
         flags = {"strategy": base.strategy, "dataset": base.dataset, "steps": base.steps}
@@ -299,6 +344,24 @@ class _Grid:
 
     def _pretrainings(self, strategy: StrategyName, point: _Point) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
         """The runs of one strategy, each with the names and backbones of the grid's lengths that it serves."""
+        trains = STRATEGIES[strategy].trains != "running-statistics"
+        lengths = sorted({*self.study.steps.get(strategy, ())}) if trains else []
+        yield from self._of_lengths(strategy, point, lengths, shared=self.study.prefixes == "shared")
+
+    def _equal_length(self, strategy: StrategyName, point: _Point) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
+        """The run of `target` that is as long as the base and the longest `hpt` together, always one of its own."""
+        base = self.made.get(point.weights)
+        if strategy != "target" or base is None or not self.study.equal_length or point.seed != self.study.seeds[0]:
+            return
+        own, hpt = base.config, self.study.steps.get("hpt", ())
+        if isinstance(own, PretrainConfig) and own.strategy == "target" and "hpt" in self.study.strategies:
+            preset = {"strategy": strategy, "dataset": point.dataset, "preset": self.study.preset}
+            further = max(hpt) if hpt else resolve(PretrainConfig, flags=preset).steps
+            yield from self._of_lengths(strategy, point, [own.steps + further], shared=False)
+
+    def _of_lengths(
+        self, strategy: StrategyName, point: _Point, lengths: list[int], *, shared: bool
+    ) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
         row = STRATEGIES[strategy]
         name = f"{strategy}-{_slug(point.dataset)}"
         if row.starts_from_weights and len(self.study.weights) > 1:
@@ -311,8 +374,7 @@ class _Grid:
             name, flags["share"] = f"{name}-{100 * point.share:g}pct", point.share
         name += f"-s{point.seed}"
         start = point.weights if row.starts_from_weights else None
-        lengths = sorted({*self.study.steps.get(strategy, ())}) if trains else []
-        if self.study.prefixes == "shared" and len(lengths) > 1:
+        if shared and len(lengths) > 1:
             longest, earlier = lengths[-1], lengths[:-1]
             cell = self._pretraining(name, flags | {"steps": longest, "save_at": earlier}, start, feeds=len(lengths))
             yield cell, [(f"{name}@{step}", Backbone(cell.id, step if step != longest else None)) for step in lengths]
@@ -342,17 +404,46 @@ class _Grid:
         self, evaluation: StudyEvaluation, name: str, backbone: Backbone, dataset: str, trained: PretrainConfig
     ) -> Cell:
         elsewhere = f"-on-{_slug(evaluation.dataset)}" if evaluation.dataset else ""
-        labels = f"-{evaluation.labels}" if evaluation.labels else ""
-        kind = "finetune" if evaluation.kind == "sweep" else evaluation.kind
-        config = resolve(
+        config = self._evaluated(evaluation, f"the backbone of {name}", dataset, trained)
+        return Cell(f"{_words(evaluation)}-{name}{elsewhere}", config, backbone, sweep=evaluation.kind == "sweep")
+
+    def _add_chosen(self, served: Mapping[tuple[str, str], list[tuple[str, Backbone]]]) -> None:
+        """The finetunings of each strategy at the length that its linear probes will choose."""
+        by_strategy: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
+        for (_, dataset), lengths in served.items():
+            for name, backbone in lengths:
+                by_strategy.setdefault((name.partition("@")[0], dataset), []).append((name, backbone))
+        probe = self.study.probe
+        assert probe is not None
+        for (strategy, dataset), lengths in by_strategy.items():
+            config = self.made[lengths[0][1].cell].config
+            assert isinstance(config, PretrainConfig)
+            probes = [self._evaluation(probe, name, backbone, dataset, config).id for name, backbone in lengths]
+            among = tuple(Candidate(backbone, id) for (_, backbone), id in zip(lengths, probes, strict=True))
+            for evaluation in self.study.evaluations:
+                if evaluation.kind in {"finetune", "sweep"}:
+                    name = strategy if len(among) > 1 else lengths[0][0]
+                    cell = self._evaluation(evaluation, name, among[0].backbone, dataset, config)
+                    self.made[cell.id] = replace(cell, backbone=None, among=among) if len(among) > 1 else cell
+
+    def _add_floor(self, evaluation: StudyEvaluation, dataset: str, trained: PretrainConfig) -> None:
+        """Evaluate a network that was never trained as a pretraining is: once for all that share it."""
+        config = self._evaluated(evaluation, UNTRAINED, dataset, trained)
+        id = f"{_words(evaluation)}-{UNTRAINED}-{_slug(config.dataset)}-s{trained.seed}"
+        for name in (id, f"{id}-{config.backbone}", f"{id}-{config.backbone}-{config.image_size}px"):
+            if self.made.setdefault(name, Cell(name, config)).config == config:
+                return
+
+    def _evaluated(
+        self, evaluation: StudyEvaluation, weights: str, dataset: str, trained: PretrainConfig
+    ) -> EvaluateConfig:
+        return resolve(
             EvaluateConfig,
             inherited=trained.model_dump(include=INHERITED),
             flags=_nested(self.study, EvaluateConfig)
-            | {"kind": kind, "weights": f"the backbone of {name}", "dataset": evaluation.dataset or dataset}
-            | {"labels": evaluation.labels, "seed": trained.seed},
+            | {"kind": "finetune" if evaluation.kind == "sweep" else evaluation.kind, "weights": weights}
+            | {"dataset": evaluation.dataset or dataset, "labels": evaluation.labels, "seed": trained.seed},
         )
-        id = f"{evaluation.kind}{labels}-{name}{elsewhere}"
-        return Cell(id, config, backbone, sweep=evaluation.kind == "sweep")
 
 
 def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) -> dict[str, Any]:
@@ -367,6 +458,11 @@ def _nested(study: Study, model: type[PretrainConfig] | type[EvaluateConfig]) ->
                 inner = inner.setdefault(parent, {})
             inner[leaf] = value
     return out
+
+
+def _words(evaluation: StudyEvaluation) -> str:
+    """An evaluation as a part of a cell's name."""
+    return f"{evaluation.kind}-{evaluation.labels}" if evaluation.labels else evaluation.kind
 
 
 def _slug(text: str) -> str:

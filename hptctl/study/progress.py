@@ -11,11 +11,11 @@ left until `Progress.fetch` gets it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from hpt.config import EvaluateConfig, PretrainConfig, fingerprint
+from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
 from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
@@ -26,6 +26,7 @@ from hptctl import console, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
 from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, read_weights, would_fetch
+from hptctl.study.at_hand import choose, settled
 from hptctl.study.definition import Backbone, Cell, Study, cells
 from hptctl.sweep.plan import protocol
 
@@ -103,7 +104,7 @@ class Progress:
         """What the cells that are not done need and this machine does not have yet."""
         left = [cell for cell in self.cells.values() if self[cell.id].state != "done"]
         datasets = {name: self._absence_or_none(name) for name in dict.fromkeys(cell.config.dataset for cell in left)}
-        bases = dict.fromkeys(cell.config.weights for cell in left if cell.backbone is None)
+        bases = dict.fromkeys(cell.config.weights for cell in left if not cell.needs)
         return Missing(
             datasets=tuple(absence for absence in datasets.values() if absence is not None),
             weights=tuple(name for name in bases if name is not None and would_fetch(name)),
@@ -112,7 +113,7 @@ class Progress:
     def __getitem__(self, id: str) -> Found:
         """What there is of a cell."""
         if id not in self._found:
-            self._found[id] = self._look(self.cells[id])
+            self._found[id] = self._look(self.settled(self.cells[id]))
         return self._found[id]
 
     def dataset(self, config: PretrainConfig | EvaluateConfig) -> Dataset | None:
@@ -158,8 +159,31 @@ class Progress:
         run = self[backbone.cell].run
         return run if backbone.step is None else f"{run}@{backbone.step}"
 
+    def settled(self, cell: Cell) -> Cell:
+        """The cell with the backbone that val has chosen for it, once all of the linear probes are done."""
+        if not cell.among:
+            return cell
+        figures = [self._val(each.probe) for each in cell.among]
+        known = [figure for figure in figures if figure is not None]
+        if len(known) < len(figures):
+            return cell
+        return replace(cell, backbone=cell.among[known.index(max(known))].backbone)
+
+    def _val(self, probe: str) -> float | None:
+        """The headline figure on val of an evaluation; None where it is not done."""
+        # Not through `self[probe]`, which may ask in turn whether a cell like the one to be settled needs a backbone.
+        found = self._finished_run(self.cells[probe])
+        if found is None:
+            return None
+        if found.here:
+            status = runs.get(found.run).status()
+            return status.results.get(f"val/{status.facts.metric}")
+        record = next(each for each in self._elsewhere.values() if each.run_id == found.mlflow_id)
+        return record.metrics.get(f"val/{record.facts.metric}")
+
     def config(self, cell: Cell) -> PretrainConfig | EvaluateConfig:
-        """The cell's configuration as its run has it; only where the cell that it needs is done and here."""
+        """The cell's configuration as its run has it; only where the cells that it needs are done and here."""
+        cell = self.settled(cell)
         if cell.backbone is None:
             return cell.config
         return cell.config.model_copy(update={"weights": self.weights_of(cell.backbone)})
@@ -171,10 +195,13 @@ class Progress:
             return Found("no data", why=str(error))
         if (found := self._finished_run(cell)) is not None and (found.here or not self._needed(cell)):
             return found
+        for id in cell.needs:
+            if self[id].state in {"failed", "waits", "no data"}:
+                return Found("waits", why=f"for {id}")
+        if cell.among and cell.backbone is None:
+            return Found("left", why="val of its linear probes chooses its length")
         if cell.backbone is not None:
             needed = self[cell.backbone.cell]
-            if needed.state in {"failed", "waits", "no data"}:
-                return Found("waits", why=f"for {cell.backbone.cell}")
             if needed.state != "done" or not needed.here:
                 return Found("left")
         return self._begun(cell)
@@ -202,7 +229,7 @@ class Progress:
 
     def _needed(self, cell: Cell) -> bool:
         """Whether a cell that is not done needs the backbone of this one."""
-        for other in self.cells.values():
+        for other in map(self.settled, self.cells.values()):
             if other.backbone is not None and other.backbone.cell == cell.id:
                 found = self._finished_run(other)
                 if found is None or (not found.here and self._needed(other)):
@@ -212,11 +239,13 @@ class Progress:
     def _sha256(self, cell: Cell) -> str | None:
         """The sha256 of the weights that a cell starts from or evaluates; None where it is unknown, "" for random
         weights."""
+        if cell.among and cell.backbone is None:
+            return None
         if cell.backbone is not None:
             found = self._finished_run(self.cells[cell.backbone.cell])
             return found.sha256(cell.backbone.step) if found else None
         name = cell.config.weights
-        if name is None:
+        if name is None or (name == UNTRAINED and isinstance(cell.config, EvaluateConfig)):
             return ""
         if name not in self._known:
             self._known[name] = _sha256_of(name)
@@ -311,6 +340,7 @@ def run_ids(name: str) -> set[str]:
             f"run '{run.name}' is a {run.spec().kind} run, not a study", "see `hptctl runs list --kind study`"
         )
     study = Study.model_validate(run.spec().config)
+    study = settled(study, choose(study, fetch=False))
     progress = Progress(cells(study, backbone_of))
     progress.fetch()
     found = [progress[id] for id in progress.cells]

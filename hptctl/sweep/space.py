@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from hpt.config import Config, EvaluateConfig, PretrainConfig, check, field_kind, fields, merge
+from hpt.config import PRESETS, Config, EvaluateConfig, LinearConfig, PretrainConfig, check, field_kind, fields, merge
 from hpt.errors import ConfigError, did_you_mean
 
 Target = Literal["finetune", "linear", "pretrain"]
@@ -63,7 +63,10 @@ PROTOCOL: dict[Target, dict[str, dict[str, tuple[Any, ...]]]] = {
         "small": {"lr": _LRS, "schedule": ("500-steps", "10-epochs")},
         "tiny": {"lr": _LRS, "schedule": ("60-steps", "5-epochs")},
     },
-    "linear": {preset: {"lr": (0.3, 3.0, 30.0)} for preset in ("paper", "small", "tiny")},
+    "linear": {
+        preset: {"lr": LinearConfig.model_validate(changes["evaluate"].get("linear", {})).lrs}
+        for preset, changes in PRESETS.items()
+    },
     "pretrain": {
         "paper": {"steps": (50, 500, 5000, 50000)},
         "small": {"steps": (100, 300, 1000)},

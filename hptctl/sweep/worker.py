@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpt.config import EvaluateConfig, PretrainConfig
+from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, Pruned, RunError
 from hpt.evaluate import Common
 from hpt.evaluate.labels import check_labels
@@ -178,7 +178,7 @@ class Worker:
         check_labels(dataset, judged)
         dataset.split("val")
         seen = {"images": dataset.fingerprint, "split": dataset.split_fingerprint}
-        if base.weights is not None:
+        if base.weights is not None and self.sweep.spec().tags.strategy != UNTRAINED:
             seen["weights"] = self.materials.weights_of(self.sweep, base).sha256
         for key, here in seen.items():
             there = self.queue.shared(key)

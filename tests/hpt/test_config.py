@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 from small_pretraining import config
 
-from hpt.config import POLICIES, AugmentConfig, EvaluateConfig, Policy, PretrainConfig, fields, fingerprint, resolve
+from hpt.config import (
+    POLICIES,
+    AugmentConfig,
+    EvaluateConfig,
+    LinearConfig,
+    Policy,
+    PretrainConfig,
+    fields,
+    fingerprint,
+    resolve,
+)
 from hpt.errors import ConfigError
 from hptctl.commands.pretrain import pretrain
 
@@ -139,3 +149,21 @@ def test_steps_to_keep_are_sorted_and_lie_within_the_run() -> None:
     )
     with pytest.raises(ValueError, match="save_at 9 lies beyond the run's 8 steps"):
         config(steps=8, save_at=(9,))
+
+
+@pytest.mark.parametrize("preset", ["small", "tiny"])
+def test_small_images_are_evaluated_on_mild_views_and_a_wider_grid_than_the_protocols(preset: str) -> None:
+    flags = {"kind": "linear", "weights": "w", "dataset": "d"}
+    protocol, small = (resolve(EvaluateConfig, flags=flags | {"preset": each}) for each in ("paper", preset))
+    assert protocol.linear.lrs == (0.3, 3.0, 30.0)
+    assert (protocol.linear.min_scale, protocol.linear.flip_p) == (0.08, 0.5)
+    assert (
+        (small.linear.min_scale, small.linear.flip_p) == (small.finetune.min_scale, small.finetune.flip_p) == (0.7, 0)
+    )
+    assert min(small.linear.lrs) < 0.003
+    assert max(small.linear.lrs) > 3
+    images = {"data": "", "split": "", "weights": ""}
+    again = protocol.model_copy(update={"linear": LinearConfig(flip_p=0.5)})
+    assert fingerprint(protocol, **images) == fingerprint(
+        again, **images
+    )  # a new field leaves the protocol's runs theirs

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from hpt.config import EvaluateConfig
 
 Labels = Annotated[str | None, typer.Option("--labels", help="Training labels used: all, 1000, 10% or 5-per-class.")]
+EvaluatedBackbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="Of `untrained`: resnet18, 34, 50, 101 or 152; weights say theirs.",
+        show_default="the preset's",
+    ),
+]
 AllCheckpoints = Annotated[
     bool,
     typer.Option("--all-checkpoints", help="Every backbone that the run kept by --save-at, and the last: its curve."),
@@ -30,6 +38,7 @@ class Shared:
     run: options.RunArgument = None
     dataset: options.Dataset = None
     labels: Labels = None
+    backbone: EvaluatedBackbone = None
     metric: options.Metric = None
     seed: options.Seed = None
     image_size: options.ImageSize = None
@@ -48,7 +57,7 @@ class Shared:
 
     def flags(self) -> dict[str, Any]:
         """Those that are fields of the configuration; None for one that was not given."""
-        fields = ("dataset", "labels", "seed", "image_size", "device", "precision", "preset", "metric")
+        fields = ("dataset", "labels", "backbone", "seed", "image_size", "device", "precision", "preset", "metric")
         return {field: getattr(self, field) for field in fields} | {"allow_partial": self.allow_partial or None}
 
 

@@ -19,9 +19,10 @@ def test_settings_that_differ_from_the_protocol_are_listed_and_those_that_agree_
     assert found["all runs", "backbone"].protocol == "resnet50"
     assert found["pretraining", "moco.queue_size"].protocol == "65536"
     assert found["linear probe", "linear.steps"].used == ("2000",)
+    assert found["linear probe", "linear.lrs"].protocol == "[0.3, 3.0, 30.0]"
     assert found["finetuning", "finetune.batch_size"].protocol == "512"
     settings = {setting for _, setting in found}
-    assert not settings & {"optimizer.lr", "linear.lrs", "strategy", "dataset", "finetune.lr", "seed"}
+    assert not settings & {"optimizer.lr", "strategy", "dataset", "finetune.lr", "seed"}
     # 500 steps are the protocol's for hpt, and every target run here has one of its lengths too.
     assert not [stage for stage, setting in found if setting == "steps"]
 

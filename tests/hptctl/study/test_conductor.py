@@ -22,19 +22,19 @@ def test_a_study_does_each_cell_once_and_one_pretraining_feeds_several(
 ) -> None:
     assert set(states().values()) == {"left"}
     said = hptctl("study", "run", "mine.toml")
-    assert "8 of 8 cells are done" in said.stdout
+    assert "9 of 9 cells are done" in said.stdout
     assert "the base 'own' is the study's own, pretrained on shapes@100" in said.stderr
     assert set(states()) == PRETRAININGS | EVALUATIONS
     assert set(states().values()) == {"done"}
     made = {run.name: run.spec() for run in runs.all_runs()}
-    assert sorted(spec.kind for spec in made.values()) == ["knn"] * 4 + ["pretrain"] * 4 + ["study"]
+    assert sorted(spec.kind for spec in made.values()) == ["knn"] * 5 + ["pretrain"] * 4 + ["study"]
     assert {spec.parent for spec in made.values() if spec.kind != "study"} == {"mine"}
     assert made["hpt-my-digits-s0"].config["save_at"] == [2]
     assert made["knn-hpt-my-digits-s0-2"].tags.steps == 2
     hptctl("study", "run", "mine.toml")
     assert {run.name for run in runs.all_runs()} == set(made)
     hptctl("evaluate", "knn", "own", "-d", str(digits_folder), "--name", "something-else")
-    assert "1 dataset, 9 runs" in hptctl("report", "--study", "mine").stdout  # the eight cells and the study itself
+    assert "1 dataset, 10 runs" in hptctl("report", "--study", "mine").stdout  # the nine cells and the study itself
     assert "something-else" not in (workplace / "report.html").read_text()
     one = find_weights("hpt-my-digits-s0@2")[1]
     assert one == runs.get("hpt-my-digits-s0")
@@ -119,3 +119,43 @@ def test_runs_beside_each_other_save_what_they_have_when_their_study_is_ended(
     if number == signal.SIGTERM:
         assert process.returncode == 128 + number
         assert notes.decode().strip().endswith("go on with `hptctl study run mine.toml --jobs 2 --only 'target*'`")
+
+
+BEST_LENGTH = """
+datasets = ["{dataset}"]
+weights = ["own"]
+preset = "tiny"
+evaluations = ["linear", {{ kind = "finetune", labels = "30" }}]
+lengths = "best-by-linear"
+strategies = ["base", "hpt"]
+floor = false
+
+[steps]
+hpt = [1, 3]
+
+[set]
+batch_size = 32
+device = "cpu"
+"linear.steps" = 10
+"linear.views" = 1
+"finetune.schedule" = "1-steps"
+"""
+
+
+def test_a_strategy_is_finetuned_at_the_length_that_val_of_its_linear_probes_chose(
+    hptctl, workplace: Path, digits_folder: Path, own: str
+) -> None:
+    (workplace / "mine.toml").write_text(BEST_LENGTH.format(dataset=digits_folder))
+    before = hptctl("study", "plan", "mine.toml").stdout
+    assert "\n1 cell of a strategy's best length, which val of its linear probes chooses first\n" in before
+    assert "7 cells: 7 left" in before
+    said = hptctl("study", "run", "mine.toml", "--only", "finetune-30-hpt*")
+    assert "4 of 4 cells are done" in said.stdout  # one pretraining of both lengths, a probe of each, the finetuning
+    val = {steps: runs.get(f"linear-hpt-my-digits-s0-{steps}").status().results["val/top1"] for steps in (1, 3)}
+    tags = runs.get("finetune-30-hpt-my-digits-s0").spec().tags
+    assert tags.steps == max(val, key=lambda steps: val[steps])
+    assert states()["finetune-30-hpt-my-digits-s0"] == "done"
+    assert "best length" not in hptctl("study", "status", "mine.toml").stdout
+    made = {run.name for run in runs.all_runs()}
+    hptctl("study", "run", "mine.toml", "--only", "finetune-30-hpt*")
+    assert {run.name for run in runs.all_runs()} == made

@@ -16,16 +16,23 @@ from hptctl.sweep.plan import configs
 
 def test_the_published_grids_have_the_published_cells() -> None:
     linear = cells("paper-linear")
-    assert len([c for c in linear if c.kind == "linear"]) == 16 * (1 + 4 + 1 + 4)
+    assert len([c for c in linear if c.kind == "linear"]) == 16 * (1 + 4 + 1 + 4 + 1)  # the last one is the floor
     steps = {c.config.steps for c in linear if c.id.startswith("hpt-flowers-")}  # type: ignore[union-attr]
     assert steps == {50, 500, 5000, 50000}
     assert all(not getattr(c.config, "save_at", ()) for c in linear)
     semi = cells("paper-semi")
-    assert len([c for c in semi if c.sweep]) == 16 * 4 * 2
+    assert len([c for c in semi if c.sweep]) == 16 * 4 * 2  # each strategy at its best length
+    assert {c.id for c in semi if not c.sweep} == {c.id for c in linear}
+    by_id = {c.id: c for c in semi}
+    of_hpt = by_id["sweep-1000-hpt-flowers-s0"]
+    assert of_hpt.backbone is None
+    assert of_hpt.needs == tuple(f"linear-hpt-flowers-s0@{steps}" for steps in (50, 500, 5000, 50000))
+    assert by_id["sweep-all-hpt-bn-flowers-s0@5000"].backbone == grid.Backbone("hpt-bn-flowers-s0@5000")
     assert len(launch_configs(semi)) == 4
     sequential = {c.id: c for c in cells("paper-sequential")}
     assert sequential["hpt-ucmerced-from-resisc-base-s0@5000"].backbone == grid.Backbone("resisc-base")
     assert "hpt-ucmerced-from-clipart-base-s0@5000" not in sequential
+    assert sequential["resisc-base"].config.steps == 50000  # type: ignore[union-attr]
     policies = {c.config.augment.policy for c in cells("paper-augment") if c.kind == "pretrain"}  # type: ignore[union-attr]
     assert len(policies) == 5
     assert {c.config.share for c in cells("paper-data") if c.kind == "pretrain"} == {0.01, 0.1, 0.25, 0.5, 1.0}  # type: ignore[union-attr]
@@ -53,6 +60,7 @@ def launch_configs(found: list[Cell]) -> list[object]:
         ("datasets = ['d']\nshares = [0]", "shares"),
         ("datasets = ['d']\nsteps = [0]", "steps"),
         ("datasets = ['d'\n", "is not valid TOML"),
+        ("datasets = ['d']\nevaluations = ['knn']\nlengths = 'best-by-linear'", "takes a linear probe among"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused_in_a_line(text: str, message: str, tmp_path: Path) -> None:
@@ -101,3 +109,34 @@ def test_prefixes_are_shared_or_not_as_the_study_says(study: Path) -> None:
     assert [(c.config.steps, c.config.save_at, c.feeds) for c in shared] == [(4, (2,), 2)]  # type: ignore[union-attr]
     separate = [c for c in cells(str(study), prefixes="separate") if c.kind == "pretrain" and c.id.startswith("hpt")]
     assert [(c.config.steps, c.config.save_at) for c in separate] == [(2, ()), (4, ())]  # type: ignore[union-attr]
+
+
+def test_a_floor_is_evaluated_once_for_all_that_share_it_and_needs_no_other_cell(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+        datasets = ["d", "e"]
+        weights = ["a", "b"]
+        seeds = [0, 1]
+        preset = "tiny"
+        evaluations = ["knn", { kind = "finetune", labels = "10", dataset = "e" }, { kind = "sweep" }]
+        """
+    )
+    architectures = {"a": "resnet18", "b": "resnet34"}
+    found = {c.id: c for c in grid.cells(grid.load(str(path)), architectures.__getitem__) if "untrained" in c.id}
+    names = [f"knn-untrained-{d}-s{s}" for d in "de" for s in (0, 1)] + [
+        f"finetune-10-untrained-e-s{s}" for s in (0, 1)
+    ]
+    assert set(found) == {*names, *(f"{name}-resnet34" for name in names)}
+    assert not [c for c in found.values() if c.backbone or c.config.weights != "untrained"]
+    assert {c.config.backbone for id, c in found.items() if id.endswith("34")} == {"resnet34"}
+    assert {c.config.seed for id, c in found.items() if "-s1" in id} == {1}
+    path.write_text(path.read_text() + "\nfloor = false")
+    assert not [c for c in grid.cells(grid.load(str(path)), architectures.__getitem__) if "untrained" in c.id]
+
+
+def test_no_base_is_called_untrained(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('datasets = ["d"]\n[[bases]]\nname = "untrained"\ndataset = "d"')
+    with pytest.raises(ConfigError, match="a base cannot be called 'untrained'"):
+        grid.load(str(path))

@@ -120,7 +120,7 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
             monkeypatch.setitem(KNOWN, name, replace(known, url=f"{address}/{known.file_name}"))
 
         said = hptctl("study", "plan", "mine.toml").stdout
-        assert "\nrun downloads first: ucmerced (0.3 GB)\nto get before a run, by hand: bdd\n4 cells: " in said
+        assert "\nrun downloads first: ucmerced (0.3 GB)\nto get before a run, by hand: bdd\n6 cells: " in said
         assert "no data: bdd is not here: " in said and "hptctl datasets prepare bdd says how to get it" in said
         found = json.loads(hptctl("study", "status", *one, "--json").stdout)
         absent = {"name": "ucmerced", "missing": "UCMerced_LandUse/Images/*/*.tif", "by": "run", "megabytes": 332}
@@ -128,6 +128,7 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
         assert {row["cell"]: (row["state"], row["images"], row["forward"]) for row in found["cells"]} == {
             "target-ucmerced-s0@2": ("left", 16, 16),
             "knn-target-ucmerced-s0@2": ("left", 0, 2_100),  # as published
+            "knn-untrained-ucmerced-s0": ("left", 0, 2_100 + 1_680),  # and train and val for the statistics
         }
         (workplace / "from-base.toml").write_text(PUBLISHED.replace("target", "hpt"))
         based = hptctl("study", "plan", "from-base.toml", "-d", "ucmerced").stdout
@@ -135,8 +136,8 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
         assert Quiet.asked == []
         assert not (workplace / "data").exists()
 
-        assert "2 of 2 cells are done" in hptctl("study", "run", *one).stdout
+        assert "3 of 3 cells are done" in hptctl("study", "run", *one).stdout
         assert Quiet.asked == ["/UCMerced_LandUse.zip"]
         found = json.loads(hptctl("study", "plan", *one, "--json").stdout)
-        assert (found["counts"], found["fetch"]) == ({"done": 2}, {"datasets": [], "weights": []})
+        assert (found["counts"], found["fetch"]) == ({"done": 3}, {"datasets": [], "weights": []})
         assert len(Quiet.asked) == 1

@@ -43,3 +43,12 @@ def test_an_evaluation_is_resumed_as_it_was_or_not_at_all(hptctl, workplace: Pat
     for option in (("--lr", "1"), ("--seed", "1"), ("--set", "seed=1"), ("--all-checkpoints",)):
         said = hptctl("evaluate", "finetune", "--resume", "own", *option, code=2).stderr
         assert f"{option[0]} was given; drop {option[0]}" in said
+
+
+def test_a_probe_whose_best_learning_rate_is_the_grids_last_says_so_and_keeps_it(hptctl, workplace: Path) -> None:
+    said = hptctl(
+        *("evaluate", "linear", "untrained", "-d", "digits", *TINY, "--json"),
+        *("--set", "linear.lrs=1e-7,1e-6,0.01", "--set", "linear.steps=40", "--set", "linear.views=1"),
+    )
+    assert "note: the best learning rate, 0.01, is the largest of the grid" in said.stderr
+    assert json.loads(said.stdout)["facts"]["lr_at_edge"] == "high"
