@@ -444,7 +444,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "backbone": "resnet18",
             "image_size": 64,
             "linear": {"views": 8, "steps": 2000, **_MILD, "lrs": _LRS},
-            "finetune": {"schedule": "500-steps", "batch_size": 128, "eval_every": 50, **_MILD},
+            "finetune": {"schedule": "500-steps", "batch_size": 128, **_MILD},
         },
     },
     "tiny": {
@@ -460,7 +460,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "backbone": "resnet18",
             "image_size": 32,
             "linear": {"views": 4, "steps": 500, "batch_size": 256, **_MILD, "lrs": _LRS},
-            "finetune": {"schedule": "60-steps", "batch_size": 64, "eval_every": 20, **_MILD},
+            "finetune": {"schedule": "60-steps", "batch_size": 64, **_MILD},
         },
     },
 }

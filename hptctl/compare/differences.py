@@ -140,8 +140,8 @@ class Stake:
 
     share: float = 1.0
     """Its part of the 5 % of false verdicts that all comparisons have together, in proportion."""
-    tries: int = 1
-    """Comparisons that stood to choice, of which val chose this one: each might have come out."""
+    tries: float = 1.0
+    """By how much its p-value is raised for others that stood to choice and were not chosen."""
 
 
 @dataclass
@@ -254,7 +254,7 @@ def _chance(a: M, b: M, found: _Measurement) -> tuple[Chance | None, bool]:
     if variance is not None:
         units = [np.array(found.units[each.run_ids]) for each in (a, b)]
         seeds = [_seeds(each, len(of)) for each, of in zip((a, b), units, strict=True)]
-        return chance_of(variance, found.images, [mean_variance(each) for each in units], seeds), True
+        return chance_of(variance, [mean_variance(each) for each in units], seeds), True
     if a.metric not in SHARES or not (a.test_images and b.test_images):
         return None, False
     # The images are the same for both, which can only make the difference more certain than it is taken for here.
@@ -264,7 +264,7 @@ def _chance(a: M, b: M, found: _Measurement) -> tuple[Chance | None, bool]:
     for number, each in enumerate((a, b)):
         if len(each.figures) == 1 and each.reruns > 1 and math.isfinite(each.rerun_std):
             parts[number] = each.rerun_std**2 / each.reruns, each.reruns - 1
-    return chance_of(variance, min(a.test_images, b.test_images), parts, seeds), False
+    return chance_of(variance, parts, seeds), False
 
 
 def _seeds(result: Measured, reruns: int) -> int | None:

@@ -156,6 +156,8 @@ def _caveats(findings: Findings, target: str) -> Iterator[str]:
         )
     if trained is None or base is None:
         return
+    if at_edge := [result.arm for result in findings.rivals(target) if result.lr_at_edge]:
+        yield f"The probe's best learning rate ends its grid for {listed(at_edge)}: a wider grid may rank anew."
     found = findings.difference(trained, base)
     if found.verdict in {"ahead", "behind"}:
         lacking = [

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +32,8 @@ VERDICTS: dict[PairVerdict, Verdict] = {
     "behind": "behind",
     "loss": "loss",
 }
-ANSWERS = 0.8
-"""The part of all that is at stake that goes to the comparisons of further pretraining with the base."""
+ANSWERS = 0.9
+"""The part of all that is at stake that goes to the answers, one for each dataset."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,11 @@ class Findings:
 
     def rivals(self, target: str) -> list[Result]:
         """The results that answer for a dataset: of its weightiest evaluation, for backbones that saw its images."""
-        mine = [result for result in self.shown if result.target == target]
-        first = [result for result in mine if result.evaluation == mine[0].evaluation]
-        return [result for result in first if result.own] or first
+        return _rivals(self.shown, target)
 
     def further(self, target: str) -> tuple[Result | None, Result | None]:
         """The further pretraining that val chose, and the base that it is compared with."""
-        found = self.rivals(target)
-        bases = [result for result in found if result.strategy == "base"]
-        trained = [result for result in found if result.strategy in FURTHER]
-        return best(trained), best(bases)
+        return _further(self.rivals(target))
 
     def floor(self, target: str) -> Result | None:
         """An untrained backbone under the evaluation that answers."""
@@ -177,6 +172,7 @@ def gather(frame: pd.DataFrame) -> Findings:
     every = sorted(results(frame), key=lambda c: (evaluation_order(c.evaluation), arm_order(c.arm), c.target, c.steps))
     chosen = at_best_length(every)
     folders = {str(id): Path(folder) for id, folder in by_id["folder"].items() if folder}
+    shown = published(chosen)
     kin = {_kin(result) for result in every if result.variant}
     compared = [*chosen, *(result for result in every if _kin(result) in kin and result not in chosen)]
     in_order = sorted(compared, key=lambda c: (c.target, c.evaluation))
@@ -187,8 +183,8 @@ def gather(frame: pd.DataFrame) -> Findings:
         frame=by_id,
         every=tuple(every),
         chosen=tuple(chosen),
-        shown=tuple(published(chosen)),
-        difference=Differences(groups, folders, _stakes(every, groups)),
+        shown=tuple(shown),
+        difference=Differences(groups, folders, _stakes(every, shown, groups)),
         costs={result.place: cost(result, narrow) for result in every},
     )
 
@@ -203,23 +199,45 @@ def against(findings: Findings, result: Result, other: Result | None) -> Differe
     return findings.difference(result, other) if other is not None and other is not result else None
 
 
-def _stakes(every: Sequence[Result], groups: Sequence[Sequence[Result]]) -> Callable[[Result, Result], Stake]:
-    """What each comparison has at stake: most goes to those that answer, whichever strategy val is going to choose, and
-    each stands for all lengths that val chose among."""
+def _rivals(shown: Sequence[Result], target: str) -> list[Result]:
+    mine = [result for result in shown if result.target == target]
+    first = [result for result in mine if result.evaluation == mine[0].evaluation]
+    return [result for result in first if result.own] or first
+
+
+def _further(rivals: Sequence[Result]) -> tuple[Result | None, Result | None]:
+    bases = [result for result in rivals if result.strategy == "base"]
+    return best([result for result in rivals if result.strategy in FURTHER]), best(bases)
+
+
+def _stakes(
+    every: Sequence[Result], shown: Sequence[Result], groups: Sequence[Sequence[Result]]
+) -> Callable[[Result, Result], Stake]:
+    """What each comparison has at stake.
+
+    Most goes to the answers: on each dataset the further pretraining that val chose against the base. Val saw other
+    images, but the same seeds, so what it chose of k may owe it to a lucky seed, which can only raise its figure: its
+    p-value is raised k/2 times. Every other comparison stands for all lengths that val chose among.
+    """
     lengths = Counter((result.target, result.evaluation, result.arm) for result in every)
-    first = {result.target: result.evaluation for result in reversed(every)}
 
-    def answers(a: Result, b: Result) -> bool:
-        sides = {a.strategy, b.strategy}
-        asked = "base" in sides and bool(sides & {*FURTHER}) and a.published and b.published
-        return asked and a.evaluation == first[a.target]
+    def candidates(results: Sequence[Result]) -> int:
+        return sum(lengths[each.target, each.evaluation, each.arm] for each in results)
 
-    pairs = [answers(a, b) for group in groups for a, b in combinations(group, 2)]
-    answering, others = max(1, sum(pairs)), max(1, len(pairs) - sum(pairs))
+    answers: dict[frozenset[Result], float] = {}
+    for target in {result.target for result in shown}:
+        rivals = _rivals(shown, target)
+        trained, base = _further(rivals)
+        if trained is not None and base is not None:
+            stood = candidates([each for each in rivals if each.strategy in FURTHER])
+            stood *= candidates([each for each in rivals if each.strategy == "base"])
+            answers[frozenset((trained, base))] = max(1.0, stood / 2)
+    others = max(1, sum(len(group) * (len(group) - 1) // 2 for group in groups) - len(answers))
 
     def stake(a: Result, b: Result) -> Stake:
-        tries = math.prod(lengths[each.target, each.evaluation, each.arm] for each in (a, b))
-        return Stake(ANSWERS / answering if answers(a, b) else (1 - ANSWERS) / others, tries)
+        if (tries := answers.get(frozenset((a, b)))) is not None:
+            return Stake(ANSWERS / len(answers), tries)
+        return Stake((1 - ANSWERS) / others, candidates([a]) * candidates([b]))
 
     return stake
 

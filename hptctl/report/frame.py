@@ -9,6 +9,7 @@ A row holds:
     precision base                                             what it computed in; what its first stage started from
     origin target evaluation arm own policy share chain        what it is compared as (see `tidy`)
     standing                                                   counts, superseded, or the state
+    lr_at_edge                                                 whether val chose the last learning rate of a grid
     decayed                                                    whether the learning rate had come to its end
     images_per_second pretraining_images seconds hardware energy_wh  what it took
     folder                                                     where it keeps its predictions
@@ -120,6 +121,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "test": record.metrics.get(f"test/{metric}", math.nan),
         "test_std": record.metrics.get(f"test/{metric}_std", math.nan),
         "test_images": facts.test_images or 0,
+        "lr_at_edge": facts.lr_at_edge or "",
         "reruns": {"knn": 0, "linear": int(params.get("linear.reruns", 1))}.get(record.kind, 1),
         "probes": tuple(sorted(key for key in record.metrics if key.startswith("probe/"))),
         "precision": facts.precision or _asked_precision(params),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from hpt.config import UNTRAINED
 from hpt.strategies import STRATEGIES
 
 EVALUATIONS = {"linear": "linear probe", "finetune": "finetuning", "knn": "kNN"}
 """Kinds of evaluation in the order of their weight: the first one that a dataset has answers for it."""
-FLOOR = "untrained"
+FLOOR = UNTRAINED
 """The arm of random weights: what a backbone brings that nothing was learned by."""
 MISSING = "missing"
 """Shown in place of a figure whose run was never made or has been deleted."""

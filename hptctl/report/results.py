@@ -63,6 +63,8 @@ class Result:
     """Their standard deviation, a share, over the runs; NaN where it is not known."""
     test_images: int
     """Their number; 0 where it is not known."""
+    lr_at_edge: bool
+    """Whether val chose an end of the probe's grid of learning rates, so that a better one may lie beyond."""
     decayed: bool
     """Whether the learning rate of the pretraining had come to its end, as the published figures have it."""
 
@@ -132,6 +134,7 @@ def results(frame: pd.DataFrame) -> list[Result]:
                 reruns=int(first["reruns"]),
                 rerun_std=math.sqrt(float((runs["test_std"] ** 2).mean())),
                 test_images=images,
+                lr_at_edge=bool(runs["lr_at_edge"].ne("").any()),
                 decayed=bool(runs["decayed"].all()),
             )
         )
@@ -139,7 +142,7 @@ def results(frame: pd.DataFrame) -> list[Result]:
 
 
 _COLUMNS = ["run_id", "own", "origin", "policy", "share", "chain", "metric", "val", "test", "test_images"]
-_COLUMNS += ["pretrain_seed", "seed", "training", "kind", "decayed", "reruns", "test_std"]
+_COLUMNS += ["pretrain_seed", "seed", "training", "kind", "decayed", "reruns", "test_std", "lr_at_edge"]
 
 
 def at_best_length(found: Sequence[Result]) -> list[Result]:

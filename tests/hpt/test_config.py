@@ -162,8 +162,6 @@ def test_small_images_are_evaluated_on_mild_views_and_a_wider_grid_than_the_prot
     )
     assert min(small.linear.lrs) < 0.003
     assert max(small.linear.lrs) > 3
-    images = {"data": "", "split": "", "weights": ""}
+    rest = {"data": "", "split": "", "weights": "", "precision": "fp32"}
     again = protocol.model_copy(update={"linear": LinearConfig(flip_p=0.5)})
-    assert fingerprint(protocol, **images) == fingerprint(
-        again, **images
-    )  # a new field leaves the protocol's runs theirs
+    assert fingerprint(protocol, **rest) == fingerprint(again, **rest)  # a new field leaves the protocol's runs theirs

@@ -124,6 +124,15 @@ def test_knn_of_the_other_sign_is_said() -> None:
     assert only(found(BASE, FLOOR, evaluated("hpt", [0.80, 0.81, 0.82]), same)).caveats == ()
 
 
+def test_a_learning_rate_at_the_end_of_its_grid_is_said() -> None:
+    hpt = [
+        replace(each, facts=each.facts.model_copy(update={"lr_at_edge": "high"}))
+        for each in evaluated("hpt", [0.80, 0.81, 0.82])
+    ]
+    (said,) = only(found(BASE, FLOOR, hpt)).caveats
+    assert said == "The probe's best learning rate ends its grid for hpt: a wider grid may rank anew."
+
+
 def test_a_metric_that_is_no_share_of_images_is_not_judged_without_predictions() -> None:
     base, hpt = evaluated("base", [0.7], metric="auroc"), evaluated("hpt", [0.9, 0.9, 0.91], metric="auroc")
     said = only(found(base, hpt))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from scipy.stats import t
 from tracked_store import Store, result
 
 from hpt.errors import DataError, RunError
@@ -29,9 +30,9 @@ def test_without_predictions_the_binomial_law_and_the_seeds_decide(findings: Fin
     assert not found.measured
     assert found.verdict == "win"
     images = sum(each.mean * (1 - each.mean) / 1000 for each in (hpt, base))
-    seeds = statistics.variance([0.842, 0.851, 0.846]) / 3 + 0.002**2 / 3
-    # Close to the normal law, since the images are many and the seeds agree.
-    assert found.high - found.points == pytest.approx(1.96 * math.sqrt(images + seeds), rel=0.02)
+    seeds = [statistics.variance([0.842, 0.851, 0.846]) / 3, 0.002**2 / 3]  # base has its probe's reruns
+    of_seeds = t.ppf(0.975, sum(seeds) ** 2 / sum(each**2 / 2 for each in seeds)) * math.sqrt(sum(seeds))
+    assert found.high - found.points == pytest.approx(math.hypot(1.959964 * math.sqrt(images), of_seeds))
 
 
 def test_predictions_that_are_gone_or_of_another_run_give_no_interval(copied: Path) -> None:

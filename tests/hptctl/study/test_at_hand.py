@@ -129,8 +129,8 @@ def test_quick_takes_the_best_at_hand_with_three_seeds_and_a_control_as_long_as_
     study = grid.load("quick", {"datasets": ["digits"]})
     real = grid.cells(at_hand.settled(study, at_hand.Choice(NAME, "")), lambda _: "resnet18")
     assert len([c for c in real if c.kind == "pretrain"]) == 4 * 3
-    assert len([c for c in real if c.kind == "linear"]) == 4 * 3 + 3
+    assert [len([c for c in real if c.kind == kind]) for kind in ("linear", "knn")] == [4 * 3 + 3] * 2
     toy = grid.cells(at_hand.settled(study, at_hand.Choice("own-base", "", toy=True)), lambda _: "resnet18")
     assert {c.id for c in toy} - {c.id for c in real} == {
-        *("own-base", "target-digits-s0@500", "linear-target-digits-s0@500")
+        *("own-base", "target-digits-s0@500", "linear-target-digits-s0@500", "knn-target-digits-s0@500")
     }

@@ -16,12 +16,14 @@ from hptctl.sweep.plan import configs
 
 def test_the_published_grids_have_the_published_cells() -> None:
     linear = cells("paper-linear")
-    assert len([c for c in linear if c.kind == "linear"]) == 16 * (1 + 4 + 1 + 4 + 1)  # the last one is the floor
+    assert len([c for c in linear if c.kind == "linear"]) == 3 * 16 * (
+        1 + 4 + 1 + 4 + 1
+    )  # seeds; the last is the floor
     steps = {c.config.steps for c in linear if c.id.startswith("hpt-flowers-")}  # type: ignore[union-attr]
     assert steps == {50, 500, 5000, 50000}
     assert all(not getattr(c.config, "save_at", ()) for c in linear)
     semi = cells("paper-semi")
-    assert len([c for c in semi if c.sweep]) == 16 * 4 * 2  # each strategy at its best length
+    assert len([c for c in semi if c.sweep]) == 3 * 16 * 4 * 2  # each strategy at its best length
     assert {c.id for c in semi if not c.sweep} == {c.id for c in linear}
     by_id = {c.id: c for c in semi}
     of_hpt = by_id["sweep-1000-hpt-flowers-s0"]
