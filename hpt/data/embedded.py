@@ -24,6 +24,8 @@ SHAPES = 3000
 """The number of images of `shapes` where none is asked for."""
 SHAPE_SIDE = 64
 """The side of an image of `shapes` in pixels."""
+TOY = "this shows the tool, it says nothing about your images"
+"""What is said wherever a base was pretrained on `shapes`."""
 SHAPES_SEED = 2103
 SUPERSAMPLING = 4
 """The factor by which a shape's outline is drawn larger and then reduced, which smooths its edge."""

@@ -11,9 +11,6 @@ from hptctl import options
 from hptctl.format import duration, percent, with_spread
 
 BASE, TARGET = "shapes", "digits"
-TOY = (
-    "this shows the tool, it says nothing about your images: the base is a toy, pretrained on drawn shapes in a minute"
-)
 
 
 def demo(
@@ -32,6 +29,7 @@ def demo(
     import time
 
     from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, resolve
+    from hpt.data.embedded import TOY
     from hpt.errors import RunError
     from hpt.strategies import STRATEGIES
     from hptctl import console, runs
@@ -65,7 +63,7 @@ def demo(
         results = probe.status().results
         return name, percent(results["val/top1"]), with_spread(results["test/top1"], results["test/top1_std"])
 
-    console.say(TOY)
+    console.say(f"{TOY}: the base is a toy, pretrained on drawn shapes in a minute")
     base = pretrain("target", BASE, None, "demo-base")
     console.say(f"[{time.monotonic() - start:3.0f} s] the floor, a network that was never trained: {TARGET}")
     rows = [probed(UNTRAINED, UNTRAINED)]
@@ -85,5 +83,5 @@ def demo(
     test = percent(best.results["test/top1"])
     console.say(f"finetuned on {best.facts.labels_used} labels ({best.facts.chosen}): test {test}")
     console.say(f"report: {made.path.resolve()}   (in {duration(time.monotonic() - start)})")
-    console.say(TOY)
+    console.say(f"{TOY}: the base is a toy, pretrained on drawn shapes in a minute")
     console.say(f"MLflow: cd {folder} && hptctl ui")

@@ -78,6 +78,13 @@ class Findings:
         return sorted({result.target for result in self.every})
 
     @property
+    def toy(self) -> bool:
+        """Whether a base was pretrained on the embedded `shapes`, so that nothing follows for anybody's images."""
+        pretrained = self.frame[self.frame["kind"] == "pretrain"]
+        shapes = pretrained[pretrained["dataset"].str.match(r"shapes\b")]
+        return bool(pretrained["source_id"].isin(shapes["run_id"]).any())
+
+    @property
     def evaluations(self) -> list[str]:
         return list(dict.fromkeys(result.evaluation for result in self.every))
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hpt.data.embedded import TOY
 from hpt.errors import ConfigError, did_you_mean
 from hptctl.format import percent, thousands, unbroken
 from hptctl.report import answer, tables
@@ -126,7 +127,8 @@ def as_json(findings: Findings) -> str:
 def as_markdown(findings: Findings) -> str:
     """The answers and the tables, as Markdown."""
     answers = [answer.answer(findings, target, "") for target in findings.targets]
-    lines = ["# Does further pretraining help?", "", _md(answer.lead(answers)), ""]
+    lines = ["# Does further pretraining help?", "", *([f"**{TOY}**", ""] if findings.toy else [])]
+    lines += [_md(answer.lead(answers)), ""]
     for each in answers:
         compared = ", ".join(f"{c.points} {_md(c.arm)}{f' ({c.aside})' if c.aside else ''}" for c in each.rivals)
         after = f" after {thousands(each.steps)} steps" if each.steps else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import hptctl
+from hpt.data.embedded import TOY
 from hpt.errors import ConfigError
 from hpt.files import write_text
 from hptctl.charts import drawing
@@ -50,6 +51,8 @@ class Page:
     experiments: tuple[str, ...]
     newest: str
     counts: str
+    banner: str
+    """What stands above the answer where the base is a toy; empty elsewhere."""
     lead: str
     winners: str
     picture: Chart | None
@@ -126,6 +129,7 @@ def build(findings: Findings, *, images: int = 0) -> Page:
                 count(len(frame), "run in all", "runs in all"),
             )
         ),
+        banner=TOY if findings.toy else "",
         lead=lead(answers),
         winners=winners(findings),
         picture=picture(findings),

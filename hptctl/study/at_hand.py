@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from hpt.data.embedded import TOY
 from hpt.data.names import find, name_of
 from hpt.errors import ConfigError, DataError, WeightsError
 from hpt.files import write_text
@@ -19,7 +20,6 @@ from hptctl.study.definition import Study
 
 BEST_AT_HAND = "best-at-hand"
 """What a study names in place of weights."""
-BANNER = "this shows the tool, it says nothing about your images"
 REAL = {"gpu": "moco-v2-800ep", "cpu": "imagenet-supervised-resnet18"}
 """The known weights that suit a machine: a CPU does not bear a ResNet-50."""
 KEPT = "base.json"
@@ -38,7 +38,7 @@ class Choice:
 
     def in_words(self) -> str:
         """A line for the user; the banner stands on one of its own."""
-        return f"base: {self.weights}, {self.why}" + (f"\n{BANNER}" if self.toy else "")
+        return f"base: {self.weights}, {self.why}" + (f"\n{TOY}" if self.toy else "")
 
 
 def choose(study: Study, *, fetch: bool) -> Choice | None:

@@ -185,6 +185,19 @@ def test_a_backbone_of_an_undecayed_run_makes_no_speed_up() -> None:
     assert "hpt on the way to 1,000" not in {result.arm for result in findings.shown}
 
 
+def test_a_base_of_drawn_shapes_is_called_a_toy() -> None:
+    def pretrained(id: str, strategy: str, dataset: str, source: str) -> Record:
+        tags = Tags(strategy=strategy, dataset=dataset, steps=100, seed=0)
+        return Record(id, id, "pretrain", "FINISHED", 0.0, 1.0, "e", "0", tags=tags, source_id=source)
+
+    hpt = [replace(each, source_id="hpt") for each in evaluated("hpt", [0.8])]
+    for base, toy in (("shapes", True), ("shapes-6000", True), ("shapely", False)):
+        findings = found(BASE, hpt, [pretrained("hpt", "hpt", "d", "own"), pretrained("own", "target", base, "")])
+        assert findings.toy == toy
+    alone = found([replace(each, source_id="own") for each in evaluated("target", [0.8])])
+    assert not alone.toy
+
+
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_several_seeds_of_equal_strategies_are_not_told_apart(seeds: int) -> None:
     assert only(found(BASE, FLOOR, evaluated("hpt", [0.70, 0.705, 0.695][:seeds]))).verdict == "tie"

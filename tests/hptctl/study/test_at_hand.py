@@ -37,7 +37,7 @@ dataset = "shapes@100"
 strategy = "target"
 steps = 1
 """
-BANNER = "this shows the tool, it says nothing about your images"
+TOY = "this shows the tool, it says nothing about your images"
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_real_weights_are_fetched_by_a_run_and_not_by_a_plan_and_stay_the_studys
     said = hptctl("study", "run", "mine.toml")
     assert len(Quiet.asked) == 1
     assert f"base: {NAME}, real weights that suit a CPU, fetched for this study" in " ".join(said.stderr.split())
-    assert BANNER not in said.stdout
+    assert TOY not in said.stdout
     assert json.loads(Path("runs/mine/base.json").read_text())["weights"] == NAME
     assert "1 dataset, 3 runs" in hptctl("report", "--study", "mine").stdout
     KNOWN[NAME].path.unlink()
@@ -103,10 +103,10 @@ def test_without_them_the_newest_pretraining_on_other_images_is_the_base_and_sta
 def test_with_nothing_at_hand_the_base_is_a_toy_and_the_study_says_what_that_is_worth(hptctl, host: Path) -> None:
     (host / KNOWN[NAME].file_name).unlink()
     said = hptctl("study", "run", "mine.toml")
-    assert BANNER in said.stdout
+    assert TOY in said.stdout
     assert "base: toy, a toy that the study pretrains on shapes@100" in " ".join(said.stdout.split())
     assert runs.get("base-my-digits-s0").spec().source == "toy"
-    assert BANNER in hptctl("study", "status", "mine.toml").stdout
+    assert TOY in hptctl("study", "status", "mine.toml").stdout
     hptctl("study", "run", "mine.toml")  # and the toy of a study is no base of the user's own
     assert "3 done" in hptctl("study", "status", "mine.toml").stdout
 
