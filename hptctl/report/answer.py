@@ -64,6 +64,8 @@ class Answer:
     """Trained arms with a single seed; `all` where every one has."""
     caveats: tuple[str, ...]
     """What a reader must know beside the verdict, a sentence each."""
+    floor: str
+    """The command that evaluates an untrained backbone, where that is missing; empty elsewhere."""
     below_floor: bool
     """Whether the base is worse than an untrained backbone."""
     chart: Chart
@@ -101,6 +103,7 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
         missing=tuple(name for name in wanted if name not in {result.strategy for result in rivals}),
         single_seeds=("all",) if len(alone) == len(trained) else alone,
         caveats=tuple(_caveats(findings, target)),
+        floor=findings.floor_command(target),
         below_floor=_below_floor(findings, target) is not None,
         chart=_arms(compared, section),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pandas as pd
 from hpt.statistics import SpeedUp, speed_up
 from hptctl.compare.differences import Difference, Differences, PairVerdict, Stake
 from hptctl.report.cost import OF_A_COST, PretrainingCost, cost
-from hptctl.report.names import FLOOR, arm_order, evaluation_order
+from hptctl.report.names import EVALUATIONS, FLOOR, arm_order, evaluation_order
 from hptctl.report.results import Result, at_best_length, by_val, published, results
 
 FURTHER = ("target", "hpt", "hpt-bn")
@@ -32,6 +33,13 @@ VERDICTS: dict[PairVerdict, Verdict] = {
     "behind": "behind",
     "loss": "loss",
 }
+OF_THE_FLOOR = {
+    "--preset": "preset",
+    "--backbone": "config.backbone",
+    "--image-size": "config.image_size",
+    "--labels": "config.labels",
+}
+"""What an untrained backbone has in common with what it stands beside: options, and columns of the frame."""
 ANSWERS = 0.9
 """The part of all that is at stake that goes to the answers, one for each dataset."""
 
@@ -99,6 +107,16 @@ class Findings:
     def floor(self, target: str) -> Result | None:
         """An untrained backbone under the evaluation that answers."""
         return best([result for result in self.rivals(target) if result.strategy == FLOOR])
+
+    def floor_command(self, target: str) -> str:
+        """The command that evaluates an untrained backbone as the rivals are; empty where there is one."""
+        first = self.frame.loc[self.rivals(target)[0].run_ids[0]]
+        if self.floor(target) is not None or "config.dataset" not in first or first["kind"] not in EVALUATIONS:
+            return ""
+        words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", str(first["config.dataset"])]
+        for option, column in OF_THE_FLOOR.items():
+            words += [option, str(first[column])] if str(first.get(column) or "nan") != "nan" else []
+        return shlex.join(words)
 
     def neighbours(self, target: str) -> list[Result]:
         """The results by kNN of the strategies that answer for a dataset, unless kNN is what answers."""

@@ -107,7 +107,8 @@ def test_without_predictions_what_is_no_share_of_images_is_not_judged_and_what_i
     said = answer(html, "chest")
     assert "chest No difference found" in said
     assert "not told apart from base (chance unknown)" in said
-    assert "Missing: target, untrained." in said
+    assert "Missing: target, untrained. For the floor: hptctl evaluate linear untrained -d chest --preset small" in said
+    assert "--backbone resnet18 --image-size 64" in said
 
 
 def test_a_single_seed_is_said_to_look_worse(html: str) -> None:
