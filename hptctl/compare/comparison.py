@@ -85,7 +85,8 @@ class Comparison:
         on = f"on {self.images} {self.split} images:"
         if pair.verdict == "tie":
             said = f"No difference found between {pair.a} and {pair.b} {on}"
-            seen = f"; {points(self._detectable(pair))} points would have been seen 4 times in 5"
+            size = self._detectable(pair)  # 0 where the predictions are the same, which tells no size
+            seen = f"; {points(size)} points would have been seen 4 times in 5" if size else ""
             return said, f"{signed(by.difference)} points of {self.metric}, {wide}{test}{seen}"
         better, worse = (pair.a, pair.b) if pair.verdict == "win" else (pair.b, pair.a)
         size = f"{points(abs(by.difference))} points of {self.metric}"

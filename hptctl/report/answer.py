@@ -217,7 +217,7 @@ def _ends(by: Difference, spread: float) -> tuple[float, float]:
 
 def _rival(arm: str, by: Difference) -> Rival:
     said = [f"{points(by.low)} to {points(by.high)}"] if by.bounded else []
-    if by.tie and by.bounded:
+    if by.tie and by.bounded and by.detectable:  # 0 where the predictions are the same
         said.append(f"{points(by.detectable)} would have been seen")
     if by.verdict in {"ahead", "behind"}:
         said.append("one seed cannot tell")
