@@ -72,7 +72,7 @@ class Chance:
         if difference == 0:
             return 1.0
         low, high = 0.0, 1.0  # the margin falls as the share of chance rises
-        for _ in range(50):
+        for _ in range(40):
             middle = (low + high) / 2
             low, high = (low, middle) if self.margin(1 - middle) < abs(difference) else (middle, high)
         return high

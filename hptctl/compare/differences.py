@@ -202,12 +202,13 @@ class Differences(Generic[M]):
                     compared.append(_Comparison(pair, a.mean - b.mean, chance, measured, stake(a, b)))
         # What is of a single seed is no verdict: it speaks for itself alone, and leaves the others their whole 5 %.
         family = [each for each in compared if each.chance.controlled]
+        alone = [each for each in compared if not each.chance.controlled]
         self.judged = len(family)
         """Comparisons whose verdicts hold together."""
         p_values = [min(1.0, each.p_value * each.stake.tries) for each in family]
         adjusted = holm(p_values, [each.stake.share for each in family])
         whole = sum(each.stake.share for each in family)
-        self._found = {each.pair: each.judged(each.p_value, 1.0) for each in compared} | {
+        self._found = {each.pair: each.judged(each.p_value, 1.0) for each in alone} | {
             each.pair: each.judged(p_value, each.stake.share / whole / each.stake.tries)
             for each, p_value in zip(family, adjusted, strict=True)
         }
