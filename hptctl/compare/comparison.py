@@ -85,8 +85,8 @@ class Comparison:
         on = f"on {self.images} {self.split} images:"
         if pair.verdict == "tie":
             said = f"No difference found between {pair.a} and {pair.b} {on}"
-            size = self._detectable(pair)  # 0 where the predictions are the same, which tells no size
-            seen = f"; {points(size)} points would have been seen 4 times in 5" if size else ""
+            seeable = self._detectable(pair)  # 0 where the predictions are the same, which tells no size
+            seen = f"; {points(seeable)} points would have been seen 4 times in 5" if seeable else ""
             return said, f"{signed(by.difference)} points of {self.metric}, {wide}{test}{seen}"
         better, worse = (pair.a, pair.b) if pair.verdict == "win" else (pair.b, pair.a)
         size = f"{points(abs(by.difference))} points of {self.metric}"
