@@ -2,7 +2,7 @@
 
 uv run python benchmarks/verdict_images.py aerial.zip sketches.zip --weights base.safetensors --folder work
 
-On each set `hpt` is trained from twelve seeds. Twenty pairs of three seeds against three others are compared: they are
+On each set `hpt` is trained from nine seeds. Twenty pairs of three seeds against three others are compared: they are
 equal, and none may be called different. And of an untrained network, `base`, `hpt` and `target`, of three seeds each,
 the order is printed by the linear probe, by nearest neighbours, by a ridge regression on plain features, and by
 finetuning.
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import RidgeClassifierCV
 
-SEEDS = 12
+SEEDS = 9
 PAIRS = 20
 STUDY = """
 name = "{name}"
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="the base, a ResNet-18")
     parser.add_argument("--folder", type=Path, required=True, help="of the runs")
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
 

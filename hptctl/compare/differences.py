@@ -24,7 +24,17 @@ from hpt.errors import HptError, RunError
 from hpt.files import write_text
 from hpt.metrics import Scores
 from hpt.predictions import Predictions
-from hpt.statistics import FEW_IMAGES, Chance, chance_of, difference, holm, mean_variance, resample
+from hpt.statistics import (
+    FEW_IMAGES,
+    SEEDS,
+    Chance,
+    chance_of,
+    difference,
+    holm,
+    mean_variance,
+    moderated,
+    resample,
+)
 from hpt.user_folders import cache_folder
 from hptctl.compare.arms import model_of
 from hptctl.runs import Run, tracked_id
@@ -177,7 +187,8 @@ class Differences(Generic[M]):
     """Any two results on one dataset under one evaluation, compared; all verdicts hold together.
 
     They are a family in the sense of multiple testing: of all verdicts of a report one or more is false by chance in at
-    most 5 % of reports, by Holm's method.
+    most 5 % of reports, by Holm's method. How far seeds vary is learnt from all results of an evaluation together
+    (`hpt.statistics.moderated`).
     """
 
     def __init__(
@@ -192,14 +203,17 @@ class Differences(Generic[M]):
         once, and nothing from then on. `folders`: of runs by their ids; those without predictions there are compared by
         their figures.
         """
+        measured = [(group, _kept(group, folders)) for group in groups]
+        spreads = _spreads([(result, found) for group, found in measured for result in group])
         compared: list[_Comparison] = []
-        for group in groups:
-            found = _kept(group, folders)
+        for group, found in measured:
             for a, b in combinations(group, 2):
-                chance, measured = _chance(a, b, found)
-                if chance is not None:
-                    pair = a.run_ids, b.run_ids
-                    compared.append(_Comparison(pair, a.mean - b.mean, chance, measured, stake(a, b)))
+                pair = a.run_ids, b.run_ids
+                images, paired = _image_variance(a, b, found)
+                if images is not None:
+                    sides = [spreads[each] for each in pair]
+                    chance = chance_of(images, [each.part for each in sides], [each.seeds for each in sides])
+                    compared.append(_Comparison(pair, a.mean - b.mean, chance, paired, stake(a, b)))
         # What is of a single seed is no verdict: it speaks for itself alone, and leaves the others their whole 5 %.
         family = [each for each in compared if each.chance.controlled]
         alone = [each for each in compared if not each.chance.controlled]
@@ -247,32 +261,53 @@ class _Comparison:
         return Difference(self.points, self.points - margin, self.points + margin, verdict, seen, self.measured)
 
 
-def _chance(a: M, b: M, found: _Measurement) -> tuple[Chance | None, bool]:
-    """What chance may have in a difference, and whether predictions told; None where nothing tells."""
+@dataclass(frozen=True)
+class _Spread:
+    """What the trainings behind a result leave to chance."""
+
+    part: tuple[float, float]
+    """Variance of the mean, and its degrees of freedom."""
+    seeds: int | None
+    """As `hpt.statistics.Resampled.seeds`."""
+
+
+def _spreads(results: Sequence[tuple[M, _Measurement]]) -> dict[tuple[str, ...], _Spread]:
+    """The spread of each result, by its runs. Those of enough seeds under one evaluation learn from each other."""
+    out = {result.run_ids: _spread(result, found) for result, found in results}
+    sharing: dict[str, list[tuple[str, ...]]] = {}
+    for result, _ in results:
+        if result.trained and len(result.figures) >= SEEDS:
+            sharing.setdefault(result.evaluation, []).append(result.run_ids)
+    for mine in sharing.values():
+        counts = [int(out[ids].part[1]) + 1 for ids in mine]
+        variances = [(out[ids].part[0] * seeds, seeds - 1) for ids, seeds in zip(mine, counts, strict=True)]
+        for ids, seeds, (variance, degrees) in zip(mine, counts, moderated(variances), strict=True):
+            out[ids] = replace(out[ids], part=(variance / seeds, degrees))
+    return out
+
+
+def _spread(result: Measured, found: _Measurement) -> _Spread:
+    """Of the seeds; of a backbone that nothing trained, the reruns are all the chance there is."""
+    units = found.units.get(result.run_ids, list(result.figures))
+    part, reruns = mean_variance(units), len(units)
+    if len(units) == 1 and result.reruns > 1 and math.isfinite(result.rerun_std):
+        part, reruns = (result.rerun_std**2 / result.reruns, result.reruns - 1.0), result.reruns
+    if result.trained or len(result.figures) > 1:
+        return _Spread(part, len(result.figures))
+    return _Spread(part, reruns if reruns > 1 or result.reruns else None)
+
+
+def _image_variance(a: Measured, b: Measured, found: _Measurement) -> tuple[float | None, bool]:
+    """The variance of a difference that comes from the images, and whether predictions tell it; None where nothing
+    does."""
     if 0 < min(a.test_images, b.test_images) < FEW_IMAGES:
         return None, False
-    variance = found.variances.get((a.run_ids, b.run_ids))
-    if variance is not None:
-        units = [np.array(found.units[each.run_ids]) for each in (a, b)]
-        seeds = [_seeds(each, len(of)) for each, of in zip((a, b), units, strict=True)]
-        return chance_of(variance, [mean_variance(each) for each in units], seeds), True
+    if (variance := found.variances.get((a.run_ids, b.run_ids))) is not None:
+        return variance, True
     if a.metric not in SHARES or not (a.test_images and b.test_images):
         return None, False
     # The images are the same for both, which can only make the difference more certain than it is taken for here.
-    variance = sum(max(each.mean * (1 - each.mean), 0.0) / each.test_images for each in (a, b))
-    parts = [mean_variance(np.array(each.figures)) for each in (a, b)]
-    seeds = [_seeds(each, each.reruns if math.isfinite(each.rerun_std) else 1) for each in (a, b)]
-    for number, each in enumerate((a, b)):
-        if len(each.figures) == 1 and each.reruns > 1 and math.isfinite(each.rerun_std):
-            parts[number] = each.rerun_std**2 / each.reruns, each.reruns - 1
-    return chance_of(variance, parts, seeds), False
-
-
-def _seeds(result: Measured, reruns: int) -> int | None:
-    """The number of seeds; of a backbone that nothing trained, the reruns are all the chance there is."""
-    if result.trained or len(result.figures) > 1:
-        return len(result.figures)
-    return reruns if reruns > 1 or result.reruns else None
+    return sum(max(each.mean * (1 - each.mean), 0.0) / each.test_images for each in (a, b)), False
 
 
 def _kept(group: Sequence[Measured], folders: Mapping[str, Path]) -> _Measurement:

@@ -19,6 +19,7 @@ from hpt.statistics import (
     difference,
     holm,
     mcnemar,
+    moderated,
     resample,
     speed_up,
     verdict,
@@ -186,6 +187,21 @@ def test_equal_models_of_few_seeds_are_called_different_no_more_often_than_the_l
             for d, s in zip(apart[:4000], figures[:4000].std(axis=1, ddof=1), strict=True)
         )
         assert called <= binom.ppf(0.999, 4000, 1 - level)
+
+
+def test_variances_of_few_seeds_are_drawn_towards_what_they_have_in_common() -> None:
+    random = np.random.default_rng(8)
+    equal = [(float(each), 2) for each in 0.0004 * random.chisquare(2, 40) / 2]
+    found = moderated(equal)
+    errors = [np.std(np.log([variance for variance, _ in each])) for each in (equal, found)]
+    assert errors[1] < errors[0] / 5
+    assert np.mean([variance for variance, _ in found]) == pytest.approx(0.0004, rel=0.3)
+    assert min(degrees for _, degrees in found) > 10
+    apart = [(float(each), 2) for each in 0.0004 * np.exp(random.normal(0, 3, 40)) * random.chisquare(2, 40) / 2]
+    kept = moderated(apart)
+    assert max(degrees for _, degrees in kept) < 3  # nothing in common, nothing to borrow
+    assert moderated(equal[:2]) == [(variance, 2.0) for variance, _ in equal[:2]]
+    assert moderated([(0.0, 2), (0.0, 2), (0.0004, 2)])[0][0] >= 0
 
 
 def test_reruns_of_one_seed_are_no_new_evidence_of_it() -> None:
