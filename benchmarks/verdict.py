@@ -26,7 +26,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -98,10 +98,9 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes) as pool:
         outcomes = list(pool.map(page, *zip(*numbered, strict=True), chunksize=4))
     powered, mixed = outcomes[options.pages :], outcomes[: options.pages]
-    controlled = [each for each in mixed if each.setting.seeds >= 3]
     figures = {
         "false_verdict_share": share(each.false > 0 for each in mixed),
-        "coverage_3_seeds": sum(each.covered for each in controlled) / sum(each.intervals for each in controlled),
+        "coverage_3_seeds": coverage(each for each in mixed if each.setting.seeds >= 3),
         "power_2_points": share(each.gains > 0 for each in powered),
         "pages": len(mixed),
     }
@@ -109,7 +108,7 @@ def main() -> None:
     print_by(
         "intervals that hold the truth",
         mixed,
-        lambda found: sum(each.covered for each in found) / max(1, sum(each.intervals for each in found)),
+        coverage,
     )
     gained = [each for each in mixed if each.setting.gain and each.setting.labels == 1]
     print_by(
@@ -160,8 +159,8 @@ def page(setting: Setting, seed: Sequence[int]) -> Outcome:
                 truth = setting.gain * ((a.strategy == "hpt") - (b.strategy == "hpt"))
                 found = findings.difference(a, b)
                 judged += 1
-                false += found.verdict in {"win", "loss"} and (found.points > 0) != (truth > 0)
-                false += found.verdict in {"win", "loss"} and truth == 0 and found.points > 0  # counted above if < 0
+                right = truth != 0 and (found.points > 0) == (truth > 0)
+                false += found.verdict in {"win", "loss"} and not right
                 if found.bounded:
                     intervals += 1
                     covered += found.low <= truth <= found.high
@@ -243,9 +242,15 @@ def study(setting: Setting, dataset: str, folder: Path, random: np.random.Genera
             )
 
 
-def share(found: Iterator[bool] | Sequence[bool]) -> float:
+def share(found: Iterable[bool]) -> float:
     each = list(found)
     return sum(each) / max(1, len(each))
+
+
+def coverage(found: Iterable[Outcome]) -> float:
+    """The share of intervals that hold the truth."""
+    each = list(found)
+    return sum(outcome.covered for outcome in each) / max(1, sum(outcome.intervals for outcome in each))
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

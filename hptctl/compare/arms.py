@@ -21,6 +21,10 @@ KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn")
 """Evaluations in the order of their weight: the first that all models have is compared."""
 
 
+FROZEN = ("base", "weights")
+"""Strategies whose backbone nothing trained, so that no seed would give another one."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One side of a comparison: an evaluation, or several of one model trained from several seeds."""
@@ -86,7 +90,7 @@ def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm
 def is_trained(strategy: str, kind: str) -> bool:
     """Whether another seed would give another backbone: neither of `base` nor of weights as they are, unless they were
     finetuned."""
-    return kind == "finetune" or strategy not in {"base", "weights"}
+    return kind == "finetune" or strategy not in FROZEN
 
 
 def model_of(scores: Sequence[Scores], trainings: Sequence[str], *, trained: bool) -> Model:
@@ -143,9 +147,9 @@ def unfair(found: Sequence[Arm]) -> list[str]:
 
 
 def _training(run: Run) -> str:
-    """The backbone that an evaluation is of; the evaluation itself, where that is what trained."""
+    """The backbone that an evaluation is of; the evaluation itself, where no backbone was trained before it."""
     spec = run.spec()
-    if spec.kind == "finetune" or not is_trained(spec.tags.strategy or "", spec.kind) or spec.source_folder is None:
+    if (spec.tags.strategy or "") in FROZEN or spec.source_folder is None:
         return run.name
     return spec.tags.weights_file or spec.source_folder
 

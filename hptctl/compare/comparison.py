@@ -153,7 +153,8 @@ def compare(
     """
     labels = found[0].predictions.labels
     intervals = pairwise(metric, [arm.model for arm in found], labels, resamples=resamples, seed=seed, level=level)
-    adjusted = holm([by.p_value for by in intervals.values()])
+    enough = len(labels) >= FEW_IMAGES
+    adjusted = holm([by.p_value if enough else 1.0 for by in intervals.values()])
     right = [np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in found if labels.ndim == 1]
     pairs = []
     for ((a, b), by), p in zip(intervals.items(), adjusted, strict=True):

@@ -126,14 +126,15 @@ class Difference:
         return math.isfinite(self.low)
 
     @property
-    def tie(self) -> bool:
-        """Whether nothing is known of which is better."""
-        return self.verdict in {"tie", "open"}
+    def reserve(self) -> str:
+        """What a figure that stands for the difference must be read with; empty where there is a verdict."""
+        return RESERVES.get(self.verdict, "")
 
     def __neg__(self) -> Difference:
         return replace(self, points=-self.points, low=-self.high, high=-self.low, verdict=OPPOSITE[self.verdict])
 
 
+RESERVES: dict[PairVerdict, str] = {"tie": "tie", "ahead": "one seed", "behind": "one seed", "open": "not judged"}
 OPPOSITE: dict[PairVerdict, PairVerdict] = {
     "win": "loss",
     "loss": "win",

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hpt.metrics import in_words
 from hpt.statistics import FEW_IMAGES, SEEDS
@@ -38,7 +39,6 @@ class Rival:
     arm: str
     points: str
     """`3.1 points above`, or `not told apart from`."""
-    tie: bool
     aside: str
     """The 95 % interval in points; of a tie also what would have been seen; of a single seed, that it is one."""
 
@@ -66,8 +66,10 @@ class Answer:
     """What a reader must know beside the verdict, a sentence each."""
     floor: str
     """The command that evaluates an untrained backbone, where that is missing; empty elsewhere."""
-    below_floor: bool
-    """Whether the base is worse than an untrained backbone."""
+    base_and_floor: Literal["", "worse", "level"]
+    """Whether the base is worse than an untrained backbone, or has a lower figure that chance may have made."""
+    toy: bool
+    """Whether the base is a toy."""
     chart: Chart
 
 
@@ -104,7 +106,8 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
         single_seeds=("all",) if len(alone) == len(trained) else alone,
         caveats=tuple(_caveats(findings, target)),
         floor=findings.floor_command(target),
-        below_floor=_below_floor(findings, target) is not None,
+        base_and_floor=_base_and_floor(findings, target),
+        toy=findings.toy(target),
         chart=_arms(compared, section),
     )
 
@@ -118,6 +121,7 @@ def lead(answers: Sequence[Answer]) -> str:
         "tie": "no difference was found on {}",
         "behind": "it looks worse on {}, but one seed cannot tell",
         "loss": "no on {}",
+        "unjudged": "not to be judged on {}",
         "open": "not answered on {}, which lacks base or a further pretraining",
     }
     parts = []
@@ -126,9 +130,12 @@ def lead(answers: Sequence[Answer]) -> str:
         if names:
             parts.append(text.format(_some(names, len(answers))))
     sentence = "; ".join(parts)
-    below = [each.target for each in answers if each.below_floor]
-    first = f"The base is worse than an untrained network on {_some(below, len(answers))}: " if below else ""
-    return f"{first}{sentence}." if first else f"{sentence[0].upper()}{sentence[1:]}."
+    first = ""
+    for how, words in (("worse", "worse"), ("level", "no better")):
+        if names := [each.target for each in answers if each.base_and_floor == how]:
+            joint = ", and " if first else "The base is "
+            first += f"{joint}{words} than an untrained network on {_some(names, len(answers))}"
+    return f"{first}: {sentence}." if first else f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _some(names: Sequence[str], of: int) -> str:
@@ -143,24 +150,26 @@ def winners(findings: Findings) -> str:
     return f"Val chose {listed(said)} of {count(len(contested), 'dataset')}." if said else ""
 
 
-def _below_floor(findings: Findings, target: str) -> tuple[Result, Result] | None:
-    """(base, floor), where the base is worse than an untrained backbone."""
+def _base_and_floor(findings: Findings, target: str) -> Literal["", "worse", "level"]:
     _, base = findings.further(target)
     floor = findings.floor(target)
-    return (base, floor) if base is not None and floor is not None and base.mean < floor.mean else None
+    if base is None or floor is None or base.mean >= floor.mean:
+        return ""
+    return "worse" if findings.difference(base, floor).verdict in {"loss", "behind"} else "level"
 
 
 def _caveats(findings: Findings, target: str) -> Iterator[str]:
     trained, base = findings.further(target)
-    if (below := _below_floor(findings, target)) is not None:
+    floor = findings.floor(target)
+    if base is not None and floor is not None and base.mean < floor.mean:
         yield (
-            f"The base has {below[0].figure}, an untrained network {below[1].figure}: "
-            "such a base, or this evaluation at this size, says nothing about pretraining."
+            f"The base has {base.figure}, an untrained network {floor.figure}: such a base, or this evaluation at this "
+            "size, says little about pretraining."
         )
-    if trained is None or base is None:
-        return
     if at_edge := [result.arm for result in findings.rivals(target) if result.lr_at_edge]:
         yield f"The probe's best learning rate ends its grid for {listed(at_edge)}: a wider grid may rank anew."
+    if trained is None or base is None:
+        return
     found = findings.difference(trained, base)
     if found.verdict in {"ahead", "behind"}:
         lacking = [
@@ -168,15 +177,16 @@ def _caveats(findings: Findings, target: str) -> Iterator[str]:
             for result in (trained, base)
             if result.trained and len(result.figures) < SEEDS
         ]
-        yield f"To know, run more seeds: {listed(lacking)}."
+        yield f"To know, run more seeds: {listed(lacking or ['of the evaluation of base'])}."
     elif 0 < trained.test_images < FEW_IMAGES:
         yield f"{count(trained.test_images, 'test image')} tell nothing of a difference: a verdict takes {FEW_IMAGES}."
     elif found.verdict == "open":
         yield "Nothing tells how much of the difference is chance: the runs' predictions are not at hand."
-    near = {result.arm: result for result in findings.neighbours(target)}
-    if trained.arm in near and base.arm in near:
-        by_knn = near[trained.arm].mean - near[base.arm].mean
-        if by_knn * found.points < 0:
+    near = {(result.arm, result.steps): result for result in findings.neighbours(target)}
+    mine, other = near.get((trained.arm, trained.steps)), near.get((base.arm, base.steps))
+    if mine is not None and other is not None:
+        by_knn = mine.mean - other.mean
+        if by_knn * found.points < 0 and above_or_below(by_knn) != above_or_below(0):
             yield (
                 f"kNN says otherwise: by it {trained.arm} is {above_or_below(by_knn)} {base.arm}, so the evaluation"
                 " decides as much as the pretraining."
@@ -194,13 +204,13 @@ def picture(findings: Findings) -> Chart | None:
             continue
         by = findings.difference(trained, base)
         low, high = _ends(by, max(trained.spread, base.spread))
-        label = f"{signed(by.points)} {trained.strategy} {compact(trained.steps)}{' tie' if by.tie else ''}"
+        label = f"{signed(by.points)} {trained.strategy} {compact(trained.steps)} {by.reserve}".rstrip()
         found.append(Bar(target, trained.strategy, by.points, low, high, label))
         span = f" (95 % interval {interval(by.low, by.high)})" if by.bounded else ""
         said.append(
             f"{target}: {trained.arm} after {thousands(trained.steps)} steps"
             f" {signed(by.points)} points against base{span}"
-            f"{', a tie' if by.tie else ''}"
+            f"{f', {by.reserve}' if by.reserve else ''}"
         )
     if all(math.isnan(bar.value) for bar in found):
         return None
@@ -217,13 +227,14 @@ def _ends(by: Difference, spread: float) -> tuple[float, float]:
 
 def _rival(arm: str, by: Difference) -> Rival:
     said = [f"{points(by.low)} to {points(by.high)}"] if by.bounded else []
-    if by.tie and by.bounded and by.detectable:  # 0 where the predictions are the same
-        said.append(f"{points(by.detectable)} would have been seen")
+    if by.verdict == "tie" and by.detectable:  # 0 where the predictions are the same
+        seen = f"{points(by.detectable)} would" if by.detectable < 1 else "no difference could"
+        said.append(f"{seen} have been seen")
     if by.verdict in {"ahead", "behind"}:
         said.append("one seed cannot tell")
     if by.verdict == "open":
         said.append("chance unknown")
-    return Rival(arm, "not told apart from" if by.tie else above_or_below(by.points), by.tie, "; ".join(said))
+    return Rival(arm, "not told apart from" if by.verdict == "tie" else above_or_below(by.points), "; ".join(said))
 
 
 def _arms(compared: Sequence[Result], key: str) -> Chart:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -21,15 +22,17 @@ from hptctl.report.results import Result, at_best_length, by_val, published, res
 
 FURTHER = ("target", "hpt", "hpt-bn")
 """Strategies that train on the target images; `base` does not."""
-Verdict = Literal["gain", "ahead", "tie", "behind", "loss", "below", "open"]
+Verdict = Literal["gain", "ahead", "tie", "behind", "loss", "below", "unjudged", "open"]
 """Of further pretraining on a dataset. `ahead` and `behind` look better and worse than the base, of a single seed;
-`below`: better than the base, but worse than an untrained backbone; `open`: the base or a further pretraining is
-missing."""
+`below`: better than the base, but worse than an untrained backbone; `unjudged`: nothing tells what chance may do;
+`open`: the base or a further pretraining is missing."""
+TOY_SET = re.compile(r"shapes(@\d+)?")
+"""The embedded dataset that a toy of a base is pretrained on."""
 VERDICTS: dict[PairVerdict, Verdict] = {
     "win": "gain",
     "ahead": "ahead",
     "tie": "tie",
-    "open": "tie",
+    "open": "unjudged",
     "behind": "behind",
     "loss": "loss",
 }
@@ -85,12 +88,23 @@ class Findings:
         """Datasets, each with what tells it apart from others of its name."""
         return sorted({result.target for result in self.every})
 
-    @property
-    def toy(self) -> bool:
-        """Whether a base was pretrained on the embedded `shapes`, so that nothing follows for anybody's images."""
-        pretrained = self.frame[self.frame["kind"] == "pretrain"]
-        shapes = pretrained[pretrained["dataset"].str.match(r"shapes\b")]
-        return bool(pretrained["source_id"].isin(shapes["run_id"]).any())
+    def toy(self, target: str) -> bool:
+        """Whether what answers for a dataset rests on a base that was pretrained on the embedded `shapes`, so that
+        nothing follows for anybody's images."""
+        return any(
+            TOY_SET.fullmatch(str(self.frame["dataset"][id]))
+            for result in self.rivals(target)
+            for run_id in result.run_ids
+            for id in self._before(run_id)
+        )
+
+    def _before(self, run_id: str) -> Iterator[str]:
+        """The pretrainings before the one that an evaluation is of, back to the first."""
+        source = self.frame["source_id"]
+        id = source.get(source.get(run_id, ""), "")
+        while id in source.index:
+            yield id
+            id = source[id]
 
     @property
     def evaluations(self) -> list[str]:
@@ -115,7 +129,8 @@ class Findings:
             return ""
         words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", str(first["config.dataset"])]
         for option, column in OF_THE_FLOOR.items():
-            words += [option, str(first[column])] if str(first.get(column) or "nan") != "nan" else []
+            value = str(first.get(column) or "None")
+            words += [option, value] if value not in {"None", "nan"} else []
         return shlex.join(words)
 
     def neighbours(self, target: str) -> list[Result]:

@@ -21,7 +21,7 @@ from hptctl.report.deviations import deviations
 from hptctl.report.findings import Findings
 from hptctl.report.names import MISSING
 from hptctl.report.results import Result
-from hptctl.report.tables import Table
+from hptctl.report.tables import MARKS, Table
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
 
@@ -58,13 +58,14 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
                 "val": _number(result.val),
                 "test": result.mean,
                 "test_std": result.std,
-                "seeds": len(result.run_ids),
+                "seeds": len(result.figures),
                 "shown": result in findings.shown,
                 "mark": tables.figure(findings, result).mark,
                 "less_base": None if by is None else by.points,
                 "less_base_low": None if by is None else _number(by.low),
                 "less_base_high": None if by is None else _number(by.high),
-                "less_base_tie": None if by is None else by.tie,
+                "less_base_tie": None if by is None or by.verdict == "open" else by.verdict == "tie",
+                "less_base_verdict": None if by is None else by.verdict,
                 "images_seen": _number(spent.images),
                 "hours": _number(spent.hours),
                 "energy_wh": _number(spent.energy),
@@ -127,7 +128,7 @@ def as_json(findings: Findings) -> str:
 def as_markdown(findings: Findings) -> str:
     """The answers and the tables, as Markdown."""
     answers = [answer.answer(findings, target, "") for target in findings.targets]
-    lines = ["# Does further pretraining help?", "", *([f"**{TOY}**", ""] if findings.toy else [])]
+    lines = ["# Does further pretraining help?", "", *([f"**{TOY}**", ""] if any(each.toy for each in answers) else [])]
     lines += [_md(answer.lead(answers)), ""]
     for each in answers:
         compared = ", ".join(f"{c.points} {_md(c.arm)}{f' ({c.aside})' if c.aside else ''}" for c in each.rivals)
@@ -173,7 +174,7 @@ def _pair(findings: Findings, a: Result, b: Result) -> dict[str, Any]:
         "difference": by.points,
         "low": _number(by.low),
         "high": _number(by.high),
-        "tie": by.tie,
+        "tie": by.verdict == "tie",
         "verdict": by.verdict,
         "detectable": _number(by.detectable),
         "by": "predictions" if by.measured else "figures",
@@ -201,7 +202,7 @@ def _md_figure(figure: tables.TableFigure | None) -> str:
     if figure is None:
         return f"*{MISSING}*"
     value = f"{figure.value} {figure.std}".strip()
-    return f"**{value}**" if figure.mark == "best" else f"{value} (tie)" if figure.mark == "tie" else value
+    return f"**{value}**" if figure.mark == "best" else f"{value} ({MARKS[figure.mark]})" if figure.mark else value
 
 
 def _md_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -223,6 +224,9 @@ LATEX = {
 }
 
 
+LATEX_MARKS = {"tie": r"$^{=}$", "unsure": r"$^{?}$"}
+
+
 def _latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in " ".join(text.split(" ")))
 
@@ -232,7 +236,7 @@ def _latex_figure(figure: tables.TableFigure | None) -> str:
         return "--"
     value = figure.value.removesuffix(unbroken(percent(0))[-2:])
     number = rf"\textbf{{{value}}}" if figure.mark == "best" else value
-    return number + (rf" {_latex(figure.std)}" if figure.std else "") + (r"$^{=}$" if figure.mark == "tie" else "")
+    return number + (rf" {_latex(figure.std)}" if figure.std else "") + LATEX_MARKS.get(figure.mark, "")
 
 
 def _latex_table(table: Table) -> str:
@@ -243,7 +247,7 @@ def _latex_table(table: Table) -> str:
     ]
     note = (
         r"test, in \%; mean $\pm$ standard deviation over seeds; val's choice in bold, "
-        r"$^{=}$ not told apart from it, -- missing"
+        r"$^{=}$ not told apart from it, $^{?}$ of a single seed, -- missing"
     )
     return "\n".join(
         [

@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
-from hptctl.compare.arms import is_trained
+from hptctl.compare.arms import FROZEN
 from hptctl.format import round_percent, thousands
 from hptctl.report.names import EVALUATIONS
 from hptctl.tracking import Record
@@ -156,7 +156,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
 
 def _training(record: Record, strategy: str) -> str:
     """What an evaluation has in common with those that are no further seed of it: the backbone that was trained."""
-    if record.kind == "finetune" or not is_trained(strategy, record.kind):
+    if strategy in FROZEN:  # what trains there, if anything, is the evaluation
         return record.run_id
     return record.source_id or _text(record.tags.pretrain_seed) or record.run_id
 

@@ -52,7 +52,9 @@ class Page:
     newest: str
     counts: str
     banner: str
-    """What stands above the answer where the base is a toy; empty elsewhere."""
+    """What stands above the answer where every base is a toy; empty elsewhere."""
+    toy: str
+    """What is said of a dataset whose base is a toy."""
     lead: str
     winners: str
     picture: Chart | None
@@ -129,7 +131,8 @@ def build(findings: Findings, *, images: int = 0) -> Page:
                 count(len(frame), "run in all", "runs in all"),
             )
         ),
-        banner=TOY if findings.toy else "",
+        banner=TOY if all(each.toy for each in answers) else "",
+        toy=TOY,
         lead=lead(answers),
         winners=winners(findings),
         picture=picture(findings),

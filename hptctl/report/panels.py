@@ -202,5 +202,5 @@ def _loss(findings: Findings, result: Result, whole: Result | None) -> Variant:
 
 def _said(by: Difference) -> str:
     """A difference in points, with its interval: `−1.3 (−2.0 to −0.5)`, `+0.2 (tie)`."""
-    inside = "; ".join(part for part in (interval(by.low, by.high), "tie" if by.tie else "") if part)
+    inside = "; ".join(part for part in (interval(by.low, by.high), by.reserve) if part)
     return f"{signed(by.points)}{f' ({inside})' if inside else ''}"

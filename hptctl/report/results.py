@@ -46,7 +46,7 @@ class Result:
     std: float | None
     """Sample standard deviation over seeds; None for a single seed."""
     val: float
-    """Mean of the headline metric on val; NaN where it was not logged."""
+    """Mean of the headline metric on val over trainings; NaN where it was not logged."""
     spread: float
     """What charts draw to either side: `std`, or two binomial standard errors for a single seed."""
     run_ids: tuple[str, ...]
@@ -103,8 +103,9 @@ def results(frame: pd.DataFrame) -> list[Result]:
         target, evaluation, arm, strategy, steps = key
         first = runs.iloc[0]
         runs = runs.sort_values(["pretrain_seed", "seed"])
-        mean = float(runs["test"].mean())
-        figures = runs.groupby("training", sort=False)["test"].mean()
+        by_training = runs.groupby("training", sort=False)
+        figures, vals = by_training["test"].mean(), by_training["val"].mean()
+        mean = float(figures.mean())
         std = None if len(figures) == 1 else float(figures.std(ddof=1))
         images = int(runs["test_images"].min())
         by_pretraining = runs["pretrain_seed"].is_unique and runs["pretrain_seed"].ne("").all()
@@ -124,7 +125,7 @@ def results(frame: pd.DataFrame) -> list[Result]:
                 metric=str(first["metric"]),
                 mean=mean,
                 std=std,
-                val=float(runs["val"].mean()),
+                val=float(vals.mean()),
                 spread=_sampling_noise(mean, images) if std is None else std,
                 run_ids=tuple(runs["run_id"]),
                 seeds=tuple(seed.strip("/") for seed in seeds),

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 from hpt.metrics import in_words
 from hpt.strategies import STRATEGIES
+from hptctl.compare.differences import PairVerdict
 from hptctl.format import spread
 from hptctl.report.findings import Findings, best
 from hptctl.report.names import MISSING, arm_order
 from hptctl.report.results import Result, RunLink
+
+MARKS = {"best": "val's choice", "tie": "tie", "unsure": "one seed"}
+"""What the marks of figures say."""
+_MARK: dict[PairVerdict, str] = {"tie": "tie", "ahead": "unsure", "behind": "unsure"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class TableFigure:
     runs: tuple[RunLink, ...]
     steps: int
     mark: str
-    """`best` by val, `tie` (not told apart from it on test), or empty."""
+    """`best` by val; `tie`: not told apart from it on test; `unsure`: seems worse or better, of one seed; or empty."""
     seeds: str
     """`single seed`, `3 seeds`."""
 
@@ -83,7 +88,7 @@ def figure(findings: Findings, result: Result) -> TableFigure:
     top = best(rivals)
     mark = ""
     if top is not None and result in rivals and len(rivals) > 1:  # a single result has no rank
-        mark = "best" if result is top else "tie" if findings.difference(result, top).tie else ""
+        mark = "best" if result is top else _MARK.get(findings.difference(result, top).verdict, "")
     return TableFigure(
         value=result.figure,
         std=spread(result.std),

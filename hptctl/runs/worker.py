@@ -241,7 +241,7 @@ def _evaluate(
     refuse_other_precision(run, facts)
     write_split(run, dataset)
     run.write_status(facts=facts)
-    refuse_leak(run, config, dataset, facts, materials)
+    refuse_leak(run, config, dataset, facts, materials, warn=console.warn if not display.silent else lambda _: None)
     run.write_status(facts=facts)
     with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
         callbacks = Callbacks(log, display.progress, asked)
@@ -295,7 +295,13 @@ def refuse_other_precision(run: Run, facts: Facts) -> None:
 
 
 def refuse_leak(
-    run: Run, config: EvaluateConfig, dataset: Dataset, facts: Facts, materials: Materials | None = None
+    run: Run,
+    config: EvaluateConfig,
+    dataset: Dataset,
+    facts: Facts,
+    materials: Materials | None = None,
+    *,
+    warn: Callable[[str], None] = console.warn,
 ) -> None:
     """A RunError when test images were pretrained on: the split was cut by another seed there, or the same pictures
     were in the images of another dataset, as equal files or encoded again or resized. Pictures that are merely likely
@@ -324,9 +330,9 @@ def refuse_leak(
             if not config.allow_near_copies:
                 raise RunError(said, f"{fix}; where they are different images, --set allow_near_copies=true")
             facts.near_copies = (facts.near_copies or 0) + len(matches.certain)
-            console.warn(said)
+            warn(said)
         if len(matches.likely):
-            console.warn(
+            warn(
                 f"{len(matches.likely)} of the {len(testing)} test images are much like images that run '{source.name}'"
                 f" was pretrained on, as different images of one kind may be: {_some(testing, matches, matches.likely)}"
             )

@@ -7,7 +7,7 @@ whatever has been trained or fetched since.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpt.data.embedded import TOY
@@ -38,7 +38,7 @@ class Choice:
 
     def in_words(self) -> str:
         """A line for the user; the banner stands on one of its own."""
-        return f"base: {self.weights}, {self.why}" + (f"\n{TOY}" if self.toy else "")
+        return f"base: {self.weights}, {self.why} (--weights takes another)" + (f"\n{TOY}" if self.toy else "")
 
 
 def choose(study: Study, *, fetch: bool) -> Choice | None:
@@ -81,8 +81,7 @@ def _kept(study: Study) -> Choice | None:
         if spec.kind != "study" or not file.exists():
             continue
         if (spec.config["name"], tuple(spec.config["datasets"])) == (study.name, study.datasets):
-            kept = Choice(**json.loads(file.read_text(encoding="utf-8")))
-            return replace(kept, why=f"{kept.why}; the study began with it, and --weights takes another")
+            return Choice(**json.loads(file.read_text(encoding="utf-8")))
     return None
 
 
@@ -122,6 +121,8 @@ def _own(study: Study) -> Choice | None:
             continue
         parent = runs.find(spec.parent) if spec.parent else None
         if parent is not None and parent.spec().config.get("name") == study.name:
+            continue
+        if (spec.tags.dataset or "").partition("@")[0] == "shapes":  # a toy, whoever made it
             continue
         if spec.tags.strategy in {"target", "hpt"} and spec.tags.dataset not in targets and run.backbone.exists():
             return Choice(run.name, f"your newest pretraining on other images ({spec.tags.dataset})")

@@ -123,8 +123,8 @@ class Study(Config):
     """Whether a network that was never trained is evaluated too, once for each dataset, seed, evaluation and backbone:
     what lies below it has learned nothing. Sweeps are left out, since their floor costs as much as they do."""
     equal_length: bool = True
-    """Whether `target` is also trained for as long as a base of the study and `hpt` together, at the first seed, where
-    that base is a `target` itself: `hpt` has then no more training than what it is compared with."""
+    """Whether `target` is also trained for as long as a base of the study and `hpt` together, where that base is a
+    `target` itself: `hpt` has then no more training than what it is compared with."""
     preset: Preset = "paper"
     prefixes: Literal["shared", "separate"] = "shared"
     """How several lengths are run. `shared` runs the longest, and takes the backbones that it kept on its way for the
@@ -351,7 +351,7 @@ class _Grid:
     def _equal_length(self, strategy: StrategyName, point: _Point) -> Iterator[tuple[Cell, list[tuple[str, Backbone]]]]:
         """The run of `target` that is as long as the base and the longest `hpt` together, always one of its own."""
         base = self.made.get(point.weights)
-        if strategy != "target" or base is None or not self.study.equal_length or point.seed != self.study.seeds[0]:
+        if strategy != "target" or base is None or not self.study.equal_length:
             return
         own, hpt = base.config, self.study.steps.get("hpt", ())
         if isinstance(own, PretrainConfig) and own.strategy == "target" and "hpt" in self.study.strategies:

@@ -69,7 +69,7 @@ class Winner:
             data=recorded(facts.data_fingerprint, "its images"),
             split=recorded(facts.split_fingerprint, "its split"),
             weights=started_from or "",
-            precision=recorded(facts.precision, "the precision that it computed in"),
+            precision=facts.precision or "",  # runs of 0.1.0 did not record it
         )
         results = [run.status().results for run in self.runs]
         if len(results) > 1:

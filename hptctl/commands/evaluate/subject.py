@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hpt.config import EvaluateConfig
     from hpt.data.dataset import Dataset
     from hpt.weights import Loaded
@@ -14,12 +17,23 @@ if TYPE_CHECKING:
 Split = Annotated[str, typer.Option("--split", help="train, val, test or all.")]
 
 
-def opened(run: str | None, flags: dict[str, Any], sets: list[str] | None) -> tuple[EvaluateConfig, Loaded, Dataset]:
-    """The configuration, weights and dataset that a command asks for; of no run, the newest pretraining's."""
+class Subject(NamedTuple):
+    """A backbone that is described."""
+
+    backbone: str
+    state: Mapping[str, Tensor]
+    """torchvision's keys without `fc`."""
+    sha256: str
+    """Of its file; empty for one that was never trained."""
+
+
+def opened(run: str | None, flags: dict[str, Any], sets: list[str] | None) -> tuple[EvaluateConfig, Subject, Dataset]:
+    """The configuration, backbone and dataset that a command asks for; of no run, the newest pretraining's."""
+    from hpt import floor
     from hpt.config import EvaluateConfig, resolve
     from hpt.data.dataset import load
     from hptctl import console, runs
-    from hptctl.runs.weights import evaluated_defaults
+    from hptctl.runs.weights import evaluated_defaults, is_untrained
 
     weights = run or runs.newest().name
     config = resolve(
@@ -28,10 +42,13 @@ def opened(run: str | None, flags: dict[str, Any], sets: list[str] | None) -> tu
         sets=sets or (),
         flags=flags | {"kind": "knn", "weights": weights},
     )
-    loaded = read_weights(weights, config.backbone)
+    loaded = None if is_untrained(weights) else read_weights(weights, config.backbone)
     with console.Display() as display:
         side = config.data.side(config.image_size)
-        return config, loaded, load(config.dataset, config.data, side=side, progress=display.progress)
+        data = load(config.dataset, config.data, side=side, progress=display.progress)
+        if loaded is None:
+            return config, Subject(config.backbone, floor.untrained(config, data, display.progress), ""), data
+    return config, Subject(loaded.backbone, loaded.state, loaded.sha256), data
 
 
 def read_weights(name: str, backbone: str) -> Loaded:

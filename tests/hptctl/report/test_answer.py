@@ -75,13 +75,30 @@ def test_one_seed_looks_better_and_is_told_how_many_to_run() -> None:
     assert lead([said]) == "It looks better on d, but one seed cannot tell."
 
 
-def test_evaluations_of_one_training_are_not_seeds_of_it() -> None:
-    reruns = [replace(r, source_id="the-same") for r in evaluated("hpt", [0.90, 0.905, 0.91])]
+@pytest.mark.parametrize("kind", ["linear", "finetune"])
+def test_evaluations_of_one_training_are_not_seeds_of_it(kind: str) -> None:
+    reruns = [replace(r, source_id="the-same") for r in evaluated("hpt", [0.90, 0.905, 0.91], kind=kind)]
     reruns = [replace(r, tags=r.tags.model_copy(update={"pretrain_seed": 0, "seed": n})) for n, r in enumerate(reruns)]
-    findings = found(BASE, FLOOR, reruns)
+    findings = found(evaluated("base", [0.70, 0.701, 0.699], kind=kind), reruns)
     (hpt,) = [result for result in findings.every if result.strategy == "hpt"]
     assert (len(hpt.run_ids), len(hpt.figures), hpt.std) == (3, 1, None)
     assert only(findings).verdict == "ahead"
+
+
+def test_a_training_that_was_evaluated_twice_weighs_no_more_than_another() -> None:
+    twice = [*evaluated("hpt", [0.9, 0.7]), *evaluated("hpt", [0.8])]
+    twice[2] = replace(twice[2], run_id="again", tags=twice[2].tags.model_copy(update={"seed": 7}))
+    findings = found(BASE, twice)
+    (hpt,) = [result for result in findings.every if result.strategy == "hpt"]
+    assert hpt.figures == (pytest.approx(0.85), 0.7)
+    assert hpt.mean == pytest.approx(0.775)
+
+
+def test_a_base_of_a_single_rerun_needs_more_of_them() -> None:
+    single = [replace(each, params={"linear.reruns": "1"}) for each in BASE]
+    said = only(found(single, evaluated("hpt", [0.80, 0.81, 0.82])))
+    assert said.verdict == "ahead"
+    assert said.caveats == ("To know, run more seeds: of the evaluation of base.",)
 
 
 def test_nothing_is_a_gain_below_the_floor_and_a_base_below_it_is_said_first() -> None:
@@ -92,9 +109,9 @@ def test_nothing_is_a_gain_below_the_floor_and_a_base_below_it_is_said_first() -
         "nothing can be said on d, where an untrained network does better."
     )
     assert "The base has 70.0\u00a0%, an untrained network 90.0\u00a0%" in said.caveats[0]
-    between = only(found(BASE, evaluated("untrained", [0.75] * 3), evaluated("hpt", [0.85, 0.85, 0.86])))
-    assert (between.verdict, between.below_floor) == ("gain", True)
-    assert lead([between]).startswith("The base is worse than an untrained network on d: yes on d.")
+    between = only(found(BASE, evaluated("untrained", [0.70, 0.71, 0.72]), evaluated("hpt", [0.85, 0.85, 0.86])))
+    assert (between.verdict, between.base_and_floor) == ("gain", "level")
+    assert lead([between]) == "The base is no better than an untrained network on d: yes on d."
 
 
 def test_a_tie_says_what_would_have_been_seen_and_a_loss_that_there_is_none() -> None:
@@ -136,7 +153,8 @@ def test_a_learning_rate_at_the_end_of_its_grid_is_said() -> None:
 def test_a_metric_that_is_no_share_of_images_is_not_judged_without_predictions() -> None:
     base, hpt = evaluated("base", [0.7], metric="auroc"), evaluated("hpt", [0.9, 0.9, 0.91], metric="auroc")
     said = only(found(base, hpt))
-    assert said.verdict == "tie"
+    assert said.verdict == "unjudged"
+    assert lead([said]) == "Not to be judged on d."
     assert said.caveats == (
         "Nothing tells how much of the difference is chance: the runs' predictions are not at hand.",
     )
@@ -145,7 +163,7 @@ def test_a_metric_that_is_no_share_of_images_is_not_judged_without_predictions()
 
 def test_a_few_test_images_give_no_verdict() -> None:
     said = only(found(evaluated("base", [0.1], images=10), evaluated("hpt", [0.9, 0.9, 0.9], images=10)))
-    assert said.verdict == "tie"
+    assert said.verdict == "unjudged"
     assert said.caveats == ("10 test images tell nothing of a difference: a verdict takes 20.",)
 
 
@@ -191,11 +209,11 @@ def test_a_base_of_drawn_shapes_is_called_a_toy() -> None:
         return Record(id, id, "pretrain", "FINISHED", 0.0, 1.0, "e", "0", tags=tags, source_id=source)
 
     hpt = [replace(each, source_id="hpt") for each in evaluated("hpt", [0.8])]
-    for base, toy in (("shapes", True), ("shapes-6000", True), ("shapely", False)):
+    for base, toy in (("shapes", True), ("shapes@6000", True), ("shapes-of-leaves", False)):
         findings = found(BASE, hpt, [pretrained("hpt", "hpt", "d", "own"), pretrained("own", "target", base, "")])
-        assert findings.toy == toy
+        assert findings.toy("d") == only(findings).toy == toy
     alone = found([replace(each, source_id="own") for each in evaluated("target", [0.8])])
-    assert not alone.toy
+    assert not alone.toy("d")
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

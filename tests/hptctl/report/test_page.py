@@ -105,10 +105,16 @@ def test_the_answer_names_what_val_chose_and_its_distance_to_the_others(html: st
 
 def test_without_predictions_what_is_no_share_of_images_is_not_judged_and_what_is_missing_is_named(html: str) -> None:
     said = answer(html, "chest")
-    assert "chest No difference found" in said
-    assert "not told apart from base (chance unknown)" in said
+    assert "chest Not to be judged" in said
+    assert "0.8 points above base (chance unknown)" in said
     assert "Missing: target, untrained. For the floor: hptctl evaluate linear untrained -d chest --preset small" in said
     assert "--backbone resnet18 --image-size 64" in said
+
+
+def test_the_command_for_the_floor_has_no_option_that_was_not_given(html: str) -> None:
+    commands = re.findall(r"For the floor: <code>(.*?)</code>", html)
+    assert len(commands) == 4
+    assert not any(word in command for command in commands for word in ("None", "nan"))
 
 
 def test_a_single_seed_is_said_to_look_worse(html: str) -> None:
@@ -117,8 +123,8 @@ def test_a_single_seed_is_said_to_look_worse(html: str) -> None:
     assert "27.0 points above target (" in said
     assert "To know, run more seeds: 2 of hpt." in said
     assert (
-        "Yes on flowers; it looks better on aerial, but one seed cannot tell; no difference was found on chest; "
-        f"it looks worse on {ODD}, but one seed cannot tell."
+        f"Yes on flowers; it looks better on aerial, but one seed cannot tell; it looks worse on {ODD}, "
+        "but one seed cannot tell; not to be judged on chest."
     ) in words(html)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from publisher_host import Quiet, serving
 
 from hpt import encoder, weights
@@ -76,24 +78,29 @@ def test_real_weights_are_fetched_by_a_run_and_not_by_a_plan_and_stay_the_studys
     KNOWN[NAME].path.unlink()
     (host / KNOWN[NAME].file_name).unlink()
     again = hptctl("study", "status", "mine.toml").stdout
-    assert f"base: {NAME}, real weights that suit a CPU, fetched for this study; the study began with it" in again
+    assert f"base: {NAME}, real weights that suit a CPU, fetched for this study (--weights takes another)" in again
 
 
 def test_without_them_the_newest_pretraining_on_other_images_is_the_base_and_stays_it(hptctl, host: Path) -> None:
     (host / KNOWN[NAME].file_name).unlink()
     words = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--steps", "1")
-    hptctl("pretrain", "-s", "target", "-d", "shapes@60", *words, "--name", "mine-on-shapes")
+    for number, folder in enumerate(("others", "more")):
+        Path(folder).mkdir()
+        for each, pixels in enumerate(np.random.default_rng(number).integers(0, 256, (40, 24, 24, 3), dtype=np.uint8)):
+            Image.fromarray(pixels).save(f"{folder}/{each}.png")
+    hptctl("pretrain", "-s", "target", "-d", "others", *words, "--name", "mine-on-others")
+    hptctl("pretrain", "-s", "target", "-d", "shapes@60", *words, "--name", "a-toy")  # newer, and no base
     study = grid.load("mine.toml")
     hptctl("pretrain", "-s", "target", "-d", study.datasets[0], *words, "--name", "on-the-target")
     said = hptctl("study", "run", "mine.toml")
     notes = " ".join(said.stderr.split())
     assert f"note: {NAME} is not to be had (127.0.0.1 answered 404" in notes
-    assert "base: mine-on-shapes, your newest pretraining on other images (shapes@60)" in notes
-    assert runs.get("base-my-digits-s0").spec().source == "mine-on-shapes"
-    hptctl("pretrain", "-s", "target", "-d", "shapes@70", *words, "--name", "newer")
+    assert "base: mine-on-others, your newest pretraining on other images (others)" in notes
+    assert runs.get("base-my-digits-s0").spec().source == "mine-on-others"
+    hptctl("pretrain", "-s", "target", "-d", "more", *words, "--name", "newer")
     kept = at_hand.choose(study, fetch=True)
     assert kept is not None
-    assert kept.weights == "mine-on-shapes"
+    assert kept.weights == "mine-on-others"
     (Path("runs/mine") / "base.json").unlink()
     fresh = at_hand.choose(study, fetch=True)
     assert fresh is not None
@@ -131,6 +138,6 @@ def test_quick_takes_the_best_at_hand_with_three_seeds_and_a_control_as_long_as_
     assert len([c for c in real if c.kind == "pretrain"]) == 4 * 3
     assert [len([c for c in real if c.kind == kind]) for kind in ("linear", "knn")] == [4 * 3 + 3] * 2
     toy = grid.cells(at_hand.settled(study, at_hand.Choice("own-base", "", toy=True)), lambda _: "resnet18")
-    assert {c.id for c in toy} - {c.id for c in real} == {
-        *("own-base", "target-digits-s0@500", "linear-target-digits-s0@500", "knn-target-digits-s0@500")
-    }
+    longer = {f"target-digits-s{seed}@500" for seed in range(3)}
+    control = longer | {f"{kind}-{each}" for kind in ("linear", "knn") for each in longer}
+    assert {c.id for c in toy} - {c.id for c in real} == {"own-base", *control}
