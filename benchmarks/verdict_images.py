@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import RidgeClassifierCV
 
+from hptctl import runs
+
 SEEDS = 9
 PAIRS = 20
 STUDY = """
@@ -110,7 +112,6 @@ def pairs(name: str, steps: int) -> int:
 def order(images: Path, steps: int) -> dict[str, dict[str, float]]:
     """The test figure of each arm, a mean over three seeds, by each kind of evaluation."""
     name = images.stem
-    runs = {run["name"]: run for run in json.loads(hptctl("runs", "list", "--json"))["runs"]}
     arms = {
         "untrained": "untrained-{}-s{}",
         "base": "base-{}-s{}",
@@ -121,7 +122,7 @@ def order(images: Path, steps: int) -> dict[str, dict[str, float]]:
     for kind in ("linear", "knn", "finetune-5-per-class"):
         out[kind.partition("-")[0]] = {
             arm: statistics.fmean(
-                runs[f"{kind}-{form.format(name, seed)}"]["results"]["test/top1"] for seed in range(3)
+                runs.get(f"{kind}-{form.format(name, seed)}").status().results["test/top1"] for seed in range(3)
             )
             for arm, form in arms.items()
         }
