@@ -315,9 +315,14 @@ class _Grid:
             point = _Point(*place)
             for strategy in study.strategies:
                 for cell, lengths in [*self._pretrainings(strategy, point), *self._equal_length(strategy, point)]:
-                    if cell.id not in self.made:  # `target` starts from no weights, `base` knows no policy
-                        self.made[cell.id] = cell
-                        served[cell.id, point.dataset] = lengths
+                    # Once, since `target` starts from no weights and `base` knows no policy; another grid may have it.
+                    made = self.made.setdefault(cell.id, cell)
+                    if (cell.id, point.dataset) not in served and made.config != cell.config:
+                        raise ConfigError(
+                            f"two grids of the study '{study.name}' have different runs called '{cell.id}'",
+                            "give both the same settings and lengths, or prefixes = 'separate'",
+                        )
+                    served.setdefault((cell.id, point.dataset), lengths)
         choose = study.lengths == "best-by-linear"
         for (pretraining, dataset), lengths in served.items():
             config = self.made[pretraining].config

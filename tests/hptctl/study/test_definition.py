@@ -44,6 +44,35 @@ def test_the_published_grids_have_the_published_cells() -> None:
     assert {c.config.dataset for c in cells("paper-transfer") if c.sweep} == {"pascal-voc"}
 
 
+def test_a_pretraining_that_two_grids_share_is_made_once_and_evaluated_as_both_say(tmp_path: Path) -> None:
+    file = tmp_path / "two.toml"
+    text = """
+        datasets = ["digits"]
+        strategies = ["target"]
+        prefixes = "separate"
+        floor = false
+        preset = "tiny"
+        [[grids]]
+        seeds = [0, 1]
+        steps = {target = [2]}
+        [[grids]]
+        evaluations = ["knn"]
+        steps = {target = [2, 4]}
+    """
+    file.write_text(text)
+    found = grid.cells(grid.load(str(file)), lambda _: "resnet18")
+    assert [c.id for c in found if c.kind == "pretrain"] == [
+        *("target-digits-s0@2", "target-digits-s1@2", "target-digits-s0@4")
+    ]
+    assert {c.id for c in found if c.kind != "pretrain"} == {
+        *("linear-target-digits-s0@2", "linear-target-digits-s1@2"),
+        *("knn-target-digits-s0@2", "knn-target-digits-s0@4"),
+    }
+    file.write_text(text.replace('"separate"', '"shared"').replace("[2]}", "[2, 3]}"))
+    with pytest.raises(ConfigError, match="two grids of the study 'two' have different runs called 'target-digits-s0'"):
+        grid.cells(grid.load(str(file)), lambda _: "resnet18")
+
+
 def launch_configs(found: list[Cell]) -> list[object]:
 
     config = next(c.config for c in found if c.sweep)
