@@ -28,6 +28,8 @@ def demo(
     import os
     import time
 
+    folder.mkdir(parents=True, exist_ok=True)  # before seconds of imports, since it may be a file
+
     from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, resolve
     from hpt.data.embedded import TOY
     from hpt.errors import RunError
@@ -40,7 +42,6 @@ def demo(
     from hptctl.sweep import folder as sweeps
 
     start, origin = time.monotonic(), launch.Origin(options.command_line(), experiment="demo")
-    folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     if runs.all_runs():

@@ -57,7 +57,14 @@ def test_two_processes_compute_what_one_does(
     assert json.loads((workplace / "runs/2/run.json").read_text())["config"]["processes"] == 2
 
 
-@pytest.mark.parametrize(("processes", "number"), [("1", signal.SIGINT), ("1", signal.SIGTERM), ("2", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("processes", "number"),
+    [
+        ("1", signal.SIGINT),
+        pytest.param("1", signal.SIGTERM, marks=pytest.mark.slow),  # the same handler
+        ("2", signal.SIGINT),
+    ],
+)
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     processes: str, number: signal.Signals, start, hptctl, workplace: Path, digits_folder: Path
 ) -> None:

@@ -74,7 +74,10 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace
         assert client.get_run(run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("arguments", [("pretrain", "-s", "base", "-w", "own"), ("evaluate", "knn", "own")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("pretrain", "-s", "base", "-w", "own"), pytest.param(("evaluate", "knn", "own"), marks=pytest.mark.slow)],
+)
 def test_what_has_nothing_to_save_is_ended_by_a_signal(
     arguments: tuple[str, ...], start, own: str, workplace: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_untrained_has_the_backbone_that_is_asked_for(hptctl, workplace: Path, d
     assert "weights are of a resnet18, asked for resnet50" in refused
 
 
+@pytest.mark.slow
 def test_a_sweep_tests_its_winner_of_an_untrained_network(hptctl, workplace: Path, digits_folder: Path) -> None:
     words = ("sweep", "finetune", "untrained", "-d", str(digits_folder), "--preset", "tiny", "--device", "cpu")
     hptctl(*words, "--lr", "0.01,0.001", "--schedule", "2-steps", "--name", "swept")
