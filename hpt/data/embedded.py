@@ -70,6 +70,11 @@ def digits() -> Listing:
     return Listing.single_label(Digits(), {f"{i:04d}.ppm": ("train", str(d)) for i, d in enumerate(digit)})
 
 
+def is_toy(dataset: str) -> bool:
+    """Whether a dataset of this name is `shapes`, of any number of images."""
+    return dataset.partition("@")[0] == "shapes"
+
+
 def shapes(count: int = SHAPES) -> Listing:
     """Eight outlines in turn, `count` images of 64 x 64 pixels; the first n are the same whatever the
     count."""

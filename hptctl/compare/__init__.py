@@ -1,7 +1,6 @@
 """Is one better than another?
 
 arms         which evaluations are compared: of the same images, from the predictions that runs kept
-intervals    the bootstrap: an interval for the difference between any two of them
 comparison   what `hptctl compare` says: every pair of arms, with verdicts and tests
 differences  what the report says: any two of its results, with intervals that are kept between reports
 """

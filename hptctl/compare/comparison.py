@@ -7,14 +7,25 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from hpt.metrics import hits
-from hpt.statistics import FEW_IMAGES, SEEDS, Interval, McNemar, Verdict, holm, mcnemar, verdict
+from hpt.statistics import (
+    FEW_IMAGES,
+    SEEDS,
+    Interval,
+    McNemar,
+    Verdict,
+    difference,
+    holm,
+    mcnemar,
+    resample,
+    verdict,
+)
 from hptctl.compare.arms import Arm
-from hptctl.compare.intervals import pairwise
 from hptctl.format import count, interval, points, round_percent, signed, with_spread
 
 OPPOSITE: dict[Verdict, Verdict] = {"win": "loss", "loss": "win", "tie": "tie"}
@@ -152,7 +163,9 @@ def compare(
         ConfigError: the task does not have that metric. HptError: these images leave it undefined.
     """
     labels = found[0].predictions.labels
-    intervals = pairwise(metric, [arm.model for arm in found], labels, resamples=resamples, seed=seed, level=level)
+    resampled = resample(metric, [arm.model for arm in found], labels, resamples=resamples, seed=seed)
+    pairs_of = combinations(range(len(found)), 2)
+    intervals = {(a, b): difference(resampled[a], resampled[b], level=level) for a, b in pairs_of}
     enough = len(labels) >= FEW_IMAGES
     adjusted = holm([by.p_value if enough else 1.0 for by in intervals.values()])
     right = [np.stack([hits(each, labels) for each in arm.predictions.scores]) for arm in found if labels.ndim == 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Literal
 
 import pandas as pd
 
+from hpt.data.embedded import is_toy
 from hpt.statistics import SpeedUp, speed_up
 from hptctl.compare.differences import Difference, Differences, PairVerdict, Stake
 from hptctl.report.cost import OF_A_COST, PretrainingCost, cost
@@ -26,8 +26,6 @@ Verdict = Literal["gain", "ahead", "tie", "behind", "loss", "below", "unjudged",
 """Of further pretraining on a dataset. `ahead` and `behind` look better and worse than the base, of a single seed;
 `below`: better than the base, but worse than an untrained backbone; `unjudged`: nothing tells what chance may do;
 `open`: the base or a further pretraining is missing."""
-TOY_SET = re.compile(r"shapes(@\d+)?")
-"""The embedded dataset that a toy of a base is pretrained on."""
 VERDICTS: dict[PairVerdict, Verdict] = {
     "win": "gain",
     "ahead": "ahead",
@@ -92,7 +90,7 @@ class Findings:
         """Whether what answers for a dataset rests on a base that was pretrained on the embedded `shapes`, so that
         nothing follows for anybody's images."""
         return any(
-            TOY_SET.fullmatch(str(self.frame["dataset"][id]))
+            is_toy(str(self.frame["dataset"][id]))
             for result in self.rivals(target)
             for run_id in result.run_ids
             for id in self._before(run_id)

@@ -21,7 +21,7 @@ from hptctl.report.deviations import deviations
 from hptctl.report.findings import Findings
 from hptctl.report.names import MISSING
 from hptctl.report.results import Result
-from hptctl.report.tables import MARKS, Table
+from hptctl.report.tables import Table
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
 
@@ -202,7 +202,7 @@ def _md_figure(figure: tables.TableFigure | None) -> str:
     if figure is None:
         return f"*{MISSING}*"
     value = f"{figure.value} {figure.std}".strip()
-    return f"**{value}**" if figure.mark == "best" else f"{value} ({MARKS[figure.mark]})" if figure.mark else value
+    return f"**{value}**" if figure.mark == "best" else f"{value} ({figure.said})" if figure.mark else value
 
 
 def _md_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

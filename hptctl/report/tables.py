@@ -31,6 +31,11 @@ class TableFigure:
     seeds: str
     """`single seed`, `3 seeds`."""
 
+    @property
+    def said(self) -> str:
+        """The mark in words; empty without one."""
+        return MARKS.get(self.mark, "")
+
 
 @dataclass(frozen=True)
 class ArmRow:

@@ -50,7 +50,7 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         known = locate(text, progress=display.progress)
     if known is not None:
         return known, None
-    names = [*KNOWN, *(run.name for run in runs.all_runs())]
+    names = [UNTRAINED, *KNOWN, *(run.name for run in runs.all_runs())]
     raise WeightsError(
         f"there are no weights '{text}'{did_you_mean(text, names)}",
         f"give a file, a run, or one of {', '.join(KNOWN)}",

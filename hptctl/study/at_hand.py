@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpt.data.embedded import TOY
+from hpt.data.embedded import TOY, is_toy
 from hpt.data.names import find, name_of
 from hpt.errors import ConfigError, DataError, WeightsError
 from hpt.files import write_text
@@ -122,7 +122,7 @@ def _own(study: Study) -> Choice | None:
         parent = runs.find(spec.parent) if spec.parent else None
         if parent is not None and parent.spec().config.get("name") == study.name:
             continue
-        if (spec.tags.dataset or "").partition("@")[0] == "shapes":  # a toy, whoever made it
+        if is_toy(spec.tags.dataset or ""):  # a toy, whoever made it
             continue
         if spec.tags.strategy in {"target", "hpt"} and spec.tags.dataset not in targets and run.backbone.exists():
             return Choice(run.name, f"your newest pretraining on other images ({spec.tags.dataset})")

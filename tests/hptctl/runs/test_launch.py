@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from program import wait_for
 from safetensors.torch import load_file
@@ -92,14 +95,20 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     assert [f"step-{len(losses(workplace / 'runs/long')):08d}.pt"] == [path.name for path in saved]
 
 
-def test_a_second_signal_leaves_no_worker_behind(start, workplace: Path, digits_folder: Path) -> None:
-    import psutil
-
+def two_workers(
+    start: Callable[..., subprocess.Popen[bytes]], workplace: Path, digits_folder: Path
+) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """A pretraining `long` that two processes have begun, and all processes of its command."""
     arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "2000", "--name", "long")
     process = start(*arguments, "--processes", "2")
     wait_for(workplace / "runs/long/metrics.jsonl", process)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 3  # the launcher and two of its own
+    return process, workers
+
+
+def test_a_second_signal_leaves_no_worker_behind(start, workplace: Path, digits_folder: Path) -> None:
+    process, workers = two_workers(start, workplace, digits_folder)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -109,13 +118,7 @@ def test_a_second_signal_leaves_no_worker_behind(start, workplace: Path, digits_
 
 @pytest.mark.slow
 def test_workers_save_what_they_have_when_their_command_was_killed(start, workplace: Path, digits_folder: Path) -> None:
-    import psutil
-
-    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "2000", "--name", "long")
-    process = start(*arguments, "--processes", "2")
-    wait_for(workplace / "runs/long/metrics.jsonl", process)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert len(workers) >= 3  # the launcher and two of its own
+    process, workers = two_workers(start, workplace, digits_folder)
     process.kill()
     process.wait()
     assert not psutil.wait_procs(workers, timeout=60)[1]
