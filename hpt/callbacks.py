@@ -13,8 +13,11 @@ Progress = Callable[[int, int, str], None]
 """(done, total, what) of a piece of work such as `"training"`: called often; total is 0 where it is not known."""
 Log = Callable[[dict[str, float], int], None]
 """(metrics, step): figures worth keeping after a step. What it raises ends the work at once (`hpt.errors.Pruned`)."""
-Stop = Callable[[], int]
-"""Returns the number of a signal that asks to stop, or 0."""
+Stop = Callable[[float], int]
+"""Asked by a loop after every step, with the seconds until it could stop the next time, its state saved; returns the
+number of a signal that asks to stop now, or 0."""
+RESUMABLE = ("training", "probing", "finetuning")
+"""What the progress of such loops is called; other work is done anew when it was stopped."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Callbacks:
 
     log: Log = lambda metrics, step: None
     progress: Progress = lambda done, total, what: None
-    stop: Stop = lambda: 0
+    stop: Stop = lambda seconds: 0
 
 
 SILENT = Callbacks()

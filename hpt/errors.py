@@ -7,7 +7,8 @@
     │   ├── WeightsError    a weights file, or a download of one
     │   └── RunError        a run, study or store that is missing or not fit
     ├── Pruned              a sweep's trial was ended early, for others do better
-    └── Interrupted         Ctrl-C or SIGTERM, after the state was saved         exit code 128 + signal
+    └── Interrupted         after the state was saved: Ctrl-C or SIGTERM         exit code 128 + signal
+                            the time given is up, or SIGUSR1                     exit code 75
 
 `did_you_mean` finishes the sentence for an unknown name.
 """
@@ -15,7 +16,14 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+
+TIME_IS_UP = int(getattr(signal, "SIGUSR1", 10))
+"""The signal that says that the time is nearly up, as Slurm's `--signal=USR1@90` sends it; and the number by which
+work is asked to stop when it has used the time that it was given."""
+TIME_IS_UP_CODE = 75
+"""The exit code then: EX_TEMPFAIL of sysexits.h, to be tried again."""
 
 
 class HptError(Exception):
@@ -59,12 +67,12 @@ class Pruned(HptError):
 
 
 class Interrupted(HptError):
-    """Ctrl-C or SIGTERM stopped long work, which saved its state first."""
+    """Ctrl-C, SIGTERM or the end of the time given stopped long work, which saved its state first."""
 
     def __init__(self, signum: int, what: str, fix: str | None = None) -> None:
         super().__init__(what, fix)
         self.signum = signum
-        self.exit_code = 128 + signum
+        self.exit_code = TIME_IS_UP_CODE if signum == TIME_IS_UP else 128 + signum
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

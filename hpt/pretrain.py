@@ -21,7 +21,7 @@ from hpt.processes import Processes
 from hpt.schedule import cosine
 from hpt.step import Step
 from hpt.strategies import STRATEGIES
-from hpt.timing import Speed
+from hpt.timing import Pace, Speed
 from hpt.views import Views
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,8 @@ def _train(
         first, results = int(saved["step"]), saved["results"]
         logger.info("going on from step %d of %d", first, config.steps)
 
+    speed, pace = Speed(config.batch_size, first), Pace(callbacks.stop)
+
     def save(step: int) -> None:
         state = {"moco": moco.state_dict(), "optimizer": train.optimizer.state_dict(), "results": results}
         checkpoint.save(folder / "checkpoints", step, state | {"kept": milestones.state_dict()})
@@ -132,16 +134,16 @@ def _train(
 
     # ---- loop
     if first == 0 and milestones.due(0):
-        on_main(milestones, 0)
+        with speed.paused(), pace.apart("look"):
+            on_main(milestones, 0)
     look = STOP_EVERY_ON_GPU if processes.count > 1 and processes.device.type == "cuda" else 1
-    speed = Speed(config.batch_size, first)
     with Views(config, images, range(first, config.steps), processes) as views:
         for step in range(first, config.steps):
             lr = cosine(step, config.steps, config.base_lr)
             loss, ranked_first = train(views(step), lr)
 
             done = step + 1
-            signum = processes.largest(callbacks.stop()) if done % look == 0 else 0
+            signum = processes.largest(pace()) if done % look == 0 else 0
             saving = done % config.checkpoint_every == 0 or done == config.steps or bool(signum)
             if saving or done == 1 or done % config.log_every == 0:  # what is saved has been looked at
                 processes.average_([loss, ranked_first])
@@ -152,10 +154,11 @@ def _train(
                     log(results, done)
             callbacks.progress(done, config.steps, "training")
             if milestones.due(done):
-                with speed.paused():
+                with speed.paused(), pace.apart("look"):
                     on_main(milestones, done)
             if saving:
-                on_main(save, done)
+                with pace.apart("save"):
+                    on_main(save, done)
             if signum and done < config.steps:
                 raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
     train.finish()

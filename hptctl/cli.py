@@ -89,11 +89,12 @@ def main() -> None:
 
 
 def _fail(text: str, exit_code: int) -> None:
+    from hpt.errors import TIME_IS_UP_CODE
     from hptctl import console
 
     if os.environ.get("HPTCTL_DEBUG") or "--debug" in sys.argv:
         console.traceback()
-    console.error(text)
+    console.time_is_up(text) if exit_code == TIME_IS_UP_CODE else console.error(text)
     sys.exit(exit_code)
 
 

@@ -46,6 +46,11 @@ def error(text: str) -> None:
     err.print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
+def time_is_up(text: str) -> None:
+    """Print the one line that ends a command that has used the time that it was given."""
+    err.print(f"[yellow]time is up:[/yellow] {escape(text)}")
+
+
 def print_json(value: Any) -> None:
     """Print JSON for scripts; nothing else goes to standard output."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -30,6 +30,25 @@ DataRoot = Annotated[
         callback=_set_data_root,
     ),
 ]
+
+
+def _limit_time(time: str | None) -> str | None:
+    """The one time limit, for this process and those that it starts."""
+    from hptctl import deadline
+
+    deadline.limit(time) if time is not None else deadline.lift()
+    return time
+
+
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="TIME",
+        help="Stop within 90s, 8m or 2h, saved, with exit code 75; the same command goes on.",
+        callback=_limit_time,
+    ),
+]
 DatasetArgument = Annotated[str, typer.Argument(help="A catalogue name, a folder, a zip file, or a list.")]
 Dataset = Annotated[
     str | None,
@@ -114,6 +133,15 @@ def gathered(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def command_line() -> str:
-    """The command that was given, to be given again."""
-    return shlex.join(["hptctl", *sys.argv[1:]])
+def command_line(*, with_time: bool = False) -> str:
+    """The command that was given, to be given again; where it is recorded without `--for`, which is no part of what it
+    asks for."""
+    if with_time:
+        return shlex.join(["hptctl", *sys.argv[1:]])
+    words, given = [], iter(sys.argv[1:])
+    for word in given:
+        if word == "--for":
+            next(given, None)
+        elif not word.startswith("--for="):
+            words.append(word)
+    return shlex.join(["hptctl", *words])

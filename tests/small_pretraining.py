@@ -55,7 +55,7 @@ def run(
         callbacks=Callbacks(
             log=lambda metrics, step: logged.append(metrics | {"step": step}),
             progress=lambda at, *_: done.append(at),
-            stop=lambda: 15 if done and stop_after is not None and done[-1] >= stop_after else 0,
+            stop=lambda seconds: 15 if done and stop_after is not None and done[-1] >= stop_after else 0,
         ),
         watch=watch,
     )

@@ -22,6 +22,7 @@ from hpt.evaluate.setup import MODEL, Setup
 from hpt.randomness import generator
 from hpt.schedule import first_drop, parse_schedule, thirds
 from hpt.sgd import SGD
+from hpt.timing import Pace
 
 
 class Classifier(nn.Module):
@@ -136,6 +137,7 @@ def finetune(setup: Setup, model: Classifier) -> Best:
             training.curve.append((step, metrics))
 
     # ---- loop
+    pace = Pace(callbacks.stop)
     for step in range(first, steps):
         lr = thirds(step, steps, tune.lr)
         loss = training.step(step, lr)
@@ -145,11 +147,14 @@ def finetune(setup: Setup, model: Classifier) -> Best:
         due = {each for each in intervals if done % each == 0 and (each == interval or done <= last_fork)}
         due |= {interval} if done == steps else set()
         if due:
-            log({"val_curve": training.evaluate(done, steps, due)}, done, own=interval in due)
+            with pace.apart("look"):
+                figure = training.evaluate(done, steps, due)
+            log({"val_curve": figure}, done, own=interval in due)
         callbacks.progress(done, steps, "finetuning")
-        signum = callbacks.stop() if done < steps else 0
+        signum = pace() if done < steps else 0
         if setup.checkpoints is not None and done < steps and (signum or done % config.checkpoint_every == 0):
-            checkpoint.save(setup.checkpoints, done, training.state_dict() | {"shared": shared})
+            with pace.apart("save"):
+                checkpoint.save(setup.checkpoints, done, training.state_dict() | {"shared": shared})
         if common is not None and done in forks and done not in checkpoint.steps(common.folder):
             checkpoint.save(common.folder, done, training.state_dict(), keep=len(drops))
         if signum:

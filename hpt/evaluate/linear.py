@@ -22,6 +22,7 @@ from hpt.evaluate.objective import NONE, figures, loss_of
 from hpt.evaluate.setup import MODEL, Setup
 from hpt.randomness import generator
 from hpt.schedule import thirds
+from hpt.timing import Pace
 
 
 class HeadBank:
@@ -177,6 +178,7 @@ def train_probe(setup: Setup) -> Probe:
         bank.load_state_dict(saved["bank"])
         best.load_state(saved["best"])
     features_of = _TrainFeatures(setup)
+    pace = Pace(callbacks.stop)
     for step in range(first, linear.steps):
         number, at = divmod(step, per_pass)
         order = torch.randperm(len(images), generator=generator(config.seed, "probe order", number))
@@ -188,9 +190,10 @@ def train_probe(setup: Setup) -> Probe:
             best.update(found, done)
             callbacks.log(_curve(linear.lrs, found, losses), done)
         callbacks.progress(done, linear.steps, "probing")
-        signum = callbacks.stop() if done < linear.steps else 0
+        signum = pace() if done < linear.steps else 0
         if setup.checkpoints is not None and (signum or done % config.checkpoint_every == 0):
-            checkpoint.save(setup.checkpoints, done, {"bank": bank.state_dict(), "best": best.state()})
+            with pace.apart("save"):
+                checkpoint.save(setup.checkpoints, done, {"bank": bank.state_dict(), "best": best.state()})
         if signum:
             raise Interrupted(signum, f"stopped at step {done} of {linear.steps}; its checkpoint is saved")
     return best.choose(linear.lrs)

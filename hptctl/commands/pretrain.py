@@ -64,6 +64,7 @@ def pretrain(
     sets: options.Sets = None,
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
+    time_limit: options.For = None,
     resume: options.Resume = None,
     experiment: options.Experiment = "hptctl",
     log_backbone: Annotated[
@@ -92,6 +93,8 @@ def pretrain(
         hptctl pretrain -s hpt -d my-images/ -w my-base --preset small
 
         hptctl pretrain -s hpt -d digits -w my-base --preset tiny --save-at 10,50 --probe-every 10
+
+        hptctl pretrain -s hpt -d my-images/ -w my-base --for 8m
 
         hptctl pretrain --resume my-base
     """

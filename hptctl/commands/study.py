@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +95,7 @@ def plan(given: Given, as_json: options.Json = False) -> None:
 def run(
     given: Given,
     jobs: Jobs = 1,
+    time_limit: options.For = None,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -104,10 +106,13 @@ def run(
         hptctl study run quick --dataset digits
 
         hptctl study run my-study.toml --jobs 2
+
+        hptctl study run my-study.toml --for 2h
     """
-    asked = _read(given, fetch=True)
-    asked.progress.fetch()
-    _conduct(asked, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
+    with _going_on():
+        asked = _read(given, fetch=True)
+        asked.progress.fetch()
+        _conduct(asked, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
 
 
 @app.command()
@@ -127,6 +132,7 @@ def status(given: Given, as_json: options.Json = False) -> None:
 def retry(
     given: Given,
     jobs: Jobs = 1,
+    time_limit: options.For = None,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -136,11 +142,23 @@ def retry(
 
         hptctl study retry quick --dataset digits
     """
-    asked = _read(given, fetch=True)
-    asked.progress.fetch()
-    again = {cell.id for cell in asked.cells if asked.progress[cell.id].state in {"failed", "waits"}}
-    asked = replace(asked, cells=_with_needed(asked.cells, again))
-    _conduct(asked, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
+    with _going_on():
+        asked = _read(given, fetch=True)
+        asked.progress.fetch()
+        again = {cell.id for cell in asked.cells if asked.progress[cell.id].state in {"failed", "waits"}}
+        asked = replace(asked, cells=_with_needed(asked.cells, again))
+        _conduct(asked, jobs=jobs, retry=True, experiment=experiment, as_json=as_json)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """What is stopped inside tells how to go on."""
+    from hpt.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(stop.signum, stop.what, f"go on with `{options.command_line(with_time=True)}`") from None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hpt import cores
-from hptctl.runs.signals import COMMAND_VARIABLE, Pending, held_back
+from hptctl.runs.signals import COMMAND_VARIABLE, Pending, held_back, time_signal_blocked
 
 SHUTDOWN_SECONDS = 120.0
 """What a child that trains gets to save a checkpoint before it is killed: a step on a slow machine, and the write."""
@@ -78,7 +78,7 @@ class Children:
     ) -> Child:
         """Start a command in a free slot, with `environment` over this process's; its output goes behind the log's."""
         full = os.environ | environment | {COMMAND_VARIABLE: str(os.getpid())}
-        with self.stop.undivided(), log.open("ab") as file:
+        with self.stop.undivided(), time_signal_blocked(), log.open("ab") as file:
             process = subprocess.Popen(
                 command, env=full, start_new_session=True, stdin=subprocess.DEVNULL, stdout=stdout or file, stderr=file
             )

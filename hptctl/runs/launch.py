@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hpt.config import UNTRAINED, Config, EvaluateConfig, PretrainConfig
-from hpt.errors import HptError, Interrupted, RunError, UserError
-from hptctl import __version__, runs
+from hpt.errors import TIME_IS_UP, TIME_IS_UP_CODE, HptError, Interrupted, RunError, UserError
+from hptctl import __version__, deadline, runs
 from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
@@ -139,7 +139,7 @@ def execute(run: Run) -> None:
         Interrupted: with the command that goes on. HptError: what went wrong.
     """
     processes = int(run.spec().config.get("processes", 1))
-    resume = f"`hptctl {shlex.join(resume_words(run))}`"
+    resume = f"`hptctl {shlex.join([*resume_words(run), *deadline.words()])}`"
     try:
         if processes == 1:
             from hptctl.runs.worker import work
@@ -185,6 +185,8 @@ def _launch(run: Run, processes: int) -> None:
         return
     if stop := children.stop():
         raise Interrupted(stop, status.reason or "stopped before the first step")
+    if status.state == "interrupted" and status.exit_code == TIME_IS_UP_CODE:
+        raise Interrupted(TIME_IS_UP, status.reason)
     # "interrupted" without a signal of ours: the launcher ended the others because one process had died.
     reason = status.reason if status.state == "failed" else f"its processes died (exit code {child.process.returncode})"
     run.write_status(state="failed", reason=reason)

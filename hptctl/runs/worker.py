@@ -11,8 +11,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -22,19 +22,19 @@ import torch
 from torch import Tensor
 
 from hpt import advice, cores, floor, weights
-from hpt.callbacks import Callbacks, Log, Stop
+from hpt.callbacks import RESUMABLE, Callbacks, Log
 from hpt.config import UNTRAINED, DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data import thumbnails
 from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
 from hpt.data.thumbnails import Matches
-from hpt.errors import HptError, RunError
+from hpt.errors import HptError, Interrupted, RunError
 from hpt.evaluate import Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import pretrain
 from hpt.processes import Compute, Processes
-from hptctl import collector, console
+from hptctl import collector, console, deadline
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
 from hptctl.runs.children import end_with_command
@@ -61,8 +61,8 @@ class Watcher(Protocol):
     def progress(self, done: int, total: int, what: str) -> None:
         """As the run makes it."""
 
-    def stop(self) -> int:
-        """The number of a signal that asks the run to stop, or 0."""
+    def stop(self, seconds: float) -> int:
+        """The number of a signal that asks the run to stop, rather than so many seconds later; or 0."""
 
 
 class Materials:
@@ -117,15 +117,14 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
     With a watcher the run is silent, and leaves signals to it.
 
     Raises:
-        Interrupted: after the state was saved. HptError: what went wrong.
+        Interrupted: after the state was saved, or after the run had finished. HptError: what went wrong.
     """
     materials = materials or Materials()
     spec = run.spec()
     config = PretrainConfig.model_validate(spec.config) if spec.kind == "pretrain" else None
     processes = Processes(config.processes if config else 1, config.device if config else "cpu")
-    display = Display(
-        silent=not processes.main or watcher is not None, follow=watcher.progress if watcher is not None else None
-    )
+    asked = _Asked(watcher)
+    display = Display(silent=not processes.main or watcher is not None, follow=asked.progress)
     with ExitStack() as open_things:
         open_things.callback(processes.leave)
         if processes.main:
@@ -140,21 +139,52 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
             if watcher is not None:
                 watcher.log(metrics, step)
 
-        stop = watcher.stop if watcher is not None else None
         try:
             with display:
                 if config is not None:
-                    results, facts = _pretrain(run, config, processes, log, display, materials, stop)
+                    results, facts = _pretrain(run, config, processes, log, display, materials, asked)
                 else:
-                    results, facts = _evaluate(
-                        run, EvaluateConfig.model_validate(spec.config), log, display, materials, stop
-                    )
+                    evaluated = EvaluateConfig.model_validate(spec.config)
+                    results, facts = _evaluate(run, evaluated, log, display, materials, asked)
         except BaseException as error:
             run.write_failure(error)
             raise
         if processes.main:
             found = merged(run.status().facts, facts)
             run.write_status(state="finished", ended=time.time(), results=results, facts=found)
+        if signum := asked.signal():
+            raise Interrupted(signum, f"stopped when run '{run.name}' had finished")
+
+
+class _Asked:
+    """Whether a run is asked to stop: by its watcher, or else by a signal or the end of the time given."""
+
+    def __init__(self, watcher: Watcher | None) -> None:
+        self.watcher = watcher
+        self.signal: Callable[[], int] = lambda: 0
+        """The signal that was held back."""
+
+    def stop(self, seconds: float) -> int:
+        """As `Callbacks.stop`."""
+        if self.watcher is not None:
+            return self.watcher.stop(seconds)
+        return self.signal() or deadline.passes_in(seconds)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Tell the watcher; work that nothing of is saved on its way ends here when it is asked to stop."""
+        if self.watcher is not None:
+            self.watcher.progress(done, total, what)
+        if what not in RESUMABLE and (done < total or not total) and (signum := self.stop(0.0)):
+            raise Interrupted(signum, f"stopped at {what} {done} of {total}, which starts again")
+
+    @contextmanager
+    def held_back(self, saves: bool) -> Iterator[None]:
+        """A block whose work is asked to stop; signals interrupt it where it does not save its state."""
+        if self.watcher is not None or not saves:
+            yield
+            return
+        with held_back() as self.signal:
+            yield
 
 
 def _pretrain(
@@ -164,7 +194,7 @@ def _pretrain(
     log: Log,
     display: Display,
     materials: Materials,
-    stop: Stop | None,
+    asked: _Asked,
 ) -> tuple[dict[str, float], Facts]:
     dataset = materials.dataset(config, display)
     images = dataset.pretraining_images(config.share, config.seed)
@@ -200,14 +230,14 @@ def _pretrain(
     if processes.main and config.probe_interval:
         watch = OnlineProbe(config, dataset, compute)
     # `base` has nothing to save, and is simply ended by a signal.
-    with _asked_to_stop(stop, saves=config.strategy != "base") as asked:
+    with asked.held_back(saves=config.strategy != "base"):
         outcome = pretrain(
             config,
             images,
             start,
             run.path,
             processes=processes,
-            callbacks=Callbacks(metered, display.progress, asked),
+            callbacks=Callbacks(metered, display.progress, asked.stop),
             watch=watch,
         )
     return outcome.results, merged(Facts.of(outcome.facts), Facts(backbone_sha256=outcome.sha256))
@@ -229,7 +259,7 @@ def _with_energy(run: Run, log: Log, processes: Processes, facts: Facts) -> Log:
 
 
 def _evaluate(
-    run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, stop: Stop | None
+    run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, asked: _Asked
 ) -> tuple[dict[str, float], Facts]:
     dataset = materials.dataset(config, display)
     state, sha256 = materials.state_of(run, config, display)
@@ -243,21 +273,14 @@ def _evaluate(
     run.write_status(facts=facts)
     refuse_leak(run, config, dataset, facts, materials, warn=console.warn if not display.silent else lambda _: None)
     run.write_status(facts=facts)
-    with _asked_to_stop(stop, saves=config.kind != "knn") as asked:
-        callbacks = Callbacks(log, display.progress, asked)
+    with asked.held_back(saves=config.kind != "knn"):
+        callbacks = Callbacks(log, display.progress, asked.stop)
         found = evaluate(config, dataset, state, run.path, callbacks, common=materials.common(config))
     log(found.metrics, final_step(run))
     results = Facts.of(found.facts)
     if results.lr_at_edge is not None and not display.silent:
         console.note(f"note: {advice.lr_at_edge(config.linear.lrs, results.lr_at_edge)}")
     return found.metrics, results
-
-
-def _asked_to_stop(stop: Stop | None, *, saves: bool) -> AbstractContextManager[Stop]:
-    """Who says that the run must stop: its watcher, or the signals; a run that has nothing to save simply ends."""
-    if stop is not None:
-        return nullcontext(stop)
-    return held_back() if saves else nullcontext(lambda: 0)
 
 
 def test(run: Run) -> None:

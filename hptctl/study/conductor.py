@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from hpt.config import PretrainConfig
 from hpt.data.names import find, name_of
-from hpt.errors import HptError, Interrupted
-from hptctl import console, runs, tracking
+from hpt.errors import TIME_IS_UP, TIME_IS_UP_CODE, HptError, Interrupted
+from hptctl import console, deadline, runs, tracking
+from hptctl.format import duration
 from hptctl.runs import Run, launch
 from hptctl.runs.children import SHUTDOWN_SECONDS, Child, Children, child_processes, share, threads
 from hptctl.runs.launch import Origin
 from hptctl.runs.record import Tags
 from hptctl.study.definition import Cell, Study
+from hptctl.study.leads import Leads
 from hptctl.study.progress import Progress
 from hptctl.sweep import folder as sweeps
 from hptctl.sweep.conductor import run_sweep
@@ -52,7 +55,8 @@ def conduct(
     the user gave, to be given again.
 
     Raises:
-        Interrupted: by a signal; every run under way saved what it had. Busy: another process works on the study.
+        Interrupted: by a signal, or since the time that is left is too short for what is left; every run under way
+            saved what it had. Busy: another process works on the study.
     """
     with study.working():
         study.start()
@@ -76,11 +80,18 @@ class StudyConductor:
     ) -> None:
         self.study, self.progress, self.cells = study, progress, cells
         self.jobs, self.retry, self.command = jobs, retry, command
+        self.leads = Leads(progress)
         self.failed: dict[str, str] = {}
         self.tried: list[str] = []
+        self.put_off: set[str] = set()
+        """Cells that the time left was too short for."""
+        self.too_short = ""
+        """Why nothing was begun."""
 
     def conduct(self) -> StudyOutcome:
         self._one_by_one() if self.jobs == 1 else self._side_by_side()
+        if self.put_off:
+            raise self._interrupted(TIME_IS_UP)
         found = {cell.id: self.progress[cell.id] for cell in self.cells}
         return StudyOutcome(
             done=tuple(id for id, each in found.items() if each.state == "done"),
@@ -109,7 +120,9 @@ class StudyConductor:
                     break
                 for child in children.wait():
                     cell, run = doing.pop(child.slot)
-                    self._settle(cell, "" if children.stop() else _why(run, child))
+                    if run.status().exit_code == TIME_IS_UP_CODE:
+                        self.put_off.add(cell.id)
+                    self._settle(cell, "" if children.stop() or cell.id in self.put_off else _why(run, child))
         if stop := children.stop():
             raise self._interrupted(stop)
 
@@ -118,7 +131,20 @@ class StudyConductor:
         if cell.id in self.tried or any(self.progress[id].state != "done" for id in self.progress.settled(cell).needs):
             return False
         state = self.progress[cell.id].state
-        return state in {"left", "stopped"} or (state == "failed" and self.retry)
+        return (state in {"left", "stopped"} or (state == "failed" and self.retry)) and self._in_time(cell)
+
+    def _in_time(self, cell: Cell) -> bool:
+        """Whether a cell would get somewhere in the time that is left."""
+        left = deadline.left()
+        needed = 0.0 if left == inf else self.leads.useful_seconds(cell, own_process=self.jobs > 1)
+        if left > needed:
+            return True
+        if not self.tried:
+            self.too_short = (
+                f"; to begin {cell.id} takes about {duration(needed)}, and {duration(max(left, 0))} were left"
+            )
+        self.put_off.add(cell.id)
+        return False
 
     def _begin(self, cell: Cell) -> Run | None:
         """The cell's run: the one that was begun, or a new one; None where it cannot begin."""
@@ -145,7 +171,11 @@ class StudyConductor:
         self.progress.refresh(store=False)
 
     def _interrupted(self, signum: int) -> Interrupted:
-        return Interrupted(signum, f"study '{self.study.name}' was stopped", f"go on with `{self.command}`")
+        done = sum(self.progress[cell.id].state == "done" for cell in self.cells)
+        too_short = self.too_short if not self.tried else ""
+        return Interrupted(
+            signum, f"study '{self.study.name}' was stopped, {done} of {len(self.cells)} cells done{too_short}"
+        )
 
 
 def _here(run: Run) -> str:

@@ -54,6 +54,8 @@ OF_THE_GRID = {
     "test": "evaluations",
 }
 """Fields of configurations that the grid decides, and the field of the study that decides each."""
+CHOSEN = {"finetune", "sweep"}
+"""Evaluations of the one length that the linear probes choose, with `lengths = "best-by-linear"`."""
 OPTIONS = {
     "datasets": "--dataset",
     "weights": "--weights",
@@ -299,7 +301,8 @@ class _Grid:
         self.study, self.made, self.backbone_of = study, made, backbone_of
 
     def add(self) -> None:
-        """Make the cells: the bases, the pretrainings, the evaluations of each.
+        """Make the cells: the bases, then each pretraining and the evaluations of it, so that a study which is stopped
+        leaves figures of what it has pretrained.
 
         Raises:
             ConfigError: the grid is empty, or a cell that no run would accept.
@@ -310,6 +313,7 @@ class _Grid:
         for base in study.bases:
             if any(base.name in weights for weights in (study.weights, [b.weights for b in study.bases])):
                 self.made[base.name] = self._base(base)
+        choose = study.lengths == "best-by-linear"
         served: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
         for place in product(study.datasets, study.weights, study.policies, study.shares, study.seeds):
             point = _Point(*place)
@@ -322,16 +326,10 @@ class _Grid:
                             f"two grids of the study '{study.name}' have different runs called '{cell.id}'",
                             "give both the same settings and lengths, or prefixes = 'separate'",
                         )
-                    served.setdefault((cell.id, point.dataset), lengths)
-        choose = study.lengths == "best-by-linear"
-        for (pretraining, dataset), lengths in served.items():
-            config = self.made[pretraining].config
-            assert isinstance(config, PretrainConfig)
-            for name, backbone in lengths:
-                for evaluation in study.evaluations:
-                    if not (choose and evaluation.kind in {"finetune", "sweep"}):
-                        cell = self._evaluation(evaluation, name, backbone, dataset, config)
-                        self.made[cell.id] = cell
+                    if (cell.id, point.dataset) not in served:
+                        served[cell.id, point.dataset] = lengths
+                        now = [each for each in study.evaluations if not (choose and each.kind in CHOSEN)]
+                        self._add_evaluations(now, lengths, point.dataset, made.config)
         if choose:
             self._add_chosen(served)
         if study.floor:
@@ -412,6 +410,19 @@ class _Grid:
         config = self._evaluated(evaluation, f"the backbone of {name}", dataset, trained)
         return Cell(f"{_words(evaluation)}-{name}{elsewhere}", config, backbone, sweep=evaluation.kind == "sweep")
 
+    def _add_evaluations(
+        self,
+        evaluations: Iterable[StudyEvaluation],
+        lengths: Iterable[tuple[str, Backbone]],
+        dataset: str,
+        trained: PretrainConfig | EvaluateConfig,
+    ) -> None:
+        assert isinstance(trained, PretrainConfig)
+        for name, backbone in lengths:
+            for evaluation in evaluations:
+                cell = self._evaluation(evaluation, name, backbone, dataset, trained)
+                self.made[cell.id] = cell
+
     def _add_chosen(self, served: Mapping[tuple[str, str], list[tuple[str, Backbone]]]) -> None:
         """The finetunings of each strategy at the length that its linear probes will choose."""
         by_strategy: dict[tuple[str, str], list[tuple[str, Backbone]]] = {}
@@ -426,7 +437,7 @@ class _Grid:
             probes = [self._evaluation(probe, name, backbone, dataset, config).id for name, backbone in lengths]
             among = tuple(Candidate(backbone, id) for (_, backbone), id in zip(lengths, probes, strict=True))
             for evaluation in self.study.evaluations:
-                if evaluation.kind in {"finetune", "sweep"}:
+                if evaluation.kind in CHOSEN:
                     name = strategy if len(among) > 1 else lengths[0][0]
                     cell = self._evaluation(evaluation, name, among[0].backbone, dataset, config)
                     self.made[cell.id] = replace(cell, backbone=None, among=among) if len(among) > 1 else cell

@@ -22,7 +22,7 @@ from hpt.data.names import absence_of, find, published_sizes
 from hpt.data.row import Absence, CatalogRow
 from hpt.errors import DataError, RunError, WeightsError
 from hpt.processes import planned_precision
-from hptctl import console, runs, tracking
+from hptctl import console, deadline, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
 from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, read_weights, would_fetch
@@ -74,10 +74,10 @@ class Progress:
         self.refresh()
 
     def refresh(self, *, store: bool = True) -> None:
-        """Look at the runs again; at those of the tracking store too, which takes longer."""
-        self._runs = [(run, run.spec(), run.status()) for run in runs.all_runs()]
+        """Look at the runs again, `runs`; at those of the tracking store too, which takes longer."""
+        self.runs = [(run, run.spec(), run.status()) for run in runs.all_runs()]
         self._finished: dict[str, list[Run]] = {}
-        for run, _, status in self._runs:
+        for run, _, status in self.runs:
             if status.state == "finished" and (fingerprint_ := status.facts.fingerprint):
                 self._finished.setdefault(fingerprint_, []).insert(0, run)  # the newest first
         if store:
@@ -92,7 +92,7 @@ class Progress:
             try:
                 row = find(name)
                 if isinstance(row, CatalogRow):
-                    with console.Display() as display:
+                    with console.Display(follow=deadline.follow) as display:
                         row.fetch(display.progress)
             except DataError as error:
                 same = (cell.config for cell in self.cells.values() if cell.config.dataset == name)
@@ -128,7 +128,7 @@ class Progress:
                 absence = self._absence(config.dataset)
                 if absence is not None and absence.by == "run":
                     return None
-                with console.Display() as display:
+                with console.Display(follow=deadline.follow) as display:
                     self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
             except DataError as error:
                 self._datasets[key] = error
@@ -257,7 +257,7 @@ class Progress:
         config = self._config_of_run(cell)
         source = self[cell.backbone.cell].run if cell.backbone is not None else None
         started = runs.get(source).spec().created if source else 0.0
-        for run, spec, status in reversed(self._runs):
+        for run, spec, status in reversed(self.runs):
             if spec.kind != cell.kind or spec.config != config or runs.is_trial(run) or spec.created < started:
                 continue
             if status.state == "finished":

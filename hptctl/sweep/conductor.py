@@ -13,9 +13,9 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from hpt.errors import Interrupted, RunError
+from hpt.errors import TIME_IS_UP, Interrupted, RunError
 from hpt.files import write_text
-from hptctl import console, runs, tracking
+from hptctl import console, deadline, runs, tracking
 from hptctl.runs import Busy, Run, launch
 from hptctl.runs.children import child_processes
 from hptctl.runs.record import Facts
@@ -126,7 +126,7 @@ class SweepConductor:
         """Have workers do trials, until none is left that waits or that another worker might give back.
 
         Raises:
-            Interrupted: a signal came, and the trials under way were given back.
+            Interrupted: a signal came, or the time is up, and the trials under way were given back.
         """
         with child_processes(self.workers) as children, self.board:
             workers, reaper = Workers(self.sweep, self.queue, children, self.deadline), Reaper(self.queue)
@@ -134,17 +134,19 @@ class SweepConductor:
                 for what in reaper():
                     console.warn(what)
                 counts = self.queue.counts()
-                waiting = counts.get("waiting", 0) if not self._late() else 0
+                time_is_up = TIME_IS_UP if workers.time_is_up else deadline.passes_in(0.0)
+                waiting = counts.get("waiting", 0) if not (self._late() or time_is_up) else 0
                 workers.start(waiting)
                 self._look()
-                if not (children.running or waiting or counts.get("running")):
+                if not (children.running or waiting or (counts.get("running") and not time_is_up)):
                     break
                 workers.see_off(children.wait(POLL_SECONDS))
                 if children.stop():
                     break
             self._look()
-        if stop := children.stop():
-            again = shlex.join(launch.resume_words(self.sweep))
+        left = counts.get("waiting", 0) + counts.get("running", 0)
+        if stop := children.stop() or (time_is_up if left and not self._late() else 0):
+            again = shlex.join([*launch.resume_words(self.sweep), *deadline.words()])
             raise Interrupted(stop, f"sweep '{self.sweep.name}' was stopped", f"go on with `hptctl {again}`")
 
     def _late(self) -> bool:

@@ -19,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpt.callbacks import RESUMABLE
 from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, Pruned, RunError
 from hpt.evaluate import Common
 from hpt.evaluate.labels import check_labels
-from hptctl import console, runs
+from hptctl import console, deadline, runs
 from hptctl.console import Display
 from hptctl.format import percent
 from hptctl.runs import Run, launch, worker
@@ -41,8 +42,6 @@ from hptctl.sweep.workers import DEADLINE_VARIABLE
 LOST = -1
 """Stands in place of a signal's number where the trial is no longer this worker's."""
 IDLE_SECONDS = 0.5
-TRAINING = ("training", "probing", "finetuning")
-"""Names of the kinds of progress by which the length of a trial is measured."""
 
 
 def main() -> None:
@@ -69,6 +68,9 @@ class Worker:
         url = os.environ.get(STORAGE_VARIABLE) or self.plan.storage
         self.queue = Queue(sweep.name, sweep.path, self.plan, url)
         self.deadline = float(os.environ.get(DEADLINE_VARIABLE, "inf"))
+        self._lead = 0.0
+        """Seconds that a trial took to come to its training."""
+        self._begun: float | None = None
         self.claim: Claim | None = None
         self.lost = False
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
@@ -81,7 +83,7 @@ class Worker:
             or is not what the sweep's other machines have.
         """
         self._check_materials()
-        while not self.signals():
+        while not (stop := self.stop(self._lead)):
             in_time = time.time() < self.deadline
             self.claim = self.queue.claim(self.name, runs.RUNS) if in_time else None
             if self.claim is not None:
@@ -91,14 +93,20 @@ class Worker:
                 time.sleep(IDLE_SECONDS)  # one of these may be given back
             else:
                 return
-        raise Interrupted(self.signals(), "stopped")
+        raise Interrupted(stop, "stopped")
 
-    def stop(self) -> int:
-        """The signal that came, LOST where the trial is another worker's now, or 0."""
-        return self.signals() or (LOST if self.lost else 0)
+    def stop(self, seconds: float) -> int:
+        """The signal that came, TIME_IS_UP where the time given passes in so many seconds, LOST where the trial is
+        another worker's now, or 0."""
+        return self.signals() or (LOST if self.lost else 0) or deadline.passes_in(seconds)
+
+    def trains(self) -> None:
+        """The trial has come to its training, whose state is saved where it is stopped."""
+        if self._begun is not None:
+            self._lead, self._begun = max(self._lead, time.monotonic() - self._begun), None
 
     def _do(self, claim: Claim) -> None:
-        self.lost = False
+        self.lost, self._begun = False, time.monotonic()
         try:
             params = claim.params()
             console.note(f"trial {claim.number}: {in_words(params)}")
@@ -232,12 +240,13 @@ class TrialWatcher:
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Take down the length of the trial."""
-        if what in TRAINING:
+        if what in RESUMABLE:
+            self.owner.trains()
             self.total = total
 
-    def stop(self) -> int:
+    def stop(self, seconds: float) -> int:
         """As `Worker.stop`."""
-        return self.owner.stop()
+        return self.owner.stop(seconds)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Report a figure on val, where there is one; may raise Pruned."""

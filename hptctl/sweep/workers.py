@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpt.errors import HptError, RunError
+from hpt.errors import TIME_IS_UP_CODE, HptError, RunError
 from hptctl import console
 from hptctl.runs import Run
 from hptctl.runs.children import Child, Children, share
@@ -27,6 +27,8 @@ class Workers:
         """`deadline`, in seconds since 1970, is when the last trial may begin."""
         self.sweep, self.queue, self.children, self.deadline = sweep, queue, children, deadline
         self.crashes = 0
+        self.time_is_up = False
+        """Whether one has found too little of the time left (`--for`) for a trial."""
 
     def start(self, wanted: int) -> None:
         """Start workers where there is a slot, until as many run as are wanted."""
@@ -56,6 +58,9 @@ class Workers:
         for child in ended:
             if self.children.stop():  # one that died of the signal gave nothing back
                 self._give_back(child)
+            elif child.process.returncode == TIME_IS_UP_CODE:
+                self.time_is_up = True
+                self._give_back(child)  # it did so itself, unless the storage was away
             elif child.process.returncode:
                 self._mourn(child)
 

@@ -30,7 +30,7 @@ def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> 
             None,
             tmp_path / "broken",
             processes=Processes(1, "cpu"),
-            callbacks=Callbacks(stop=lambda: next(calls)),
+            callbacks=Callbacks(stop=lambda seconds: next(calls)),
         )
     run(settings, images, tmp_path / "broken")
     names = sorted(p.name for p in (tmp_path / "broken" / "checkpoints").glob("*.pt"))

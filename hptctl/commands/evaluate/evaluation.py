@@ -49,6 +49,7 @@ class Shared:
     sets: options.Sets = None
     config: options.ConfigFile = None
     dry_run: options.DryRun = False
+    time_limit: options.For = None
     resume: options.Resume = None
     all_checkpoints: AllCheckpoints = False
     allow_partial: options.AllowPartial = False

@@ -11,6 +11,7 @@ def retry(
     sweep: Sweep,
     workers: Workers = None,
     timeout: Timeout = None,
+    time_limit: options.For = None,
     storage: Storage = None,
     as_json: options.Json = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +73,7 @@ class SearchOptions:
     pruner: PrunerName = None
     trials: Trials = None
     timeout: Timeout = None
+    time_limit: options.For = None
     repeats: Repeats = None
     workers: Workers = None
     storage: Storage = None
@@ -207,14 +207,9 @@ def seconds(text: str | None) -> float | None:
     Raises:
         ConfigError: it is not a length of time.
     """
-    from hpt.errors import ConfigError
+    from hptctl import deadline
 
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
-    if match is None or float(match[1]) == 0:
-        raise ConfigError(f"--timeout {text!r} is not a length of time", "write 90s, 45m or 12h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return deadline.seconds(text, "--timeout") if text is not None else None
 
 
 def _in_words(plan: Plan) -> str:

@@ -60,7 +60,7 @@ def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in
         folder = tmp_path / schedule
         asked = itertools.count(1)
         if schedule == "18-steps":  # stopped, too
-            stop = lambda asked=asked: signal.SIGTERM if next(asked) == 4 else 0  # noqa: E731
+            stop = lambda seconds, asked=asked: signal.SIGTERM if next(asked) == 4 else 0  # noqa: E731
             with pytest.raises(Interrupted, match="stopped at step 7 of 18"):
                 run(settings(schedule), dataset, state, folder, common=common, stop=stop)
         told: list[tuple[int, ...]] = []
