@@ -33,7 +33,7 @@ from hpt.evaluate import Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import pretrain
-from hpt.processes import Compute, Processes
+from hpt.processes import Compute, Processes, choose_device
 from hptctl import collector, console, deadline
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
@@ -199,7 +199,7 @@ def _pretrain(
     dataset = materials.dataset(config, display)
     images = dataset.pretraining_images(config.share, config.seed)
     facts = data_facts(dataset)
-    facts.images, facts.hardware = len(images), hardware(processes)
+    facts.images, facts.hardware = len(images), hardware(processes.device, processes.count)
     compute = Compute.of(config, processes.device)
     facts.precision = compute.precision
     refuse_other_images(run, dataset, facts)
@@ -264,7 +264,7 @@ def _evaluate(
     dataset = materials.dataset(config, display)
     state, sha256 = materials.state_of(run, config, display)
     facts = data_facts(dataset)
-    facts.weights_sha256, facts.hardware = sha256, hardware(Processes(1, config.device))
+    facts.weights_sha256, facts.hardware = sha256, hardware(choose_device(config.device))
     facts.precision = Compute.of(config).precision
     facts.fingerprint = fingerprint_of(config, facts)
     refuse_other_images(run, dataset, facts)
@@ -415,15 +415,11 @@ def fingerprint_of(config: PretrainConfig | EvaluateConfig, facts: Facts) -> str
     return fingerprint(config, data=data or "", split=split or "", weights=weights, precision=precision)
 
 
-def hardware(processes: Processes) -> str:
-    """What the run computes on."""
-    kind = processes.device.type
-    name = (
-        torch.cuda.get_device_name(processes.device)
-        if kind == "cuda"
-        else f"{cores.installed()}-core {platform.machine()}"
-    )
-    return f"{processes.count} x {name} ({kind}), torch {torch.__version__}"
+def hardware(device: torch.device, processes: int = 1) -> str:
+    """What a run computes on."""
+    kind = device.type
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cores.installed()}-core {platform.machine()}"
+    return f"{processes} x {name} ({kind}), torch {torch.__version__}"
 
 
 def main() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from hpt.config import PROTOCOL_LABELS, UNTRAINED, EvaluateConfig, PretrainConfig, parse_labels
 from hpt.data.dataset import Dataset
 from hpt.errors import DataError
+from hpt.processes import choose_device
 from hpt.schedule import parse_schedule
 from hptctl import runs
 from hptctl.study.definition import Cell
@@ -24,7 +26,8 @@ class CellCost:
     forward: int
     """The number of images that go through the model forward only."""
     seconds: float
-    """The time by this machine's measured speed of the bare model; NaN where that was not measured."""
+    """The time on this machine: of a pretraining by the speed of such runs that it has done, else by the measured speed
+    of the bare model; NaN where that was not measured."""
 
 
 def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[str, CellCost]:
@@ -32,12 +35,15 @@ def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[
     from hpt.timing import image_seconds
 
     speeds: dict[tuple[str, int, str, str], tuple[float, float]] = {}
+    done = _speeds(progress) if measured else {}
     out = {}
     for cell in cells:
         config, found = cell.config, progress[cell.id]
         images, forward = (0, 0) if found.state == "done" else _images(cell, progress)
         seconds = float("nan")
-        if measured:
+        if measured and (speed := _speed(done, config)) is not None:
+            seconds = images / speed
+        elif measured:
             key = (config.backbone, config.image_size, config.device, config.precision)
             if key not in speeds and images + forward:
                 speeds[key] = image_seconds(config)
@@ -45,6 +51,35 @@ def costs(progress: Progress, cells: Sequence[Cell], *, measured: bool) -> dict[
             seconds = (images * training + forward * looking) / int(getattr(config, "processes", 1))
         out[cell.id] = CellCost(images, forward, seconds)
     return out
+
+
+Like = tuple[str | None, int | None, str | None, str]
+"""What pretrainings of one speed have in common: backbone, image size, strategy, and what they computed on."""
+
+
+def _speeds(progress: Progress) -> dict[Like, float]:
+    """The images per second of pretrainings that were done, the median over all that was logged."""
+    found: dict[Like, list[float]] = {}
+    for run, spec, status in progress.runs:
+        if spec.kind == "pretrain" and status.facts.hardware is not None:
+            tags, machine = spec.tags, _machine(status.facts.hardware)
+            logged = [line["images_per_second"] for line in run.metrics() if "images_per_second" in line]
+            found.setdefault((tags.backbone, tags.image_size, tags.strategy, machine), []).extend(logged[1:])
+    return {like: median(logged) for like, logged in found.items() if logged}
+
+
+def _speed(speeds: dict[Like, float], config: PretrainConfig | EvaluateConfig) -> float | None:
+    if not speeds or not isinstance(config, PretrainConfig):
+        return None
+    from hptctl.runs.worker import hardware
+
+    machine = _machine(hardware(choose_device(config.device), config.processes))
+    return speeds.get((config.backbone, config.image_size, config.strategy, machine))
+
+
+def _machine(hardware: str) -> str:
+    """Without the version of PyTorch."""
+    return hardware.partition(", torch")[0]
 
 
 def _images(cell: Cell, progress: Progress) -> tuple[int, int]:

@@ -6,12 +6,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from publisher_host import Quiet, offer_ucmerced, serving
 from small_study import STUDY, states
 
 from hpt.known_weights import KNOWN
+from hptctl import runs
 from hptctl.runs.weights import backbone_of
 from hptctl.study import definition as grid
 from hptctl.study.progress import Progress
@@ -141,3 +143,14 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
         found = json.loads(hptctl("study", "plan", *one, "--json").stdout)
         assert (found["counts"], found["fetch"]) == ({"done": 3}, {"datasets": [], "weights": []})
         assert len(Quiet.asked) == 1
+
+
+def test_a_plan_reckons_by_the_speed_of_pretrainings_that_this_machine_has_done(
+    hptctl, own: str, workplace: Path, digits_folder: Path
+) -> None:
+    (workplace / "mine.toml").write_text(PUBLISHED.replace('"ucmerced", "bdd"', f'"{digits_folder}"'))
+    logged = [line["images_per_second"] for line in runs.get("own").metrics() if "images_per_second" in line]
+    rows = json.loads(hptctl("study", "plan", "mine.toml", "--json").stdout)["cells"]
+    (cell,) = [row for row in rows if row["kind"] == "pretrain"]
+    assert logged
+    assert cell["seconds"] == pytest.approx(cell["images"] / median(logged[1:]), abs=0.1)
