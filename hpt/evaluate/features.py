@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -73,12 +73,15 @@ def embed_views(
     policy: AugmentConfig,
     size: int,
     compute: Compute,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Features [n, d] of augmented views of the images `rows` [n], fp32 on the device.
 
     Args:
         uniform: the random numbers [n, augment.COLUMNS] that determine the views.
+        progress: called with the number of views that are done.
     """
+    done = 0
     parts = []
     with frozen(backbone), compute.autocast():
         for some, numbers in zip(rows.split(BATCH), uniform.split(BATCH), strict=True):
@@ -86,4 +89,6 @@ def embed_views(
             view = augment.parameters(numbers, raw.sizes, policy)
             seen = augment.train_view(raw, view, size, images.mean, images.std, policy.blur_sigma[1])
             parts.append(backbone(seen).float())
+            done += len(some)
+            progress(done)
     return torch.cat(parts)

@@ -6,8 +6,9 @@ all of the cost, runs once. A probe that was stopped goes on from its checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -257,8 +258,8 @@ class _TrainFeatures:
         self.stored: list[Tensor] = []
         everything, views = torch.arange(len(setup.train.images)), setup.config.linear.views
         for number in range(views):
-            self.stored.append(self._embed(everything, "probe views", number))
-            setup.callbacks.progress(number + 1, views, "training views")
+            progress = partial(self._progress, before=number * len(everything), total=views * len(everything))
+            self.stored.append(self._embed(everything, "probe views", number, progress))
 
     def __call__(self, rows: Tensor, step: int) -> Tensor:
         if not self.stored:
@@ -272,9 +273,14 @@ class _TrainFeatures:
             features[mine.to(device)] = stored[rows[mine].to(device)]
         return features
 
-    def _embed(self, rows: Tensor, purpose: str, step: int) -> Tensor:
+    def _progress(self, done: int, *, before: int, total: int) -> None:
+        self.setup.callbacks.progress(before + done, total, "training views")
+
+    def _embed(
+        self, rows: Tensor, purpose: str, step: int, progress: Callable[[int], None] = lambda done: None
+    ) -> Tensor:
         config, setup = self.setup.config, self.setup
         uniform = augment.draw(len(rows), generator(config.seed, purpose, step))
         policy = augment.crop_policy(config.linear.min_scale, config.linear.flip_p)
         images = setup.train.images
-        return embed_views(setup.backbone, images, rows, uniform, policy, config.image_size, setup.compute)
+        return embed_views(setup.backbone, images, rows, uniform, policy, config.image_size, setup.compute, progress)

@@ -163,6 +163,8 @@ class _Asked:
         self.watcher = watcher
         self.signal: Callable[[], int] = lambda: 0
         """The signal that was held back."""
+        self._work, self._since, self._longest = "", 0.0, 0.0
+        """The work that progresses, when it did last, and the longest that it took to."""
 
     def stop(self, seconds: float) -> int:
         """As `Callbacks.stop`."""
@@ -174,7 +176,12 @@ class _Asked:
         """Tell the watcher; work that nothing of is saved on its way ends here when it is asked to stop."""
         if self.watcher is not None:
             self.watcher.progress(done, total, what)
-        if what not in RESUMABLE and (done < total or not total) and (signum := self.stop(0.0)):
+        if what in RESUMABLE:
+            return
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._since) if what == self._work else 0.0
+        self._work, self._since = what, now
+        if (done < total or not total) and (signum := self.stop(self._longest)):
             raise Interrupted(signum, f"stopped at {what} {done} of {total}, which starts again")
 
     @contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt.config import flatten
 from hpt.files import write_text
-from hptctl import runs
+from hptctl import deadline, runs
 from hptctl.runs import Run
 from hptctl.tracking.store import MARKER, client, experiment_id, first_line, readable, uri
 
@@ -31,6 +31,8 @@ log = logging.getLogger("hptctl.tracking")
 FLUSH_SECONDS = 3.0
 FIRST_SECONDS = 15.0
 """What a run gets to take its first step before it is tracked in any case: a cache may take hours to build."""
+CONNECT_SECONDS = 10.0
+"""What MLflow's import and a new store may take."""
 BATCH = 1000  # MLflow's own limit of metrics in one call
 _STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED", "pruned": "KILLED"}
 
@@ -71,12 +73,16 @@ class Tracker:
         self._busy.set()
 
     def close(self) -> None:
-        """Send the rest, the run's state and its artifacts."""
+        """Send the rest, the run's state and its artifacts.
+
+        A run whose time is up, and that has not come to be tracked, leaves that to when it goes on.
+        """
         self._stop.set()
         self._busy.set()
         if self._thread.is_alive():
             self._thread.join(timeout=120)
-        self._try()
+        if self._push.client is not None or not deadline.passes_in(CONNECT_SECONDS):
+            self._try()
 
     def _loop(self) -> None:
         self._busy.wait(FIRST_SECONDS)
