@@ -1,6 +1,7 @@
 """Runs as one file that travels: an uncompressed tar, whose first member says what all the others are.
 
     manifest.json        who wrote it and where, and of every file its path, size and sha256
+    manifest.sha256      its own hash
     runs/<name>/...      the files, sorted
 
 The same runs give the same bytes. Nothing but what `write` writes is read: since the manifest comes first, every byte
@@ -37,6 +38,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TOP = "runs"
 """The folder of all the others in an archive, whatever it is called here."""
+SEAL = "manifest.sha256"
 MANIFEST_BYTES = 64 * 2**20
 """A longer manifest is refused: this one holds 400,000 files."""
 CHUNK = 2**20
@@ -155,8 +157,8 @@ def write(
     refuse_without_room(out.parent, whole)
     with ExitStack() as stack:
         output = _Output(out, split, stack)
-        text = manifest.text()
-        output.write(_header(MANIFEST, len(text)) + text + _filling(len(text)))
+        for name, data in _about(manifest.text()):
+            output.write(_header(name, len(data)) + data + _filling(len(data)))
         packed = done = 0
         for run in found:
             with run.working():
@@ -421,7 +423,10 @@ def _manifest(source: _Input, out: Path) -> Manifest:
     if head.size > MANIFEST_BYTES:
         raise _foreign(out, f"its {MANIFEST} has {size(head.size)}")
     text = source.take(head.size)
-    source.take(len(_filling(head.size)))
+    _, (name, seal) = _about(text)
+    rest = _filling(head.size) + _header(name, len(seal)) + seal + _filling(len(seal))
+    if source.take(len(rest)) != rest:
+        raise _damaged(source.at, f"{MANIFEST} is not what {SEAL} is of")
     try:
         says = _Head.model_validate_json(text)
         if says.format > FORMAT:
@@ -499,6 +504,11 @@ def _header(path: str, bytes: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
+def _about(manifest: bytes) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """The members before the runs' files."""
+    return (MANIFEST, manifest), (SEAL, hashlib.sha256(manifest).hexdigest().encode())
+
+
 def _filling(bytes: int) -> bytes:
     """What fills a file up to whole blocks."""
     return b"\0" * (-bytes % tarfile.BLOCKSIZE)
@@ -511,7 +521,8 @@ def _end(written: int) -> int:
 
 def _length(manifest: Manifest) -> int:
     """Bytes of the whole archive."""
-    members = [(MANIFEST, len(manifest.text())), *((entry.path, entry.size) for entry in manifest.files)]
+    members = [(name, len(data)) for name, data in _about(manifest.text())]
+    members += [(entry.path, entry.size) for entry in manifest.files]
     written = sum(len(_header(path, bytes)) + bytes + len(_filling(bytes)) for path, bytes in members)
     return written + _end(written)
 

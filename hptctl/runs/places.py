@@ -42,12 +42,12 @@ def _moved(value: Any, moves: Sequence[Move]) -> Any:
 
 
 def without_places(value: Any) -> Any:
-    """A configuration with names in place of absolute paths: what it is wherever its images and weights lie."""
+    """A configuration without its absolute paths: what it is wherever its images and weights lie."""
     if isinstance(value, dict):
         return {key: without_places(each) for key, each in value.items()}
     if isinstance(value, list):
         return [without_places(each) for each in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return os.sep if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def images_of(config: Any) -> Iterator[str]:

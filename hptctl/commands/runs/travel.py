@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -110,7 +111,8 @@ def import_runs(
             " bring them, or import again with --move OLD=NEW"
         )
     for run, command in found.stopped.items():
-        console.say(f"go on with {run}: {command}")
+        absent = [word for word in shlex.split(command) if word.endswith(".toml") and not Path(word).exists()]
+        console.say(f"go on with {run}: {command}" + (f" (bring {absent[0]} too)" if absent else ""))
 
 
 def _bytes(text: str) -> int:
