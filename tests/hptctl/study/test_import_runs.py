@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from run_folders import content, crafted, grown, made, member
 
-from hpt.errors import RunError
+from hpt.errors import Interrupted, RunError
 from hptctl import runs, tracking
 from hptctl.console import Display
 from hptctl.runs import Run, archive
@@ -296,3 +298,19 @@ def test_a_store_that_is_away_costs_a_warning_and_a_full_disk_nothing(
     done = hptctl("runs", "import", "../runs.tar", "--json")
     assert done.stderr.count("the runs are in place, `hptctl runs sync` sends them to the store later") == 1
     assert set(json.loads(done.stdout)["new"]) == {"base", "figure", "stopped"}
+
+
+def test_a_signal_on_the_way_leaves_nothing_behind(here: Path) -> None:
+    kept = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, _: (_ for _ in ()).throw(Interrupted(number, "stopped")))
+    before = content(here)
+    try:
+        with pytest.raises(Interrupted):
+            import_runs(
+                [Path("../runs.tar")],
+                display=Display(silent=True, follow=lambda *_: os.kill(os.getpid(), signal.SIGTERM)),
+            )
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert content(here) == before
+    assert [path.name for path in (here / "runs").iterdir()] == ["mine"]

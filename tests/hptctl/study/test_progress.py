@@ -12,8 +12,11 @@ from publisher_host import Quiet, offer_ucmerced, serving
 from small_study import STUDY, states
 
 from hpt.known_weights import KNOWN
+from hptctl import runs
+from hptctl.runs import launch
 from hptctl.runs.weights import backbone_of
 from hptctl.study import definition as grid
+from hptctl.study.import_runs import point_here
 from hptctl.study.progress import Progress
 
 
@@ -141,3 +144,25 @@ def test_a_plan_says_what_a_run_downloads_and_downloads_nothing(
         found = json.loads(hptctl("study", "plan", *one, "--json").stdout)
         assert (found["counts"], found["fetch"]) == ({"done": 3}, {"datasets": [], "weights": []})
         assert len(Quiet.asked) == 1
+
+
+def test_a_run_that_stopped_is_the_cells_wherever_its_images_lie(hptctl, study: Path, own: str) -> None:
+    every = grid.cells(grid.load("mine.toml"), backbone_of)
+    cell = next(cell for cell in every if cell.id == "target-my-digits-s0@4")
+    run = runs.get("own")
+    pinned = launch.pinned(cell.config)
+    facts = run.status().facts.model_copy(update={"backbone_sha256": None})
+    run.write_status(state="interrupted", facts=facts)
+
+    def found(**changes: object) -> str:
+        spec = run.spec().model_copy(update={"config": pinned | {"dataset": "/nowhere/my digits"} | changes})
+        (run.path / "run.json").write_text(spec.stored())
+        return Progress(every)[cell.id].run
+
+    assert found(probe_every=2) == ""
+    assert found(save_at=[1]) == ""
+    assert found() == "own"
+    point_here(Progress(every), every)
+    assert run.spec().config == pinned
+    run.write_status(facts=facts.model_copy(update={"fingerprint": "of other images"}))
+    assert found() == ""
