@@ -32,7 +32,7 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) ->
             torch.save({"step": step, **state}, file)
         except RuntimeError as error:  # on a full disk the writer's own complaint hides the system's
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-    write_text(path.with_suffix(".sha256"), _digest(path))
+    write_text(seal_of(path), _digest(path))
     for old in steps(folder)[:-keep]:
         for name in (f"step-{old:08d}.sha256", f"step-{old:08d}.pt"):
             (folder / name).unlink(missing_ok=True)
@@ -50,20 +50,33 @@ def newest(folder: Path, *, until: float = inf) -> dict[str, Any] | None:
     Raises:
         RunError: there are checkpoints, and all are damaged.
     """
+    path = newest_file(folder, until=until)
+    if path is None:
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def newest_file(folder: Path, *, until: float = inf) -> Path | None:
+    """As `newest`, its file, unread; the hash lies beside it (`seal_of`)."""
     damaged = []
     for step in reversed([step for step in steps(folder) if step <= until]):
         path = folder / f"step-{step:08d}.pt"
-        seal = path.with_suffix(".sha256")
+        seal = seal_of(path)
         if not seal.exists():  # killed before the seal was written: as if there were no such checkpoint
             continue
         if seal.read_text() == _digest(path):
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
+            return path
         damaged.append(path.name)
         log.warning("checkpoint %s is damaged; trying the one before", path)
     if damaged:
         raise RunError(f"every checkpoint in {folder} is damaged ({', '.join(damaged)})", "start a new run")
     return None
+
+
+def seal_of(path: Path) -> Path:
+    """The file that holds a checkpoint's hash."""
+    return path.with_suffix(".sha256")
 
 
 def _digest(path: Path) -> str:

@@ -310,6 +310,7 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     from hptctl.runs.launch import Origin
     from hptctl.study import conductor
     from hptctl.study.at_hand import keep
+    from hptctl.study.import_runs import point_here
 
     cells, progress, command = asked.cells, asked.progress, options.command_line()
     if asked.base is not None:
@@ -317,6 +318,7 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     for base in asked.study.bases:
         if any(cell.id == base.name for cell in cells):
             console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
+    point_here(progress, cells)
     parent = conductor.parent(asked.study, Origin(command, experiment))
     keep(parent, asked.base)
     outcome = conductor.conduct(parent, progress, cells, jobs=jobs, retry=retry, command=command)

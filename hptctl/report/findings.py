@@ -125,7 +125,7 @@ class Findings:
         first = self.frame.loc[self.rivals(target)[0].run_ids[0]]
         if self.floor(target) is not None or "config.dataset" not in first or first["kind"] not in EVALUATIONS:
             return ""
-        words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", str(first["config.dataset"])]
+        words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", _from_here(str(first["config.dataset"]))]
         for option, column in OF_THE_FLOOR.items():
             value = str(first.get(column) or "None")
             words += [option, value] if value not in {"None", "nan"} else []
@@ -225,6 +225,12 @@ def gather(frame: pd.DataFrame) -> Findings:
         difference=Differences(groups, folders, _stakes(every, shown, groups)),
         costs={result.place: cost(result, narrow) for result in every},
     )
+
+
+def _from_here(dataset: str) -> str:
+    """A dataset as a command in the working folder names it: whoever has the folder has it at another place."""
+    path = Path(dataset)
+    return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else dataset
 
 
 def best(found: Sequence[Result]) -> Result | None:

@@ -2,7 +2,7 @@
 
 A row holds:
 
-    run_id name kind state start end experiment command        the run
+    run_id shown_id name kind state start end experiment command  the run; how a page names it
     strategy dataset pretrain_dataset steps length labels      what was done (`length`: of the run, where it went on)
     pretrain_seed seed training preset backbone image_size     how
     metric val test test_std test_images reruns probes         what came out (NaN where there is nothing)
@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -63,6 +64,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     on_the_way = frame["length"] != ""
     frame["arm"] = (frame["arm"] + " on the way to " + frame["length"]).where(started & on_the_way, frame["arm"])
     frame["standing"] = _standing(frame)
+    # A store may have got one run twice, from two folders.
+    frame["shown_id"] = frame["shown_id"].mask(frame["shown_id"].duplicated(keep=False), frame["run_id"])
     return frame
 
 
@@ -98,6 +101,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
     config = {f"config.{key}": value for key, value in params.items()}
     return {
         "run_id": record.run_id,
+        "shown_id": record.first_id or record.run_id,
         "name": record.name,
         "kind": record.kind,
         "state": record.state.lower(),
@@ -140,7 +144,9 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "folder": record.folder,
         "settings": _settings(record),
         "decayed": tags.of_steps in {None, tags.steps} and not kept_best,
-        "digest": hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest(),
+        "digest": hashlib.sha256(
+            json.dumps({key: _named(value) for key, value in params.items()}, sort_keys=True).encode()
+        ).hexdigest(),
         "weights_sha256": facts.weights_sha256 or "",
         "data_fingerprint": facts.data_fingerprint or "",
         "images": (facts.data_fingerprint or "")[:3] + (facts.split_fingerprint or "")[:3],
@@ -171,12 +177,18 @@ def _chain(pretraining: Record, by_id: dict[str, Record]) -> list[str]:
 def _settings(record: Record) -> tuple[str, ...]:
     """The settings of a run that are not the protocol's, as `--set` takes them."""
     if record.kind not in {"pretrain", *EVALUATIONS}:
-        return tuple(f"{k}={v}" for k, v in sorted(record.params.items()) if not k.startswith("evaluate."))
+        return tuple(f"{k}={_named(v)}" for k, v in sorted(record.params.items()) if not k.startswith("evaluate."))
     protocol = _protocol(record.kind)
     params = {k: v for k, v in record.params.items() if k.partition(".")[0] not in set(EVALUATIONS) - {record.kind}}
     return tuple(f"{k}={v}" for k, v in sorted(params.items()) if k not in _IN_THE_ROW and v != protocol.get(k))
 
 
+def _named(value: str) -> str:
+    """A setting with the names of files and folders in place of their paths, which say nothing to another machine."""
+    return _PATH.sub(r"\1\2", value)
+
+
+_PATH = re.compile(r"(^|['\"])/(?:[^'\"]*/)?([^'\"/]+)/?(?=$|['\"])")
 _IN_THE_ROW = {"strategy", "dataset", "weights", "seed", "steps", "labels", "kind", "preset"}
 
 

@@ -6,7 +6,7 @@ The context of the templates is `Page` below and the dataclasses of its parts: t
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations, groupby
@@ -108,7 +108,8 @@ def render(findings: Findings, format: str, *, images: int = 0) -> str:
     """The report as text in one of `formats.FORMATS`; a page draws `images` of each dataset."""
     if format == "html":
         with drawing.beside(CHARTS * len(findings.targets)):
-            return _environment().get_template("report.html.j2").render(page=build(findings, images=images))
+            shown = dict(zip(findings.frame["run_id"], findings.frame["shown_id"], strict=True))
+            return _environment(shown).get_template("report.html.j2").render(page=build(findings, images=images))
     return formats.FORMATS[format](findings)
 
 
@@ -173,7 +174,7 @@ def templates() -> Path:
     return next(place for place in (package / "templates", package.parent / "templates") if place.is_dir())
 
 
-def _environment() -> Environment:
+def _environment(shown_ids: Mapping[str, str]) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(templates()),
         autoescape=True,
@@ -182,4 +183,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = thousands
+    environment.filters["shown_id"] = shown_ids.__getitem__
     return environment

@@ -23,6 +23,7 @@ class Provenance:
     """The row of one run. Hashes are cut to ten digits."""
 
     run_id: str
+    """As pages name it (`frame.tidy`)."""
     name: str
     kind: str
     strategy: str
@@ -56,7 +57,7 @@ def provenance(frame: pd.DataFrame) -> tuple[tuple[Provenance, ...], tuple[Setti
 def _row(row: pd.Series, settings: str) -> Provenance:
     seeds = [str(row["pretrain_seed"]), str(row["seed"])]
     return Provenance(
-        run_id=str(row["run_id"]),
+        run_id=str(row["shown_id"]),
         name=str(row["name"]),
         kind=str(row["kind"]),
         strategy=str(row["arm"]),

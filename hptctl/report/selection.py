@@ -70,7 +70,9 @@ def _named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
     """
     found: set[str] = set()
     for name in names:
-        ids = {r.run_id for r in records if r.name == name or (len(name) >= 8 and r.run_id.startswith(name))}
+        ids = {r.run_id for r in records if r.name == name}
+        if len(name) >= 8:
+            ids |= {r.run_id for r in records if r.run_id.startswith(name) or r.first_id.startswith(name)}
         if not ids:
             known = did_you_mean(name, [record.name for record in records])
             raise RunError(f"the store has no run '{name}'{known}", "see `hptctl runs list`")

@@ -2,6 +2,8 @@
 
 folder      `runs/<name>/`: made, found, read, locked
 record      what the folder records: what a run is, how it goes, what it found
+archive     runs as one file that travels
+places      the absolute paths in a run's record
 weights     what `--weights` may name
 launch      a run described and begun, here or under `accelerate launch`
 children    processes that a command starts: their signals, and their share of devices and cores

@@ -35,6 +35,8 @@ from hptctl.runs.record import Kind, Spec, State, Status
 log = logging.getLogger("hptctl.runs")
 
 RUNS = Path("runs")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}"
+"""What a run may be called: a folder on every system, and nothing that leads out of `runs/`."""
 
 
 class Busy(RunError):
@@ -164,7 +166,7 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
         ConfigError: the name is no file name, or has a meaning of its own. RunError: a run of that name exists.
     """
     wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", suggestion)[:80].strip("-.") or kind
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}", wanted):
+    if not re.fullmatch(NAME, wanted):
         raise ConfigError(
             f"--name {wanted!r} cannot name a folder", "use letters, digits, '.', '_' and '-', 100 at most"
         )
@@ -216,7 +218,7 @@ def find(text: str) -> Run | None:
         if (path / "run.json").is_file():
             return Run(path)
     if re.fullmatch(r"[0-9a-f]{8,32}", text):
-        matches = [run for run in all_runs() if (tracked_id(run) or "").startswith(text)]
+        matches = [run for run in all_runs() if any(id.startswith(text) for id in _ids(run))]
         if len(matches) == 1:
             return matches[0]
     return None
@@ -259,10 +261,22 @@ def newest(kind: Kind = "pretrain", having: Iterable[State] = ("finished",)) -> 
 
 def tracked_id(run: Run) -> str | None:
     """The run's MLflow id, without asking MLflow."""
+    id = _tracking(run).get("run_id")
+    return None if id is None else str(id)
+
+
+def _ids(run: Run) -> list[str]:
+    """The run's MLflow id, and the one that the store had for it that knew it first."""
+    known = _tracking(run)
+    return [str(known[key]) for key in ("run_id", "first_id") if known.get(key)]
+
+
+def _tracking(run: Run) -> dict[str, Any]:
     try:
-        return str(json.loads((run.path / "tracking.json").read_bytes())["run_id"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+        found = json.loads((run.path / "tracking.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _came_to_nothing(run: Run) -> bool:

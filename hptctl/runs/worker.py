@@ -41,7 +41,7 @@ from hptctl.runs.children import end_with_command
 from hptctl.runs.energy import Meter
 from hptctl.runs.record import Facts, merged, recorded
 from hptctl.runs.signals import held_back, raise_on_signals
-from hptctl.runs.weights import read_weights
+from hptctl.runs.weights import find_weights, read_weights
 from hptctl.tracking import tracked
 
 PRETRAINED_ON = "pretrained-on.npy"
@@ -106,9 +106,25 @@ class Materials:
         return self._untrained[key], None
 
     def weights_of(self, run: Run, config: PretrainConfig | EvaluateConfig) -> weights.Loaded:
-        """The file that the run starts from or evaluates, read."""
-        file = Path(recorded(run.spec().tags.weights_file, "which file its weights are"))
-        return read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
+        """The file that the run starts from or evaluates, read; where it is gone, what its name stands for now: known
+        weights lie in each machine's own cache.
+
+        Raises:
+            RunError: these are not the weights that the run began with. WeightsError: there are none.
+        """
+        spec = run.spec()
+        file = Path(recorded(spec.tags.weights_file, "which file its weights are"))
+        if not file.exists() and spec.tags.weights is not None:
+            file, _ = find_weights(spec.tags.weights)
+        loaded = read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
+        began = run.status().facts.weights_sha256 if spec.kind != "sweep" else None  # a sweep has its winner's
+        if began not in (None, loaded.sha256):
+            raise RunError(
+                f"{file} has other weights than run '{run.name}' began with (sha256 {loaded.sha256[:10]}, not"
+                f" {str(began)[:10]})",
+                "bring those back, or start a new run",
+            )
+        return loaded
 
 
 def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | None = None) -> None:

@@ -4,5 +4,7 @@ definition  the grid, and the cells that it comes to
 progress    which cells are done
 cost        what the rest takes
 conductor   doing it
+export_runs what leaves for another machine
+import_runs what arrives from one
 builtin/    the studies that come with the program
 """

@@ -10,7 +10,7 @@ left until `Progress.fetch` gets it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -208,14 +208,9 @@ class Progress:
 
     def _finished_run(self, cell: Cell) -> Found | None:
         """The finished run of a cell's fingerprint: one of this folder, or else one that the store knows."""
-        start, dataset = self._sha256(cell), self.readable(cell.config)
-        if start is None or dataset is None:
+        of_cell = self._fingerprint(cell)
+        if of_cell is None:
             return None
-        of: Callable[..., str] = partial(fingerprint, cell.config)
-        if cell.sweep and isinstance(cell.config, EvaluateConfig):
-            of = protocol(cell.config).fingerprint
-        precision = planned_precision(cell.config)
-        of_cell = of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start, precision=precision)
         for run in self._finished.get(of_cell, ()):
             if found := _done(cell, run):
                 return found
@@ -226,6 +221,17 @@ class Progress:
         if isinstance(cell.config, PretrainConfig) and not kept:
             return None
         return Found("done", record.name, backbones=kept, here=False, mlflow_id=record.run_id)
+
+    def _fingerprint(self, cell: Cell) -> str | None:
+        """What a cell's result rests on; None where its images or the weights that it starts from are not known."""
+        start, dataset = self._sha256(cell), self.readable(cell.config)
+        if start is None or dataset is None:
+            return None
+        of: Callable[..., str] = partial(fingerprint, cell.config)
+        if cell.sweep and isinstance(cell.config, EvaluateConfig):
+            of = protocol(cell.config).fingerprint
+        precision = planned_precision(cell.config)
+        return of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start, precision=precision)
 
     def _needed(self, cell: Cell) -> bool:
         """Whether a cell that is not done needs the backbone of this one."""
@@ -253,12 +259,16 @@ class Progress:
 
     def _begun(self, cell: Cell) -> Found:
         """What there is of a cell that has no finished run: a run of its configuration that stopped, failed or is
-        running."""
-        config = self._config_of_run(cell)
+        running. One that has found its images and weights to be the cell's may have them at another place."""
+        config, of_cell = self._config_of_run(cell), self._fingerprint(cell)
         source = self[cell.backbone.cell].run if cell.backbone is not None else None
         started = runs.get(source).spec().created if source else 0.0
         for run, spec, status in reversed(self.runs):
-            if spec.kind != cell.kind or spec.config != config or runs.is_trial(run) or spec.created < started:
+            if spec.kind != cell.kind or runs.is_trial(run):
+                continue
+            rests_on = status.facts.fingerprint
+            same = rests_on is not None and rests_on == of_cell and _elsewhere(spec.config) == _elsewhere(config)
+            if not same and (spec.config != config or spec.created < started):
                 continue
             if status.state == "finished":
                 return Found("left")  # of images that have changed since
@@ -290,6 +300,11 @@ class Progress:
 def _key(config: PretrainConfig | EvaluateConfig) -> tuple[str, int]:
     """A dataset, and the side to which its images are decoded."""
     return config.dataset, config.data.side(config.image_size)
+
+
+def _elsewhere(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration but for where its images and weights lie."""
+    return {key: value for key, value in config.items() if key not in {"dataset", "weights"}}
 
 
 def _done(cell: Cell, run: Run) -> Found | None:

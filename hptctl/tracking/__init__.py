@@ -6,13 +6,14 @@ registry    a backbone as a model of the store's registry
 embedder    that model's code, which MLflow keeps with it
 """
 
-from hptctl.tracking.push import Tracker, carry, sync, tracked
+from hptctl.tracking.push import Tracker, arrive, carry, sync, tracked
 from hptctl.tracking.store import Record, StoreWatch, check_store, client, histories, read_runs, uri
 
 __all__ = [
     "Record",
     "StoreWatch",
     "Tracker",
+    "arrive",
     "carry",
     "check_store",
     "client",

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hpt.config import flatten
 from hpt.files import write_text
 from hptctl import deadline, runs
-from hptctl.runs import Run
+from hptctl.runs import Run, Status
 from hptctl.tracking.store import MARKER, client, experiment_id, first_line, readable, uri
 
 if TYPE_CHECKING:
@@ -114,11 +114,13 @@ class _Push:
         # None is the default store, which moves with the working folder.
         store = os.environ.get("MLFLOW_TRACKING_URI")
         self.state: dict[str, Any] = {"uri": store, "run_id": None, "params": False, "state": None}
-        self.state |= {"sent": {}, "facts": {}, "artifacts": {}}
+        self.state |= {"sent": {}, "facts": {}, "artifacts": {}, "first_id": None}
         if self.file.exists():
             saved = json.loads(self.file.read_bytes())
-            if saved["uri"] == store:  # another store has none of it yet
-                self.state = saved
+            if "uri" in saved and saved["uri"] == store:
+                self.state |= saved
+            else:  # another store has none of it yet
+                self.state["first_id"] = _first_id(saved)
         self.client: MlflowClient | None = None
 
     def __call__(self) -> int:
@@ -149,6 +151,8 @@ class _Push:
             "mlflow.source.name": "hptctl",
             "mlflow.source.type": "LOCAL",
         }
+        if self.state["first_id"]:
+            tags["first_id"] = self.state["first_id"]
         source = Run(Path(spec.source_folder)) if spec.source_folder else None
         parent = runs.find(spec.parent) if spec.parent else None
         for relation, relative, link in (("source", source, "source_id"), ("parent", parent, "mlflow.parentRunId")):
@@ -224,10 +228,19 @@ class _Push:
         else:
             if status.reason:
                 mlflow_client.set_tag(self.state["run_id"], "reason", status.reason[:5000])
-            ended = int((status.ended or time.time()) * 1000)
-            mlflow_client.set_terminated(self.state["run_id"], state, end_time=ended)
+            ended = status.ended or _last_sign(self.run, status)
+            mlflow_client.set_terminated(self.state["run_id"], state, end_time=int(ended * 1000))
         self.state["state"] = state
         self._save()
+
+
+def _last_sign(run: Run, status: Status) -> float:
+    """When a run that died without a word was last heard of."""
+    return max((line["time"] for line in run.metrics()), default=status.started or time.time())
+
+
+def _first_id(saved: Mapping[str, Any]) -> str | None:
+    return saved.get("first_id") or saved.get("run_id")
 
 
 @contextmanager
@@ -238,6 +251,17 @@ def tracked(run: Run, *, at_once: bool = False) -> Iterator[Tracker]:
         yield tracker
     finally:
         tracker.close()
+
+
+def arrive(run: Run) -> None:
+    """Keep of another folder's `tracking.json` what holds here: all of it where MLFLOW_TRACKING_URI names its store
+    here too, else the id that its first store has for the run, by which pages name it in every store."""
+    file = run.path / "tracking.json"
+    if not file.exists():
+        return
+    saved = json.loads(file.read_bytes())
+    if saved.get("uri") is None or saved["uri"] != os.environ.get("MLFLOW_TRACKING_URI"):
+        write_text(file, json.dumps({"first_id": _first_id(saved)}))
 
 
 def carry(run: Run) -> None:

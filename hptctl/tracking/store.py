@@ -53,6 +53,8 @@ class Record:
     """Name of the pretraining that it starts from or evaluates."""
     source_id: str = ""
     parent_id: str | None = None
+    first_id: str = ""
+    """The id that the store had for it which knew it first, where that is another one; pages name a run by it."""
 
 
 def uri() -> str:
@@ -217,6 +219,7 @@ def _record(run: MlflowRun, experiment: str) -> Record | None:
         source=tags.get("source", ""),
         source_id=tags.get("source_id", ""),
         parent_id=tags.get("mlflow.parentRunId"),
+        first_id=tags.get("first_id", ""),
     )
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from program import signal_when, wait_for
+from run_folders import made
 
+from hpt.config import EvaluateConfig
 from hpt.data.embedded import draw_shape
 from hpt.errors import RunError
 from hptctl import runs
-from hptctl.runs.record import Facts
-from hptctl.runs.worker import refuse_other_precision
+from hptctl.runs.record import Facts, Tags
+from hptctl.runs.worker import Materials, refuse_other_precision
 
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--set", "log_every=1")
 
@@ -154,3 +156,15 @@ def test_a_run_whose_images_have_changed_is_not_resumed(hptctl, workplace: Path,
         hptctl(*arguments, code=128 + signal.SIGTERM)
     next(images.rglob("*.png")).unlink()
     assert "are not those that run 'changed' began with" in hptctl("pretrain", "--resume", "changed", code=2).stderr
+
+
+def test_weights_whose_file_is_gone_are_found_by_name_and_have_to_be_the_same(workplace: Path, own: str) -> None:
+    config = EvaluateConfig(kind="knn", weights="own", dataset="digits", backbone="resnet18")
+    run = made("figure", tags=Tags(weights="own", weights_file="/gone/backbone.safetensors"))
+    sha256 = runs.get("own").status().facts.backbone_sha256
+    assert Materials().weights_of(run, config).sha256 == sha256
+    run.write_status(facts=Facts(weights_sha256=sha256))
+    assert Materials().weights_of(run, config).sha256 == sha256
+    run.write_status(facts=Facts(weights_sha256="0" * 64))
+    with pytest.raises(RunError, match=r"has other weights than run 'figure' began with .*bring those back"):
+        Materials().weights_of(run, config)

@@ -14,8 +14,10 @@ from small_study import STUDY, states
 
 from hpt.known_weights import KNOWN
 from hptctl import runs
+from hptctl.runs import launch
 from hptctl.runs.weights import backbone_of
 from hptctl.study import definition as grid
+from hptctl.study.import_runs import point_here
 from hptctl.study.progress import Progress
 
 
@@ -154,3 +156,25 @@ def test_a_plan_reckons_by_the_speed_of_pretrainings_that_this_machine_has_done(
     (cell,) = [row for row in rows if row["kind"] == "pretrain"]
     assert logged
     assert cell["seconds"] == pytest.approx(cell["images"] / median(logged[1:]), abs=0.1)
+
+
+def test_a_run_that_stopped_is_the_cells_wherever_its_images_lie(hptctl, study: Path, own: str) -> None:
+    every = grid.cells(grid.load("mine.toml"), backbone_of)
+    cell = next(cell for cell in every if cell.id == "target-my-digits-s0@4")
+    run = runs.get("own")
+    pinned = launch.pinned(cell.config)
+    facts = run.status().facts.model_copy(update={"backbone_sha256": None})
+    run.write_status(state="interrupted", facts=facts)
+
+    def found(**changes: object) -> str:
+        spec = run.spec().model_copy(update={"config": pinned | {"dataset": "/nowhere/my digits"} | changes})
+        (run.path / "run.json").write_text(spec.stored())
+        return Progress(every)[cell.id].run
+
+    assert found(probe_every=2) == ""
+    assert found(save_at=[1]) == ""
+    assert found() == "own"
+    point_here(Progress(every), every)
+    assert run.spec().config == pinned
+    run.write_status(facts=facts.model_copy(update={"fingerprint": "of other images"}))
+    assert found() == ""

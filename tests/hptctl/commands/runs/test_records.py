@@ -1,4 +1,4 @@
-"""`hptctl runs`."""
+"""`hptctl runs list|show|sync`."""
 
 from __future__ import annotations
 

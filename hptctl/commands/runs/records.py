@@ -1,4 +1,4 @@
-"""`hptctl runs list|show|sync`"""
+"""`hptctl runs list|show|sync`: what the folder has, and the store."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from hptctl.format import duration, percent
 if TYPE_CHECKING:
     from hptctl.runs import Status
 
-app = typer.Typer(no_args_is_help=True, help="List and show the runs of this folder.")
 
-
-@app.command("list")
 def list_runs(
     kind: Annotated[str | None, typer.Option("--kind", help="pretrain, linear, knn, finetune or sweep.")] = None,
     as_json: options.Json = False,
@@ -62,7 +59,6 @@ def list_runs(
     )
 
 
-@app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's name, MLflow id or folder.")],
     as_json: options.Json = False,
@@ -104,7 +100,6 @@ def show(
     console.table("\nConfiguration", ("", ""), [(key, str(value)) for key, value in flatten(spec.config).items()])
 
 
-@app.command()
 def sync(
     run: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; all of the folder if left out.")

@@ -1,0 +1,82 @@
+"""What leaves for another machine: runs, and with them all that goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hpt.errors import HptError, RunError
+from hptctl import console, runs
+from hptctl.runs import Run, archive
+from hptctl.runs.archive import Manifest, Progress
+from hptctl.runs.weights import backbone_of
+from hptctl.study.at_hand import choose, settled
+from hptctl.study.definition import Study, cells
+from hptctl.study.progress import Progress as StudyProgress
+from hptctl.sweep.folder import plan_of
+from hptctl.sweep.plan import COMMON
+
+
+def export_runs(names: Sequence[str], out: Path, *, split: int | None, progress: Progress) -> Manifest:
+    """Write an archive of runs, sweeps and studies, with what they rest on and consist of.
+
+    Raises:
+        RunError: there is no such run, or one is being worked on. ConfigError: `out` or `split` will not do.
+    """
+    found = belonging([runs.get(name) for name in dict.fromkeys(names)])
+    for run in found:
+        if run.spec().kind == "sweep" and (storage := plan_of(run).storage) is not None:
+            console.warn(f"sweep '{run.name}' has its trials in {storage}, which stays where it is")
+    return archive.write(out, found, names, split=split, without=_aside, progress=progress)
+
+
+def belonging(asked: Sequence[Run]) -> list[Run]:
+    """The runs that travel with those that are asked for: the trials of sweeps, the cells of studies, and the
+    pretrainings that any of them started from or evaluate.
+
+    Raises:
+        RunError: two of them have one name, as where one started from a run of another working folder.
+    """
+    every = runs.all_runs()
+    found: dict[Path, Run] = {}
+    left = list(asked)
+    while left:
+        run = left.pop()
+        place = run.path.resolve()
+        if place in found:
+            continue
+        found[place] = run
+        left += runs.ancestry(run)
+        if run.spec().kind in {"sweep", "study"}:
+            left += [each for each in every if each.spec().parent == run.name]
+        if run.spec().kind == "study":
+            left += _cells_of(run)
+    by_name: dict[str, Run] = {}
+    for run in found.values():
+        if (other := by_name.setdefault(run.name, run)) is not run:
+            raise RunError(
+                f"{other.path} and {run.path} have one name, and one of them started from another folder's run",
+                "export them from their own folders",
+            )
+    return list(by_name.values())
+
+
+def _cells_of(study: Run) -> Iterator[Run]:
+    """The runs of a study's cells, whoever made them, as far as the images and weights here tell."""
+    try:
+        definition = Study.model_validate(study.spec().config)
+        definition = settled(definition, choose(definition, fetch=False))
+        progress = StudyProgress(cells(definition, backbone_of))
+    except (HptError, ValidationError):  # its base is not here, or it is of another version: its own runs travel
+        return
+    for id in progress.cells:
+        found = progress[id]
+        if found.here and (run := runs.find(found.run)) is not None:
+            yield run
+
+
+def _aside(run: Run) -> Collection[str]:
+    """Training states that a sweep's trials share while it goes on: they are made again."""
+    return (COMMON,) if run.spec().kind == "sweep" else ()
