@@ -105,7 +105,7 @@ def test_a_pretraining_keeps_its_energy_and_one_that_goes_on_adds_to_it(
                 steps += 1
                 turn(package, 3600 * steps)
 
-        def stop(self) -> int:
+        def stop(self, seconds: float) -> int:
             return 15 if steps == 1 else 0
 
     with pytest.raises(Interrupted):
