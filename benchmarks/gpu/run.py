@@ -266,11 +266,13 @@ def tests(own: Slice) -> dict[str, Any]:
     ]
     done = own.call(words, cwd=own.project, within=within)
     cases = junit(record) if record.exists() else {}
-    counts = {
-        state: sum(each["state"] == state for each in cases.values()) for state in ("passed", "failed", "skipped")
-    }
-    own.say(f"tests: {', '.join(f'{many} {state}' for state, many in counts.items())} ({done.seconds} s)")
-    return done.record() | counts | {"cases": cases, "left": done.late}
+    states = [each["state"] for each in cases.values()]
+    counts = {state: states.count(state) for state in ("passed", "failed", "skipped")}
+    said = ", ".join(f"{many} {state}" for state, many in counts.items())
+    if done.code not in (0, 1) and not cases:
+        said = "ended for time" if done.late else f"pytest ended with {done.code}, see log.txt"
+    own.say(f"tests: {said} ({done.seconds} s)")
+    return done.record() | counts | {"cases": cases, "left": done.late and not cases}
 
 
 def junit(record: Path) -> dict[str, dict[str, str]]:
@@ -312,7 +314,8 @@ def benchmark(own: Slice) -> dict[str, Any]:
         table = json.loads(out.read_text()) if out.exists() else None
         found["tables"][size["name"]] = done.record() | {"figures": table}
         found["left"] |= table is None and done.late
-        own.say(f"benchmark {size['name']}: {'measured' if table else 'no figures'} ({done.seconds} s)\n{done.output}")
+        own.say(f"benchmark {size['name']}: {'measured' if table else 'no figures, see log.txt'} ({done.seconds} s)")
+        print(done.output, flush=True)
     return found
 
 
