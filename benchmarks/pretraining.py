@@ -2,6 +2,9 @@
 
     ours      hpt.pretrain, as `hptctl pretrain` runs it
     ready     its step alone, on views that are ready: the bound of ours
+    whole     the same with all BatchNorm groups of a batch in one pass, as `ready` has it for small images on a CPU
+    graph     `ready` as one CUDA graph that is replayed: what is left when launching kernels costs nothing
+    compiled  `whole` with both encoders through torch.compile
     standard  torchvision v2 transforms image by image on tensors, as its documentation has them, a DataLoader with a
               worker per core, the paper's MoCo step
     pillow    the same with the transforms on Pillow's images, which is quicker on small ones
@@ -10,7 +13,11 @@
 
 The paper's step is written as its published code has it, for one device: one batch, BatchNorm over all of it.
 
-Each repeat runs all of them for `--steps` steps after one to warm up; the table shows medians over the repeats.
+Each repeat runs all of them for `--steps` steps after one to warm up (three on a GPU); the table shows medians over the
+repeats. `of peak` is the share of what the device does in a large matrix product of the same precision, measured
+before, that goes into the step's own convolutions and matrix products, as torch.utils.flop_counter counts them.
+
+What cannot run here (lightly is not installed, there is no CUDA device) is left out, and named.
 
     uv run python benchmarks/pretraining.py IMAGES.zip --image-size 64
 """
@@ -24,12 +31,15 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -46,22 +56,47 @@ from hpt.step import Step
 from hpt.views import StepViews
 
 Views = tuple[Tensor, Tensor]
+OURS = ("ready", "whole", "graph", "compiled", "ours")
+LOADED = ("standard", "pillow", "lightly")
+NAMES = ("bare", *OURS, *LOADED)
 PREFETCH = 2
 """Batches that each DataLoader worker prepares ahead: PyTorch's default."""
 
 
-def our_step(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
+def our_step(config: PretrainConfig, device: torch.device, *, compiled: bool = False) -> Callable[[Views], None]:
     """The step of `hpt.step` on two views [B, 3, s, s] that are ready."""
     backbone = encoder.build(config.backbone, seed=0)
     moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
     step = Step(config, moco, Processes(1, str(device)))
-    shuffle = torch.arange(config.batch_size)
+    if compiled:
+        moco.query.compile()
+        moco.key.compile()
+    shuffle = torch.arange(config.batch_size, device=device)
 
     def take(views: Views) -> None:
         query, key = (view.split(config.micro_batch(device.type)) for view in views)
         step(StepViews(query, key, shuffle), config.base_lr)
 
     return take
+
+
+def in_one_pass(config: PretrainConfig) -> PretrainConfig:
+    """The configuration with all BatchNorm groups of a batch going through an encoder at once."""
+    return config.model_copy(update={"moco": config.moco.model_copy(update={"micro_batch": config.batch_size})})
+
+
+def graph_of(take: Callable[[Views], None], views: Views) -> Callable[[], None]:
+    """A step on these views as a CUDA graph: it reads and writes the same memory as the step that was recorded."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # what is made once (momentum, workspaces) is made before the recording
+        for _ in range(3):
+            take(views)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        take(views)
+    return graph.replay
 
 
 def papers_step(config: PretrainConfig, device: torch.device) -> Callable[[Views], None]:
@@ -167,7 +202,7 @@ def batches(folder: Path, transform: Callable[[object], object], config: Pretrai
             yield views[0], views[1]
 
 
-def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int = 1) -> float:
+def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int) -> float:
     """Seconds per step, after `warm` of them."""
     for _ in range(warm):
         step()
@@ -184,19 +219,51 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ours(config: PretrainConfig, images: Images, steps: int) -> float:
-    """Seconds per step of the real loop, after one to warm up; checkpoints are left to the end, which is not timed."""
-    times: list[float] = []
+def warm_steps(device: torch.device) -> int:
+    """Steps that are not timed; on a GPU its allocator and libraries take more than one to settle."""
+    return 3 if device.type == "cuda" else 1
+
+
+def ours(config: PretrainConfig, images: Images, steps: int, device: torch.device) -> float:
+    """Seconds per step of the real loop, after some to warm up; checkpoints are left to the end, which is not timed."""
+    warm = warm_steps(device)
+    times: dict[int, float] = {}
+
+    def look(done: int, total: int, what: str) -> None:
+        if done in (warm, warm + steps) and what == "training":
+            wait(device)
+            times[done] = time.perf_counter()
+
+    long = {"steps": warm + steps + 1, "checkpoint_every": warm + steps + 1, "log_every": 10}
     with tempfile.TemporaryDirectory() as folder:
         pretrain(
-            config.model_copy(update={"steps": steps + 2, "checkpoint_every": steps + 2, "log_every": 10}),
+            config.model_copy(update=long),
             images,
             None,
             Path(folder),
             processes=Processes(1, config.device),
-            callbacks=Callbacks(progress=lambda *_: times.append(time.perf_counter())),
+            callbacks=Callbacks(progress=look),
         )
-    return (times[steps] - times[0]) / steps
+    return (times[warm + steps] - times[warm]) / steps
+
+
+def flops_of(step: Callable[[], None]) -> int:
+    """What a step really multiplies and adds in convolutions and matrix products; a product and its sum are two."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def peak_flops(device: torch.device, *, bf16: bool) -> float:
+    """FLOP/s of a large matrix product here, the best of some: the bound that a step is compared with."""
+    side, products = (8192, 10) if device.type == "cuda" else (2048, 2)
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
+    best = min(timed(lambda: torch.mm(a, b), products, device, warm_steps(device)) for _ in range(5))
+    return 2 * side**3 / best
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cores.usable()} cores"
 
 
 def main() -> None:
@@ -210,64 +277,134 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=["bare", "ready", "ours", "standard", "pillow", "lightly"])
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--within", type=float, metavar="SECONDS", help="begin no repeat that would end later")
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=["bare", "ready", "ours", "standard", "pillow", "lightly"]
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here, after each repeat")
     options = parser.parse_args()
+    began = time.perf_counter()
 
     fields = ("image_size", "backbone", "strategy", "batch_size", "device", "precision")
     values = {name: getattr(options, name) for name in fields}
     base = {"weights": None} if options.strategy == "target" else {}  # random weights cost as much as others
     config = PretrainConfig.model_validate(values | base | {"dataset": str(options.images)})
     device = choose_device(config.device)
+    bf16 = Compute.of(config, device).bf16
     images = load(config.dataset, config.data, side=config.data.side(config.image_size)).pretraining_images()
-    norm = (images.mean, images.std)
+    peak = peak_flops(device, bf16=bf16)
 
-    with tempfile.TemporaryDirectory() as unpacked:
+    with ExitStack() as stack:
         folder = options.images
         if folder.suffix == ".zip":
+            unpacked = stack.enter_context(tempfile.TemporaryDirectory())
             with zipfile.ZipFile(folder) as archive:
                 archive.extractall(unpacked)
             folder = Path(unpacked)
-        folder = folder / "train" if (folder / "train").is_dir() else folder
-        steps = {"papers": papers_step(config, device)}
-        if "ready" in options.only:
-            steps["ours"] = our_step(config, device)
-        generator = torch.Generator().manual_seed(0)
-        shape = (config.batch_size, 3, config.image_size, config.image_size)
-        ready = tuple(torch.randn(shape, generator=generator).to(device) for _ in range(2))
-        ours_ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in ready)
-        loaders = {}
-        for name in {"standard", "pillow"} & {*options.only}:
-            one = standard_transform(config.image_size, *norm, pillow=name == "pillow")
-            loaders[name] = batches(folder, lambda image, one=one: (one(image), one(image)), config)
-        if "lightly" in options.only:
-            loaders["lightly"] = batches(folder, lightly_transform(config.image_size, *norm), config)
-        seconds: dict[str, list[float]] = {name: [] for name in options.only}
-        for _ in range(options.repeats):
-            for name in options.only:
-                if name == "ours":
-                    taken = ours(config, images, options.steps)
-                elif name == "bare":
-                    taken = timed(lambda: steps["papers"](ready), options.steps, device)
-                elif name == "ready":
-                    taken = timed(lambda: steps["ours"](ours_ready), options.steps, device)
-                else:
-                    loader = loaders[name]
-                    # The workers went on while the others ran: first use up what they had prepared.
-                    ahead = 1 + PREFETCH * cores.usable()
-                    taken = timed(lambda loader=loader: steps["papers"](next(loader)), options.steps, device, ahead)
+        rows, flops, left_out = prepared(
+            options.only, config, images, folder / "train" if (folder / "train").is_dir() else folder, device
+        )
+        seconds: dict[str, list[float]] = {name: [] for name in rows}
+        for repeat in range(options.repeats):
+            start = time.perf_counter()
+            for name in [*rows]:
+                # The workers went on while the others ran: first use up what they had prepared.
+                warm = 1 + PREFETCH * cores.usable() if name in LOADED else warm_steps(device)
+                try:
+                    taken = (
+                        ours(config, images, options.steps, device)
+                        if name == "ours"
+                        else timed(rows[name], options.steps, device, warm)
+                    )
+                except RuntimeError as error:  # a worker without shared memory, a GPU without enough
+                    left_out[name] = reason(error)
+                    del rows[name], seconds[name]
+                    continue
                 seconds[name].append(taken)
+            document = {
+                "config": config.model_dump(mode="json"),
+                "device": device_name(device),
+                "torch": torch.__version__,
+                "precision": "bf16" if bf16 else "fp32",
+                "workers": cores.usable(),
+                "micro_batch": config.micro_batch(device.type),
+                "peak_flops": peak,
+                "flops_per_step": {name: flops["ours" if name in OURS else "papers"] for name in rows},
+                "seconds_per_step": seconds,
+                "medians": {name: statistics.median(taken) for name, taken in seconds.items()},
+                "left_out": left_out,
+            }
+            if options.json:
+                options.json.write_text(json.dumps(document, indent=1))
+            now = time.perf_counter()
+            if options.within is not None and repeat + 1 < options.repeats and 2 * now - start - began > options.within:
+                print(f"{repeat + 1} of {options.repeats} repeats: another would end after {options.within:.0f} s")
+                break
+    table(document)
 
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+
+def prepared(
+    names: list[str], config: PretrainConfig, images: Images, folder: Path, device: torch.device
+) -> tuple[dict[str, Callable[[], None]], dict[str, int], dict[str, str]]:
+    """What takes a step of each row; the FLOPs of our step and of the paper's; why a row is left out."""
+    norm = (images.mean, images.std)
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    ready = tuple(torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    ours_ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in ready)
+    papers, step = papers_step(config, device), our_step(config, device)
+    flops = {"papers": flops_of(lambda: papers(ready)), "ours": flops_of(lambda: step(ours_ready))}
+
+    def row(name: str) -> Callable[[], None]:
+        if name == "bare":
+            return lambda: papers(ready)
+        if name in ("ready", "ours"):  # the loop of `ours` is timed by itself
+            return lambda: step(ours_ready)
+        if name in ("whole", "compiled"):
+            whole = our_step(in_one_pass(config), device, compiled=name == "compiled")
+            return lambda: whole(ours_ready)
+        if name == "graph":
+            if device.type != "cuda":
+                raise RuntimeError("needs a CUDA device")
+            return graph_of(our_step(config, device), ours_ready)
+        if name == "lightly":
+            transform: Callable[[object], object] = lightly_transform(config.image_size, *norm)
+        else:
+            one = standard_transform(config.image_size, *norm, pillow=name == "pillow")
+            transform = lambda image: (one(image), one(image))  # noqa: E731
+        loader = batches(folder, transform, config)
+        return lambda: papers(next(loader))
+
+    rows, left_out = dict[str, Callable[[], None]](), dict[str, str]()
+    for name in names:
+        try:
+            rows[name] = row(name)
+        except (ImportError, RuntimeError) as error:
+            left_out[name] = reason(error)
+    return rows, flops, left_out
+
+
+def reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def table(document: dict[str, Any]) -> None:
+    config, medians = document["config"], document["medians"]
+    print(
+        f"{config['backbone']}, {config['image_size']} px, batch {config['batch_size']} in passes of"
+        f" {document['micro_batch']}, {config['strategy']}, {document['precision']}, {document['device']},"
+        f" {document['workers']} workers; peak {document['peak_flops'] / 1e12:.3g} TFLOP/s"
+    )
     bound = medians.get("bare", float("nan"))
-    print(f"{config.backbone}, {config.image_size} px, batch {config.batch_size}, {config.strategy}, {device}")
-    print(f"{'':10}{'s/step':>9}{'spread':>9}{'images/s':>10}{'x bare':>8}")
+    print(f"{'':10}{'s/step':>9}{'spread':>9}{'images/s':>10}{'x bare':>8}{'of peak':>9}")
     for name, median in medians.items():
-        spread = (max(seconds[name]) - min(seconds[name])) / median
-        print(f"{name:10}{median:9.3f}{spread:8.1%}{config.batch_size / median:10.0f}{median / bound:8.3f}")
-    if options.json:
-        document = {"config": config.model_dump(mode="json"), "seconds_per_step": seconds, "medians": medians}
-        options.json.write_text(json.dumps(document, indent=1))
+        taken = document["seconds_per_step"][name]
+        share = document["flops_per_step"][name] / median / document["peak_flops"]
+        spread = (max(taken) - min(taken)) / median
+        rate = config["batch_size"] / median
+        print(f"{name:10}{median:9.4f}{spread:9.1%}{rate:10.0f}{median / bound:8.3f}{share:9.1%}")
+    for name, why in document["left_out"].items():
+        print(f"{name:10}left out: {why}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from hpt.config import flatten
 from hpt.files import write_text
 from hptctl import deadline, runs
 from hptctl.runs import Run, Status
-from hptctl.tracking.store import MARKER, client, experiment_id, first_line, readable, uri
+from hptctl.tracking.store import MARKER, NotInstalled, client, experiment_id, first_line, readable, uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -93,6 +94,9 @@ class Tracker:
     def _try(self) -> bool:
         try:
             self._push()
+        except NotInstalled:
+            _say_that_runs_stay()
+            return False
         except Exception as error:  # whatever a store does, training goes on
             if not self._warned:
                 log.warning(
@@ -103,6 +107,11 @@ class Tracker:
             self._warned = True
             return False
         return True
+
+
+@cache  # one line a process, however many runs it does
+def _say_that_runs_stay() -> None:
+    log.warning("MLflow is not installed here: runs stay in their folders, `hptctl runs sync` brings them later")
 
 
 class _Push:

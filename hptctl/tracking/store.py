@@ -25,6 +25,13 @@ MARKER = "hptctl"
 """The tag, of the version of this schema, by which our runs are known in a shared store."""
 
 
+class NotInstalled(RunError):
+    """MLflow is not here: a machine that only trains may do without."""
+
+    def __init__(self) -> None:
+        super().__init__("MLflow is not installed here", "install it; the folders of runs have all of it meanwhile")
+
+
 @dataclass(frozen=True)
 class Record:
     """A tracked run as the store has it."""
@@ -63,14 +70,23 @@ def uri() -> str:
 
 
 def client() -> MlflowClient:
-    """A client of the store, with a newly made SQLite store initialised under a lock (first users race otherwise)."""
+    """A client of the store, with a newly made SQLite store initialised under a lock (first users race otherwise).
+
+    Raises:
+        NotInstalled: there is no MLflow to ask with.
+    """
     # A dead server must cost seconds, not MLflow's default of seven retries of two minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in ("alembic", "mlflow.store.db.utils", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from mlflow.tracking import MlflowClient
+    try:
+        from mlflow.tracking import MlflowClient
+    except ModuleNotFoundError as error:
+        if error.name != "mlflow":
+            raise
+        raise NotInstalled from None
 
     store = uri()
     if not store.startswith("sqlite:///"):
