@@ -49,6 +49,8 @@ HERE = {
     "runs list": (0, "no runs"),
     "runs show gone": (2, "there is no run 'gone'"),
     "runs sync": (0, ""),
+    "runs export gone --out runs.tar": (2, "there is no run 'gone'"),
+    "runs import gone.tar": (2, "there is no archive gone.tar"),
     "datasets list": (0, "flowers"),
     "datasets info flowers": (0, "published: train 1,020"),
     "datasets prepare flower": (2, "did you mean 'flowers'"),

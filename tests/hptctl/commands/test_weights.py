@@ -94,6 +94,7 @@ def test_a_layout_comes_back_as_it_was(layout: str, suffix: str, hptctl, workpla
     assert all(torch.equal(value, again[key]) for key, value in state.items())
 
 
+@pytest.mark.slow
 def test_a_registered_backbone_embeds_images_without_this_program(
     hptctl, workplace: Path, own: str, images: Tensor
 ) -> None:

@@ -65,7 +65,8 @@ def test_two_processes_compute_what_one_does(
     [
         ("1", signal.SIGINT),
         pytest.param("1", signal.SIGTERM, marks=pytest.mark.slow),  # the same handler
-        ("2", signal.SIGUSR1),
+        pytest.param("1", signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param("2", signal.SIGUSR1, marks=pytest.mark.slow),
         pytest.param("2", signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
