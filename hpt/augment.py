@@ -132,7 +132,7 @@ def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[fl
     start = ((new - size) / 2).round() * scale  # and rounds half a margin to even
     bounds = torch.stack([torch.zeros_like(sizes), sizes], dim=2)
     with torch.autocast(raw.pixels.device.type, enabled=False):
-        images = _resample(raw.pixels, start, scale, bounds, size, flip=None)
+        images = _resample(raw, start, scale, bounds, size, flip=None)
         return _normalise(images, mean, std, None)
 
 
@@ -141,7 +141,7 @@ def crop(raw: RawBatch, box: Tensor, flip: Tensor | None, size: int) -> Tensor:
     box = box.double()
     start, extent = box[:, :2], box[:, 2:]
     bounds = torch.stack([start, start + extent], dim=2)
-    return _resample(raw.pixels, start, extent / size, bounds, size, flip)
+    return _resample(raw, start, extent / size, bounds, size, flip)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -235,24 +235,30 @@ def _boxes(area: Tensor, aspect: Tensor, place: Tensor, sizes: Tensor, min_scale
     return torch.cat([top, left, h, w], dim=1).long()
 
 
-def _resample(pixels: Tensor, start: Tensor, scale: Tensor, bounds: Tensor, size: int, flip: Tensor | None) -> Tensor:
+def _resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size: int, flip: Tensor | None) -> Tensor:
     """Rows and columns of each image under triangle filters: [n, 3, size, size] in [0, 1].
 
     Output pixel i lies at `start + (i + 0.5) * scale` of the image (start and scale [n, 2]: rows, columns), sees a
     triangle of half-width max(scale, 1), and nothing outside `bounds` [n, 2, 2].
     """
-    device = pixels.device
+    device = raw.pixels.device
     at = torch.arange(size, dtype=torch.float64) + 0.5
     centre = start[:, :, None] + at * scale[:, :, None]  # n x 2 x size
     if flip is not None:
         centre[:, 1] = torch.where(flip[:, None], centre[:, 1].flip(1), centre[:, 1])
     wide = scale.clamp(min=1)
     small = torch.cat([centre / wide[:, :, None], bounds, 1 / wide[:, :, None]], dim=2).float().to(device)
-    rows, columns = (
-        _filters(small[:, side, :size], small[:, side, size:-1], small[:, side, -1:], length)
-        for side, length in enumerate(pixels.shape[2:])
-    )
-    return _both_sides(rows.div_(255), pixels, columns)
+    made = []
+    for some, pixels in raw.padded():
+        mine = small[some]
+        rows, columns = (
+            _filters(mine[:, side, :size], mine[:, side, size:-1], mine[:, side, -1:], length)
+            for side, length in enumerate(pixels.shape[2:])
+        )
+        made.append(_both_sides(rows.div_(255), pixels, columns))
+    if len(made) == 1:
+        return made[0]
+    return torch.cat(made)[torch.cat([part.rows for part in raw.parts]).argsort().to(device)]
 
 
 def _filters(centre: Tensor, bounds: Tensor, slope: Tensor, length: int) -> Tensor:

@@ -76,11 +76,11 @@ def look(images: Images, config: PretrainConfig, views: int) -> list[PreviewedIm
     centre = _pixels(augment.centre_view(raw, size, mean, std), images)
     return [
         PreviewedImage(
-            cached=raw.pixels[i, :, :height, :width].permute(1, 2, 0).numpy(),
+            cached=raw.image(i).permute(1, 2, 0).numpy(),
             centre=centre[i],
             views=np.stack([view[i] for view in drawn]),
         )
-        for i, (height, width) in zip(indices, raw.sizes.tolist(), strict=True)
+        for i in indices
     ]
 
 

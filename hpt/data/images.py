@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,47 @@ SMALLEST_STD = 1e-3
 """Images of one colour would otherwise be divided by zero."""
 
 
+PADDING, SMALL = 4, 2**22
+"""A batch is padded in several parts where padding it as a whole would take more than so many times the pixels of its
+images, and more than so many pixels: few wide and few tall images in one batch would else fill any memory."""
+
+
+class Part(NamedTuple):
+    """Images of a batch whose shapes are alike."""
+
+    rows: torch.Tensor
+    """int64 [m]: which of the batch's they are."""
+    pixels: torch.Tensor
+    """uint8 [m, 3, H, W]: each at the top left, padded with zeros to the largest of them."""
+
+
 @dataclass(frozen=True)
 class RawBatch:
     """A batch of images as the cache holds them."""
 
     pixels: torch.Tensor
-    """uint8 [n, 3, H, W]: each image at the top left, padded with zeros to the largest of the batch."""
+    """uint8 [n, 3, H, W]: each image at the top left, padded with zeros to the largest of the batch; of no images where
+    there are `parts`."""
     sizes: torch.Tensor
     """int64 [n, 2]: the height and width of each image."""
+    parts: tuple[Part, ...] = ()
+    """The images where their shapes differ too much for one padding."""
+
+    def padded(self) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
+        """Rows of the batch and their pixels, as one or in parts."""
+        yield from self.parts or [(slice(None), self.pixels)]
+
+    def image(self, row: int) -> torch.Tensor:
+        """[3, H, W] an image of the batch, without padding."""
+        height, width = self.sizes[row].tolist()
+        for part in self.parts:
+            if len(at := (part.rows == row).nonzero()):
+                return part.pixels[int(at), :, :height, :width]
+        return self.pixels[row, :, :height, :width]
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> RawBatch:
+        """The batch with its pixels at another place; sizes and rows stay, since crops are drawn on the CPU."""
+        return RawBatch(move(self.pixels), self.sizes, tuple(Part(rows, move(pixels)) for rows, pixels in self.parts))
 
 
 @dataclass(frozen=True)
@@ -65,10 +98,17 @@ class PackedPixels:
         sizes = self.sizes[rows]
         if self.equal is not None:
             return RawBatch(_gather(self.equal, rows), torch.from_numpy(sizes))
+        alike = list(_alike(sizes))
+        if len(alike) == 1:
+            return RawBatch(self._padded(rows, sizes), torch.from_numpy(sizes))
+        parts = tuple(Part(torch.from_numpy(some), self._padded(rows[some], sizes[some])) for some in alike)
+        return RawBatch(self.flat.new_zeros(0, 3, 0, 0), torch.from_numpy(sizes), parts)
+
+    def _padded(self, rows: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> torch.Tensor:
         pixels = self.flat.new_zeros(len(rows), 3, *sizes.max(axis=0).tolist())
         for padded, row, (height, width) in zip(_plain(pixels), rows.tolist(), sizes.tolist(), strict=True):
             padded[:, :height, :width] = _plain(self.image(row))
-        return RawBatch(pixels, torch.from_numpy(sizes))
+        return pixels
 
     def on(self, device: torch.device, rows: npt.NDArray[np.int64]) -> PackedPixels:
         """A copy of some images in the memory of a device."""
@@ -77,6 +117,23 @@ class PackedPixels:
         for place, row in enumerate(rows.tolist()):
             copy.image(place).copy_(self.image(row))
         return copy
+
+
+def _alike(sizes: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """The images of a batch in groups that keep the padding in bounds: parted where the shapes, or else the areas, lie
+    farthest from each other."""
+    waiting = [np.arange(len(sizes))]
+    while waiting:
+        some = waiting.pop()
+        height, width = sizes[some].T
+        whole = len(some) * int(height.max()) * int(width.max())
+        if whole <= max(PADDING * int((height * width).sum()), SMALL) or len(some) == 1:
+            yield some
+            continue
+        by = max(np.log(height / width), np.log(height * width), key=np.ptp)
+        order = np.argsort(by, kind="stable")
+        gap = 1 + int(np.diff(by[order]).argmax())
+        waiting += [some[np.sort(order[gap:])], some[np.sort(order[:gap])]]
 
 
 # Pixels in main memory are copied by NumPy, on one core. PyTorch would take all, from the thread that reads ahead: its

@@ -75,7 +75,7 @@ class Order:
 def raw_batch(images: Images, indices: Tensor, device: torch.device) -> RawBatch:
     """Pixels of the images on the device; their sizes stay on the CPU, where crops are drawn."""
     raw = images.batch(indices.numpy())
-    return raw if device.type == "cpu" else RawBatch(raw.pixels.to(device), raw.sizes)
+    return raw if device.type == "cpu" else raw.moved(lambda pixels: pixels.to(device))
 
 
 class Feed:
@@ -123,7 +123,8 @@ class Feed:
         if copied is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(copied)
-            raw.pixels.record_stream(current)  # or its memory would be used anew while this stream reads it
+            for _, pixels in raw.padded():
+                pixels.record_stream(current)  # or its memory would be used anew while this stream reads it
         return raw
 
     def _read_on(self) -> None:
@@ -134,9 +135,9 @@ class Feed:
     def _read(self, indices: Tensor) -> tuple[RawBatch, torch.cuda.Event | None]:
         if self._stream is None:
             raw = self._images.batch(indices.numpy())
-            return RawBatch(raw.pixels.to(self._device), raw.sizes), None
+            return raw.moved(lambda pixels: pixels.to(self._device)), None
         with torch.cuda.stream(self._stream):
             raw = self._images.batch(indices.numpy())
             if not raw.pixels.is_cuda:
-                raw = RawBatch(raw.pixels.pin_memory().to(self._device, non_blocking=True), raw.sizes)
+                raw = raw.moved(lambda pixels: pixels.pin_memory().to(self._device, non_blocking=True))
             return raw, self._stream.record_event()

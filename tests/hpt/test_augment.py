@@ -11,8 +11,9 @@ from torchvision.transforms import v2
 
 from hpt import augment
 from hpt.config import POLICIES, AugmentConfig, Policy
+from hpt.data import images as image_batches
 from hpt.data.embedded import draw_shape
-from hpt.data.images import RawBatch
+from hpt.data.images import PackedPixels, RawBatch
 from hpt.randomness import generator
 
 NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
@@ -125,6 +126,31 @@ def test_padding_of_smaller_images_never_shows() -> None:
         both = augment.centre_view(RawBatch(pixels, torch.tensor([[20, 16], [30, 40]])), 12, **NORM)
         torch.testing.assert_close(both[:1], augment.centre_view(small, 12, **NORM))
         torch.testing.assert_close(both[1:], augment.centre_view(large, 12, **NORM))
+
+
+def test_images_of_extreme_shapes_are_padded_in_parts_and_look_as_they_do_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a whole, they would take some 270 times the pixels that they have."""
+    monkeypatch.setattr(image_batches, "SMALL", 0)
+    random = np.random.default_rng(0)
+    sizes = np.array([[4096, 16], [16, 4096], [200, 300], [16, 3000], [4000, 16]])
+    flat = torch.from_numpy(random.integers(0, 256, 3 * int(sizes.prod(axis=1).sum()), dtype=np.uint8))
+    packed = PackedPixels(flat, sizes)
+    mixed = packed.batch(range(5))
+    held = sum(pixels[0, 0].numel() * len(pixels) for _, pixels in mixed.padded())
+    assert held <= image_batches.PADDING * sizes.prod(axis=1).sum()
+    assert sorted(torch.cat([part.rows for part in mixed.parts]).tolist()) == [*range(5)]
+    policy = AugmentConfig()
+    uniform = augment.draw(5, generator(0, "view"))
+    together = augment.train_view(mixed, augment.parameters(uniform, mixed.sizes, policy), 32, **NORM)
+    centres = augment.centre_view(mixed, 32, **NORM)
+    for row in range(5):
+        alone = packed.batch([row])
+        assert torch.equal(mixed.image(row), packed.image(row))
+        view = augment.train_view(alone, augment.parameters(uniform[row : row + 1], alone.sizes, policy), 32, **NORM)
+        torch.testing.assert_close(together[row], view[0], atol=2e-4, rtol=0)
+        torch.testing.assert_close(centres[row], augment.centre_view(alone, 32, **NORM)[0], atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 67), (67, 50), (20, 20)])
