@@ -71,10 +71,13 @@ def root(
 def main() -> None:
     """Entry point of `hptctl`."""
     from hpt.errors import HptError
-    from hptctl import collector
+    from hpt.user_folders import give_home
+    from hptctl import collector, secrets
     from hptctl.runs import children, signals
 
     collector.spare()
+    secrets.mask_tracebacks()
+    give_home()
     signals.raise_on_signals()
     children.end_with_command()
     _show_notes_when_they_come()
@@ -100,13 +103,17 @@ def _fail(text: str, exit_code: int) -> None:
 
 def _explain(error: OSError) -> tuple[str, int]:
     """Disks and permissions are the user's to mend."""
+    from hpt.user_folders import setting_of
+
     where = f": {error.filename}" if error.filename else ""
+    setting = setting_of(str(error.filename)) if error.filename else None
+    denied = f"set {setting} to a folder that can be written" if setting else "check its permissions"
     mend = {
         errno.ENOSPC: "free some space and run it again",
         errno.EDQUOT: "free some space and run it again",
-        errno.EROFS: "work in a folder that can be written",
-        errno.EACCES: "check its permissions",
-        errno.EPERM: "check its permissions",
+        errno.EROFS: denied if setting else "work in a folder that can be written",
+        errno.EACCES: denied,
+        errno.EPERM: denied,
     }.get(error.errno or 0)
     text = f"{error.strerror or error}{where}"
     return (f"{text}; {mend}", 2) if mend else (text, 1)

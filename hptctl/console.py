@@ -1,4 +1,7 @@
-"""The only file that prints. Results go to standard output; notes, progress and errors to standard error."""
+"""The only file that prints. Results go to standard output; notes, progress and errors to standard error.
+
+With `--json` standard output is for the JSON alone, whatever a library or a child prints there (`json_alone`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,52 +22,75 @@ from rich.table import Table
 from rich.text import Text
 
 from hptctl.format import reading
+from hptctl.secrets import masked, masked_in
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 PLAIN_SECONDS = 5.0
 """Seconds between lines of progress where there is no terminal."""
+_json: IO[str] | None = None
+"""Where JSON goes once standard output is its own."""
+
+
+def _safe(text: str) -> str:
+    return escape(masked(text))
 
 
 def say(text: str) -> None:
     """Print a line of the result."""
-    out.print(escape(text))
+    out.print(_safe(text))
 
 
 def note(text: str) -> None:
     """Print a line beside the result."""
-    err.print(f"[dim]{escape(text)}[/dim]")
+    err.print(f"[dim]{_safe(text)}[/dim]")
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    err.print(f"[yellow]warning:[/yellow] {escape(text)}")
+    err.print(f"[yellow]warning:[/yellow] {_safe(text)}")
 
 
 def error(text: str) -> None:
     """Print the one line that ends a failed command."""
-    err.print(f"[bold red]error:[/bold red] {escape(text)}")
+    err.print(f"[bold red]error:[/bold red] {_safe(text)}")
 
 
 def time_is_up(text: str) -> None:
     """Print the one line that ends a command that has used the time that it was given."""
-    err.print(f"[yellow]time is up:[/yellow] {escape(text)}")
+    err.print(f"[yellow]time is up:[/yellow] {_safe(text)}")
 
 
 def print_json(value: Any) -> None:
     """Print JSON for scripts; nothing else goes to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    stream = _json or sys.stdout
+    stream.write(json.dumps(masked_in(value), indent=2) + "\n")
+    stream.flush()
+
+
+def json_alone() -> None:
+    """From now on standard output is `print_json`'s; what others print there goes to standard error."""
+    global _json
+    sys.stdout.flush()
+    try:
+        is_descriptor = sys.stdout.fileno() == 1
+    except (OSError, ValueError):  # a stream of somebody's own
+        is_descriptor = False
+    _json = os.fdopen(os.dup(1), "w", encoding="utf-8") if is_descriptor else sys.stdout
+    if is_descriptor:
+        os.dup2(2, 1)  # what a library writes past Python, and what a child inherits
+    sys.stdout = sys.stderr
 
 
 def print_text(text: str) -> None:
     """Print text for scripts, as it is."""
-    sys.stdout.write(text)
+    sys.stdout.write(masked(text))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
     if title:  # a title of the table itself would wrap at the table's width
-        out.print(f"[bold]{escape(title)}[/bold]")
+        out.print(f"[bold]{_safe(title)}[/bold]")
     out.print(_table(columns, rows), soft_wrap=False)
 
 
@@ -76,7 +102,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
             column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=number == 0
         )
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*(_safe(cell) for cell in row))
     return shown
 
 
@@ -109,7 +135,7 @@ def traceback() -> None:
     """Print the traceback of the exception being handled, for `--debug`."""
     import traceback as tb
 
-    sys.stderr.write(tb.format_exc())
+    sys.stderr.write(masked(tb.format_exc()))
 
 
 class _Handler(logging.Handler):

@@ -91,7 +91,18 @@ AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Take weights that have a part of the backbone; the rest starts afresh.")
 ]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that stopped.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def _for_scripts(wanted: bool) -> bool:
+    """Nothing but JSON goes to standard output, whatever a library prints there."""
+    if wanted:
+        from hptctl import console
+
+        console.json_alone()
+    return wanted
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.", callback=_for_scripts)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and start nothing.")]
 RunArgument = Annotated[
     str | None,
@@ -136,12 +147,14 @@ def gathered(command: Callable[..., None]) -> Callable[..., None]:
 def command_line(*, with_time: bool = False) -> str:
     """The command that was given, to be given again; where it is recorded without `--for`, which is no part of what it
     asks for."""
+    from hptctl.secrets import masked
+
     if with_time:
-        return shlex.join(["hptctl", *sys.argv[1:]])
+        return masked(shlex.join(["hptctl", *sys.argv[1:]]))
     words, given = [], iter(sys.argv[1:])
     for word in given:
         if word == "--for":
             next(given, None)
         elif not word.startswith("--for="):
             words.append(word)
-    return shlex.join(["hptctl", *words])
+    return masked(shlex.join(["hptctl", *words]))

@@ -43,7 +43,7 @@ def demo(
 
     start, origin = time.monotonic(), launch.Origin(options.command_line(), experiment="demo")
     os.chdir(folder)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # what the demo tracks stays in its folder
     if runs.all_runs():
         raise RunError(f"{Path.cwd()} holds runs already", "choose another --folder, or remove it")
 

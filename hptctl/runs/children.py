@@ -77,7 +77,7 @@ class Children:
         stdout: IO[Any] | None = None,
     ) -> Child:
         """Start a command in a free slot, with `environment` over this process's; its output goes behind the log's."""
-        full = os.environ | environment | {COMMAND_VARIABLE: str(os.getpid())}
+        full = {**os.environ, **safe_path(), **environment, COMMAND_VARIABLE: str(os.getpid())}
         with self.stop.undivided(), time_signal_blocked(), log.open("ab") as file:
             process = subprocess.Popen(
                 command, env=full, start_new_session=True, stdin=subprocess.DEVNULL, stdout=stdout or file, stderr=file
@@ -144,6 +144,17 @@ def child_processes(slots: int = 1, *, patience: float = SHUTDOWN_SECONDS) -> It
         finally:
             with stop.undivided():
                 children.kill()
+
+
+def safe_path() -> dict[str, str]:
+    """Environment of a Python that imports nothing from the working folder, as `hptctl` itself: a user's `random.py`
+    lies there. Where the program runs from a checkout that is the working folder, its packages are named instead."""
+    safe = {"PYTHONSAFEPATH": "1"}
+    checkout = Path(__file__).parents[2]
+    if checkout == Path.cwd():
+        before = os.environ.get("PYTHONPATH")
+        safe["PYTHONPATH"] = f"{checkout}{os.pathsep}{before}" if before else str(checkout)
+    return safe
 
 
 def share(slot: int, of: int) -> dict[str, str]:

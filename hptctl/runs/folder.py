@@ -31,6 +31,7 @@ from hpt.config import UNTRAINED
 from hpt.errors import ConfigError, Interrupted, Pruned, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl.runs.record import Kind, Spec, State, Status
+from hptctl.secrets import masked
 
 log = logging.getLogger("hptctl.runs")
 
@@ -113,7 +114,7 @@ class Run:
             self.write_status(
                 state=state,
                 ended=time.time(),
-                reason=str(error) or type(error).__name__,
+                reason=masked(str(error)) or type(error).__name__,
                 exit_code=getattr(error, "exit_code", 1),
             )
 

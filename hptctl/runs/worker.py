@@ -42,6 +42,7 @@ from hptctl.runs.energy import Meter
 from hptctl.runs.record import Facts, merged, recorded
 from hptctl.runs.signals import held_back, raise_on_signals
 from hptctl.runs.weights import find_weights, read_weights
+from hptctl.secrets import mask_tracebacks
 from hptctl.tracking import tracked
 
 PRETRAINED_ON = "pretrained-on.npy"
@@ -448,6 +449,7 @@ def hardware(device: torch.device, processes: int = 1) -> str:
 def main() -> None:
     """`python -m hptctl.worker RUN-FOLDER`, once per process."""
     collector.spare()
+    mask_tracebacks()
     raise_on_signals()
     end_with_command()
     console.err.file = sys.stdout  # standard error is the launchers', who say much there

@@ -6,7 +6,6 @@ It trains nothing itself, so that nothing it does waits for a trial, and a worke
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import time
@@ -88,7 +87,7 @@ class SweepConductor:
 
     def _lead(self, tracker: Tracker, retry: bool) -> None:
         self.tracker = tracker
-        self.queue.share("mlflow", {"uri": os.environ.get("MLFLOW_TRACKING_URI"), "id": runs.tracked_id(self.sweep)})
+        self.queue.share("mlflow", {"uri": tracking.place(), "id": runs.tracked_id(self.sweep)})
         if retry:
             self.queue.retry()
         self._do_trials()
@@ -177,7 +176,7 @@ class SweepConductor:
     def _link_parent(self) -> None:
         """Where this machine tracks in the same store, have its trials name the parent run that is there."""
         parent = self.queue.shared("mlflow") or {}
-        if parent.get("id") and parent["uri"] and parent["uri"] == os.environ.get("MLFLOW_TRACKING_URI"):
+        if parent.get("id") and parent["uri"] and parent["uri"] == tracking.place():
             known = {"uri": parent["uri"], "run_id": parent["id"], "params": True, "state": "RUNNING"}
             known |= {"sent": {}, "facts": {}, "artifacts": {}}
             write_text(self.sweep.path / "tracking.json", json.dumps(known))

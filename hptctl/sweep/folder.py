@@ -13,9 +13,10 @@ from hpt.errors import RunError
 from hptctl import runs
 from hptctl.runs import Run, launch
 from hptctl.runs.launch import Origin
+from hptctl.secrets import HIDDEN
 from hptctl.sweep.plan import Plan, protocol, refuse_other
 from hptctl.sweep.queue import Queue, Trial, machine
-from hptctl.sweep.storage import HIDDEN, STORAGE_VARIABLE, shown
+from hptctl.sweep.storage import STORAGE_VARIABLE, shown
 
 
 def create_protocol(config: EvaluateConfig, origin: Origin, *, suggestion: str | None = None) -> Run:

@@ -134,6 +134,8 @@ class Queue:
     def _join(self) -> None:
         end = time.monotonic() + READY_SECONDS
         while PLAN not in self.study.user_attrs:
+            if any("slot" not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False)):
+                raise RunError(f"the storage has a study '{self.name}' that is no sweep", "choose another --name")
             if time.monotonic() > end:
                 raise RunError(f"the making of sweep '{self.name}' was cut short", "choose another --name")
             time.sleep(0.2)

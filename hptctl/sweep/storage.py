@@ -9,6 +9,7 @@ under a file lock, which it needs to be right.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,14 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock
 
 from hpt.errors import ConfigError, RunError
+from hptctl.secrets import HIDDEN
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 JOURNAL = "optuna.journal"
 CONNECT_SECONDS = 10
-HIDDEN = "***"
-"""What stands for a password in anything that is written down."""
 STORAGE_VARIABLE = "HPTCTL_STORAGE"
 """Environment variable: the address of the SQL database, with its password."""
 
@@ -98,6 +98,16 @@ def open_sql(url: str) -> Opened:
         if "psycopg" in f"{error}{error.__cause__}":
             raise RunError("PostgreSQL needs psycopg", "install it: pip install 'hptctl[postgres]'") from None
         raise RunError(f"storage {shown(url)} needs a driver: {error.__cause__ or error}", "install it") from None
+    except RuntimeError as error:  # Optuna's word for tables of another version
+        if "table schema" not in str(error):
+            raise
+        older = "storage upgrade" in str(error)
+        raise RunError(
+            f"storage {shown(url)} has the tables of {'an older' if older else 'a newer'} Optuna",
+            f"copy it, then `optuna storage upgrade --storage {shlex.quote(shown(url))}`"
+            if older
+            else "`pip install -U optuna`",
+        ) from None
     except SQLAlchemyError as error:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()
         raise RunError(

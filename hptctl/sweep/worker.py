@@ -32,6 +32,7 @@ from hptctl.runs.children import end_with_command
 from hptctl.runs.launch import Origin
 from hptctl.runs.signals import Pending, held_back
 from hptctl.runs.worker import Materials
+from hptctl.secrets import mask_tracebacks
 from hptctl.sweep.folder import plan_of
 from hptctl.sweep.plan import COMMON, LOOKS, Plan
 from hptctl.sweep.queue import BEAT_SECONDS, Claim, Queue, patiently
@@ -46,6 +47,7 @@ IDLE_SECONDS = 0.5
 
 def main() -> None:
     """Run the worker process."""
+    mask_tracebacks()
     with held_back() as stop:
         end_with_command()
         console.show_library_notes()

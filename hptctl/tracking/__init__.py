@@ -7,7 +7,7 @@ embedder    that model's code, which MLflow keeps with it
 """
 
 from hptctl.tracking.push import Tracker, arrive, carry, sync, tracked
-from hptctl.tracking.store import Record, StoreWatch, check_store, client, histories, read_runs, uri
+from hptctl.tracking.store import Record, StoreWatch, check_store, client, histories, place, read_runs, uri
 
 __all__ = [
     "Record",
@@ -18,6 +18,7 @@ __all__ = [
     "check_store",
     "client",
     "histories",
+    "place",
     "read_runs",
     "sync",
     "tracked",

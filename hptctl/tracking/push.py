@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,10 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt.config import flatten
+from hpt.errors import RunError
 from hpt.files import write_text
 from hptctl import deadline, runs
 from hptctl.runs import Run, Status
-from hptctl.tracking.store import MARKER, NotInstalled, client, experiment_id, first_line, readable, uri
+from hptctl.tracking.store import (
+    MARKER,
+    NotInstalled,
+    client,
+    experiment_id,
+    first_line,
+    place,
+    readable,
+    refuse_deleted,
+    uri,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -99,10 +109,9 @@ class Tracker:
             return False
         except Exception as error:  # whatever a store does, training goes on
             if not self._warned:
+                why = str(error) if isinstance(error, RunError) else first_line(error)
                 log.warning(
-                    "tracking store %s: %s; the run goes on, `hptctl runs sync` brings its metrics later",
-                    uri(),
-                    first_line(error),
+                    "tracking store %s: %s; the run goes on, `hptctl runs sync` brings its metrics later", uri(), why
                 )
             self._warned = True
             return False
@@ -120,10 +129,8 @@ class _Push:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.file = run.path / "tracking.json"
-        # None is the default store, which moves with the working folder.
-        store = os.environ.get("MLFLOW_TRACKING_URI")
-        self.state: dict[str, Any] = {"uri": store, "run_id": None, "params": False, "state": None}
-        self.state |= {"sent": {}, "facts": {}, "artifacts": {}, "first_id": None}
+        store = place()
+        self.state: dict[str, Any] = {"uri": store, "first_id": None} | self._unsent()
         if self.file.exists():
             saved = json.loads(self.file.read_bytes())
             if "uri" in saved and saved["uri"] == store:
@@ -134,7 +141,10 @@ class _Push:
 
     def __call__(self) -> int:
         if self.client is None:
-            self.client = client()
+            reached = client()
+            if self.state["run_id"] is not None and not refuse_deleted(reached, self.state["run_id"]):
+                self.state |= self._unsent() | {"first_id": _first_id(self.state)}  # the store is another one by now
+            self.client = reached
         if self.state["run_id"] is None:
             self._create(self.client)
         if not self.state["params"]:
@@ -144,6 +154,9 @@ class _Push:
         self._artifacts(self.client)
         self._end(self.client)
         return sent
+
+    def _unsent(self) -> dict[str, Any]:
+        return {"run_id": None, "params": False, "state": None, "sent": {}, "facts": {}, "artifacts": {}}
 
     def _save(self) -> None:
         write_text(self.file, json.dumps(self.state))
@@ -269,7 +282,7 @@ def arrive(run: Run) -> None:
     if not file.exists():
         return
     saved = json.loads(file.read_bytes())
-    if saved.get("uri") is None or saved["uri"] != os.environ.get("MLFLOW_TRACKING_URI"):
+    if saved.get("uri") is None or saved["uri"] != place():
         write_text(file, json.dumps({"first_id": _first_id(saved)}))
 
 

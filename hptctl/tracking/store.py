@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from hpt.errors import RunError
 from hptctl.runs.record import Facts, Tags
+from hptctl.secrets import masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hptctl.tracking")
 
+DATABASES = {"sqlite", "postgresql", "postgres", "mysql", "mssql"}
+"""Kinds of addresses that MLflow opens as databases."""
+CONNECT_SECONDS = 10
 MARKER = "hptctl"
 """The tag, of the version of this schema, by which our runs are known in a shared store."""
 
@@ -66,7 +71,18 @@ class Record:
 
 def uri() -> str:
     """The store: MLFLOW_TRACKING_URI, else SQLite in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    folder = str(Path.cwd())
+    # An address has no way to write these characters in a path: what follows a `?` would be options.
+    return "sqlite:///mlflow.db" if {*"?%#"} & {*folder} else f"sqlite:///{folder}/mlflow.db"
+
+
+def place() -> str | None:
+    """The store as it is written down, without a password; None is the default store, which moves with the working
+    folder."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return masked(given) if given else None
 
 
 def client() -> MlflowClient:
@@ -79,6 +95,7 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("alembic", "mlflow.store.db.utils", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -89,6 +106,7 @@ def client() -> MlflowClient:
         raise NotInstalled from None
 
     store = uri()
+    _connect(store)
     if not store.startswith("sqlite:///"):
         return MlflowClient(tracking_uri=store)
     from filelock import FileLock
@@ -99,7 +117,35 @@ def client() -> MlflowClient:
     return mlflow_client
 
 
+def _connect(store: str) -> None:
+    """Reach a database once, as soon as it answers or does not: MLflow would try for minutes, in silence.
+
+    Raises:
+        SQLAlchemyError: it cannot be reached. ModuleNotFoundError: its driver is not installed.
+    """
+    kind = store.partition(":")[0].partition("+")[0]
+    if kind not in DATABASES:
+        return
+    from sqlalchemy import create_engine, make_url
+
+    address, settings = make_url(store), {}
+    if kind != "sqlite":
+        settings = {"connect_timeout": CONNECT_SECONDS}
+    elif address.database:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(address, connect_args=settings)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
 def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
+    """The id of an experiment, which is made where it is missing.
+
+    Raises:
+        RunError: it was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     experiment = mlflow_client.get_experiment_by_name(name)
@@ -113,7 +159,41 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
             experiment = mlflow_client.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    if experiment.lifecycle_stage == "deleted":
+        raise RunError(
+            f"its experiment '{name}' was deleted in MLflow",
+            f"restore it, `{_mlflow(f'experiments restore --experiment-id {experiment.experiment_id}')}`, or give new"
+            " runs an --experiment of another name",
+        )
     return str(experiment.experiment_id)
+
+
+def refuse_deleted(mlflow_client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run at all.
+
+    Raises:
+        RunError: it was deleted there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = mlflow_client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    if found.lifecycle_stage == "deleted":
+        of_experiment = mlflow_client.get_experiment(found.experiment_id)
+        if of_experiment.lifecycle_stage == "deleted":
+            experiment_id(mlflow_client, of_experiment.name)
+        again = _mlflow(f"runs restore --run-id {run_id}")
+        raise RunError("its run was deleted in MLflow", f"restore it: `{again}`")
+    return True
+
+
+def _mlflow(words: str) -> str:
+    """A command of MLflow's own on this store."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(masked(uri()))} mlflow {words}"
 
 
 def check_store() -> str:
@@ -246,10 +326,19 @@ def readable() -> Iterator[None]:
     except RunError:
         raise
     except Exception as error:
-        raise RunError(
-            f"tracking store {uri()} cannot be used: {first_line(error)}",
-            "check MLFLOW_TRACKING_URI and the store",
-        ) from error
+        raise RunError(f"tracking store {uri()} cannot be used: {first_line(error)}", _mend(error)) from error
+
+
+def _mend(error: Exception) -> str:
+    """What to do about a store's error."""
+    said = str(error)
+    if "out-of-date database schema" in said:
+        return f"an older MLflow made it: copy it, then `mlflow db upgrade {shlex.quote(masked(uri()))}`"
+    if "Can't locate revision" in said:
+        return "a newer MLflow made it: `pip install -U mlflow`"
+    if isinstance(error, ModuleNotFoundError):
+        return f"install {error.name}"
+    return "check MLFLOW_TRACKING_URI and the store"
 
 
 def first_line(error: Exception) -> str:

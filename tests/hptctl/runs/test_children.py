@@ -132,6 +132,19 @@ def test_a_child_sees_the_device_of_its_slot_and_no_more(tmp_path: Path, monkeyp
     assert (tmp_path / "1.log").read_text() == f"3 {os.getpid()}\n"
 
 
+def test_a_child_imports_nothing_of_the_users_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("random", "queue", "types", "hpt"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the module of the user')")
+    with child_processes(1) as children:
+        command = [sys.executable, "-m", "hptctl", "--version"]
+        children.start(0, command, tmp_path / "log", {})
+        assert [child.process.returncode for child in children.wait()] == [0], (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().startswith("hptctl ")
+
+
 def test_children_share_the_cores_that_the_command_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert threads(1) == {"OMP_NUM_THREADS": str(cores.usable())}
