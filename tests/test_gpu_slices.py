@@ -41,9 +41,9 @@ def test_files_are_cut_into_portions_and_joined_whichever_way_they_came(
 ) -> None:
     portions, limit = programs["portions"], programs["portions"].FOR_MANIFEST + 1000
     files = []
-    for name, bytes in (("a", 10), ("wheels/b", 990), ("c", 2500), ("empty", 0)):
+    for name, size in (("a", 10), ("wheels/b", 990), ("c", 2500), ("empty", 0)):
         file = tmp_path / Path(name).name
-        file.write_bytes(os.urandom(bytes))
+        file.write_bytes(os.urandom(size))
         files.append((name, file))
     (tmp_path / "out").mkdir()
     made = portions.cut(files, tmp_path / "out", limit, {"about": "a test"})
