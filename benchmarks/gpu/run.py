@@ -494,19 +494,17 @@ def export(own: Slice, names: Sequence[str], file: str, *flags: str) -> bool:
 
 def stayed_in_words(own: Slice, run: Path, bytes: int) -> str:
     """What becomes of a run whose weights cannot go home, and how it can be kept from that."""
-    record, lines = json.loads((run / "run.json").read_text()), metrics_of(run)
+    kind = "backbone" if state_of(run) == "finished" else "checkpoint"
     what = (
-        f"{run.name}: its {'backbone' if state_of(run) == 'finished' else 'checkpoint'} of {mebibytes(bytes)} does not"
+        f"{run.name}: its {kind} of {mebibytes(bytes)} finds no room in what goes home (--bring {own.bring // 2**20}M)"
     )
-    what += f" fit into what goes home ({mebibytes(own.bring)})"
     if own.keeps:
         return f"{what}; call run.py here again with the same --work, and the study goes on from it"
-    speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    steps, batch = record["config"].get("steps"), record["config"].get("batch_size")
-    takes = f", {steps} steps of about {steps * batch / median(speeds):.0f} s" if speeds and steps and batch else ""
-    return (
-        f"{what}, so the next slice begins it again{takes}; give it more time, or --work FOLDER where the machine stays"
-    )
+    config = json.loads((run / "run.json").read_text())["config"]
+    speed = speed_of(run) if "steps" in config else None
+    seconds = f", in about {config['steps'] * config['batch_size'] / speed:.0f} s" if speed else ""
+    again = f"the next slice makes it again if cells need it{seconds}"
+    return f"{what}: {again}; a slice has to hold that, or the machine to stay for a second call, with --work FOLDER"
 
 
 def rank(run: Path) -> tuple[int, str]:
@@ -527,13 +525,13 @@ def state_of(run: Path) -> str:
     return str(json.loads(status.read_text())["state"]) if status.exists() else "created"
 
 
-def metrics_of(run: Path) -> list[dict[str, float]]:
+def speed_of(run: Path) -> float | None:
+    """Images per second of a pretraining, by what it logged."""
     file = run / "metrics.jsonl"
-    return (
-        [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        if file.exists()
-        else []
-    )
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    logged = [json.loads(line) for line in lines if line.endswith("\n")]
+    speeds = [line["images_per_second"] for line in logged if "images_per_second" in line]
+    return median(speeds) if speeds else None
 
 
 def weights_of(run: Path) -> list[Path]:
@@ -545,7 +543,7 @@ def weights_of(run: Path) -> list[Path]:
 def weight(run: Path) -> int:
     """Bytes of a run in an archive, nearly: each file has a header and a line in the manifest."""
     others = [file for file in run.rglob("*") if file.is_file() and "checkpoints" not in file.relative_to(run).parts]
-    return sum(file.stat().st_size + 1024 for file in {*others, *weights_of(run)})
+    return sum(file.stat().st_size + 1536 for file in {*others, *weights_of(run)})
 
 
 def mebibytes(bytes: int) -> str:
