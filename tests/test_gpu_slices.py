@@ -66,14 +66,20 @@ def test_files_are_cut_into_portions_and_joined_whichever_way_they_came(
 
 
 def test_weights_travel_of_what_cells_that_are_left_start_from_and_of_what_goes_on(
-    programs: dict[str, ModuleType],
+    programs: dict[str, ModuleType], tmp_path: Path
 ) -> None:
+    for name in ("own", "used up", "statistics", "hpt", "begun"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        file = "checkpoints/step-00000002.pt" if name == "begun" else "backbone.safetensors"
+        (tmp_path / name / file).touch()
+
     def row(run: str | None, state: str, strategy: str = "hpt", **about: bool) -> dict[str, Any]:
         return {"run": run, "state": state, "config": {"strategy": strategy}, "needed": True, "here": True} | about
 
     rows = [row("own", "done", "target"), row("used up", "done", needed=False), row("elsewhere", "done", here=False)]
     rows += [row("statistics", "done", "base"), row("begun", "stopped"), row("hpt", "done"), row(None, "left")]
-    assert programs["needed"].with_weights(rows) == ["own", "hpt", "begun", "statistics"]
+    rows += [row("without its checkpoint", "stopped")]
+    assert programs["needed"].with_weights(rows, tmp_path) == ["own", "hpt", "begun", "statistics"]
 
 
 def test_archives_are_carried_with_all_their_parts_and_bad_words_are_one_line(

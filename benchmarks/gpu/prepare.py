@@ -173,7 +173,7 @@ def runs_of(work: Path, study: Path, folder: Path) -> list[Path]:
         raise ValueError(f"{', '.join(sorted(absent))}: not in {work}, so what is left cannot be told; put it there")
     records, weights = folder / "records.tar", folder / "weights.tar"
     hptctl("runs", "export", *names, "--alone", "--without-weights", "--out", str(records), cwd=work)
-    if whole := with_weights(cells):
+    if whole := with_weights(cells, work / "runs"):
         hptctl("runs", "export", *whole, "--alone", "--out", str(weights), cwd=work)
         print(f"with weights: {', '.join(whole)}")
     return [records, *([weights] if whole else [])]

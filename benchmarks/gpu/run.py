@@ -39,7 +39,7 @@ from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
-from needed import with_weights
+from needed import state_of, weights_of, with_weights
 from portions import PortionError, join, read_manifest
 
 MORE = 75
@@ -437,8 +437,8 @@ def pack(own: Slice, home: Home, cells: Sequence[dict[str, Any]] | None) -> dict
     if not export(own, records, "records.tar", "--without-weights"):
         return {"runs": [], "left_out": new, "whole": [], "stayed": {}, "why": "the export failed; see log.txt"}
     home |= {name: (now[name], False) for name in records}
-    wanted = with_weights(cells) if cells is not None else pretrainings(folder)
-    wanted = [name for name in wanted if weights_of(folder / name) and home.get(name, ("", False)) != (now[name], True)]
+    wanted = with_weights(cells, folder) if cells is not None else pretrainings(folder)
+    wanted = [name for name in wanted if home.get(name, ("", False)) != (now[name], True)]
     whole, stayed = pack_weights(own, wanted)
     home |= {name: (now[name], True) for name in whole}
     keep_at_home(own, home)
@@ -514,15 +514,11 @@ def rank(run: Path) -> tuple[int, str]:
 
 
 def pretrainings(folder: Path) -> list[str]:
-    """The finished ones, the oldest first."""
+    """The finished ones that have their weights, the oldest first."""
     records = [json.loads(file.read_text()) for file in folder.glob("*/run.json")]
     found = sorted((record for record in records if record["kind"] == "pretrain"), key=lambda record: record["created"])
-    return [record["name"] for record in found if state_of(folder / record["name"]) == "finished"]
-
-
-def state_of(run: Path) -> str:
-    status = run / "status.json"
-    return str(json.loads(status.read_text())["state"]) if status.exists() else "created"
+    names = [record["name"] for record in found if state_of(folder / record["name"]) == "finished"]
+    return [name for name in names if weights_of(folder / name)]
 
 
 def speed_of(run: Path) -> float | None:
@@ -532,12 +528,6 @@ def speed_of(run: Path) -> float | None:
     logged = [json.loads(line) for line in lines if line.endswith("\n")]
     speeds = [line["images_per_second"] for line in logged if "images_per_second" in line]
     return median(speeds) if speeds else None
-
-
-def weights_of(run: Path) -> list[Path]:
-    """The files that `hptctl runs export --without-weights` leaves behind, as far as they would travel."""
-    checkpoints = sorted((run / "checkpoints").glob("step-*.pt"))[-1:] if state_of(run) != "finished" else []
-    return [*run.glob("*.safetensors"), *(run / "backbones").glob("*.safetensors"), *checkpoints]
 
 
 def weight(run: Path) -> int:
