@@ -3,7 +3,7 @@
     uv run python benchmarks/gpu/collect.py OUT --folder work
 
 `work/runs` and its tracking store get the runs, `work/slices` one record per slice. At the end stands the command that
-prepares the next slice, with an archive of the runs that it goes on from, `work/go-on.tar`.
+prepares the next slice from there.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def collect(outs: list[Path], folder: Path) -> None:
         print(f"  {kept}" + ("" if new else " (was here)"))
         for line in [*tests_in_words(record), *tables_in_words(record), *study_in_words(record)]:
             print(f"  {line}")
-        if archives := sorted(out.glob("runs.tar*")):
-            for line in hptctl("runs", "import", str(archives[0]), cwd=folder).splitlines():
+        archives = [out / f"{name}.tar" for name in ("records", "weights") if any(out.glob(f"{name}.tar.*"))]
+        if archives:
+            for line in hptctl("runs", "import", *map(str, archives), cwd=folder).splitlines():
                 print(f"  {line}")
     print(next_command(record, folder))
 
@@ -115,18 +116,19 @@ def study_in_words(record: dict[str, Any]) -> list[str]:
     lines = [f"study {record['study_file']}: {counts}; {found['seconds']:.0f} s"]
     if found.get("failed"):
         lines.append(f"study: failed, {found['failed']}")
-    if left_out := found.get("packed", {}).get("left_out"):
+    packed = found.get("packed", {})
+    if left_out := packed.get("left_out"):
         lines.append(f"runs that did not come home: {', '.join(left_out)}")
+    if stayed := packed.get("stayed"):
+        named = ", ".join(f"{name} ({bytes / 2**20:.0f} MiB)" for name, bytes in stayed.items())
+        lines.append(f"weights that did not come home, and that the study goes on from: {named}")
     return lines
 
 
 def next_command(record: dict[str, Any], folder: Path) -> str:
-    """What prepares the next slice; its archive has every run of the folder, each finished one or to go on."""
-    names = sorted(file.parent.name for file in folder.glob("runs/*/run.json"))
-    words = without(record["asked"], "--go-on")
-    if names:
-        hptctl("runs", "export", *names, "--out", str(folder / "go-on.tar"), cwd=folder)
-        words += ["--go-on", str(folder / "go-on.tar")]
+    """What prepares the next slice: as this one was, and going on from the folder."""
+    words = without(without(record["asked"], "--go-on"), "--from")
+    words += ["--from", str(folder)] if record["study_file"] and any(folder.glob("runs/*/run.json")) else []
     return f"next: uv run python benchmarks/gpu/prepare.py {shlex.join(words)}"
 
 

@@ -3,23 +3,26 @@
     uv run python benchmarks/gpu/prepare.py --out to-carry --study benchmarks/claims.toml --datasets flowers.zip
 
 `to-carry/portion-1` and so on hold the project (the last commit), the packages that it needs and that machine lacks,
-the study and what lies beside it, and the runs to go on from. `run.py` takes the portions there.
+the study and what lies beside it, and the runs to go on from: of `--from work` the records of all, and the weights that
+cells which are left need. `run.py` takes the portions there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 
+from needed import with_weights
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from portions import cut
@@ -36,10 +39,7 @@ The tracking store, sweeps, reports and maps of features need the rest of the pr
 """
 ALONE = ("lightly", "lightning-utilities")
 """What lightly's transforms import; the packages that it trains with stay."""
-PYTHON = "3.12"
 TARGET = {
-    "python_version": PYTHON,
-    "python_full_version": f"{PYTHON}.0",
     "implementation_name": "cpython",
     "platform_python_implementation": "CPython",
     "os_name": "posix",
@@ -56,11 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder, or one that an earlier call made")
     parser.add_argument("--study", type=Path, help="the study's file")
-    parser.add_argument(
-        "--datasets", nargs="+", default=[], metavar="ZIP", help="to lie beside it; x.zip:train takes one split"
-    )
+    parser.add_argument("--datasets", nargs="+", default=[], type=Path, metavar="ZIP", help="to lie beside it")
     parser.add_argument("--beside", nargs="+", default=[], type=Path, metavar="FILE", help="too: weights, say")
-    parser.add_argument("--go-on", nargs="+", default=[], type=Path, metavar="TAR", help="archives of earlier runs")
+    parser.add_argument(
+        "--from", type=Path, metavar="WORK", dest="work", help="the study's working folder, to go on from"
+    )
+    parser.add_argument("--go-on", nargs="+", default=[], type=Path, metavar="TAR", help="or archives of earlier runs")
+    parser.add_argument("--python", type=version, default="3.12", metavar="3.12", help="the version of Python there")
     parser.add_argument("--portion", type=megabytes, default=megabytes("62M"), help="the most that one portion takes")
     options = parser.parse_args()
     try:
@@ -72,6 +74,8 @@ def main() -> None:
 def prepare(options: argparse.Namespace) -> None:
     if options.study is not None:
         tomllib.loads(options.study.read_text())
+    elif options.work is not None:
+        raise ValueError("--from goes on with a study; name its file with --study")
     if changed := git("status", "--porcelain", "--untracked-files=no").strip():
         print(f"note: {len(changed.splitlines())} changed files are not committed, and stay here as they were")
     renew(options.out)
@@ -80,14 +84,11 @@ def prepare(options: argparse.Namespace) -> None:
         project = there / "project.tar.gz"
         git("archive", "--format=tar.gz", f"--output={project}", "HEAD")
         files = [("project.tar.gz", project)]
-        files += [(f"wheels/{wheel.name}", wheel) for wheel in wheels(there / "wheels", project)]
+        files += [(f"wheels/{wheel.name}", wheel) for wheel in wheels(there / "wheels", project, options.python)]
         if options.study is not None:
             files.append((f"study/{options.study.name}", options.study))
-        for named in options.datasets:
-            images = one_split(named, there)
-            files.append((f"study/{images.name}", images))
-        files += [(f"study/{file.name}", file) for file in options.beside]
-        files += archives(options.go_on)
+        files += [(f"study/{file.name}", file) for file in [*options.datasets, *options.beside]]
+        files += archives([*(runs_of(options.work, options.study, there) if options.work else []), *options.go_on])
         paths = [path for path, _ in files]
         if twice := {path for path in paths if paths.count(path) > 1}:
             raise ValueError(f"{min(twice)} is asked for twice")
@@ -105,19 +106,20 @@ def prepare(options: argparse.Namespace) -> None:
     print(f"there: python benchmarks/gpu/run.py {' '.join(map(str, portions))} --out OUT --for 8m")
 
 
-def wheels(folder: Path, project: Path) -> list[Path]:
+def wheels(folder: Path, project: Path, python: str) -> list[Path]:
     """The project as a wheel, and those that it needs there, as the project's constraints have them."""
     with tempfile.TemporaryDirectory() as source:
         shutil.unpack_archive(project, source, filter="data")
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
         subprocess.run(build, cwd=source, check=True, capture_output=True, text=True)
-    versions = constraints()
-    wanted = [f"{name}=={versions[name]}" for name in sorted({*closure(NEEDED), *ALONE})]
+    target = TARGET | {"python_version": python, "python_full_version": f"{python}.0"}
+    versions = constraints(target)
+    wanted = [f"{name}=={versions[name]}" for name in sorted({*closure(NEEDED, target), *ALONE})]
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC]
     subprocess.run(
         [
             *(*pip(), "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"),
-            *("--python-version", PYTHON, "--implementation", "cp", "--dest", str(folder)),
+            *("--python-version", python, "--implementation", "cp", "--dest", str(folder)),
             *(word for each in [*platforms, "manylinux2014_x86_64"] for word in ("--platform", each)),
             *wanted,
         ],
@@ -128,22 +130,22 @@ def wheels(folder: Path, project: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def constraints() -> dict[str, str]:
+def constraints(target: dict[str, str]) -> dict[str, str]:
     """The versions that the project is tested with, by name, for the Python there."""
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
     found = [Requirement(line) for line in lines]
-    fitting = [each for each in found if each.marker is None or each.marker.evaluate(TARGET)]
+    fitting = [each for each in found if each.marker is None or each.marker.evaluate(target)]
     return {canonicalize_name(each.name): next(iter(each.specifier)).version for each in fitting}
 
 
-def closure(names: tuple[str, ...]) -> list[str]:
+def closure(names: tuple[str, ...], target: dict[str, str]) -> list[str]:
     """Packages and what they need in turn, without what is there."""
     found: list[str] = []
     waiting = [Requirement(name) for name in names]
     while waiting:
         each = waiting.pop()
         name = canonicalize_name(each.name)
-        if name in found or name in THERE or (each.marker is not None and not each.marker.evaluate(TARGET)):
+        if name in found or name in THERE or (each.marker is not None and not each.marker.evaluate(target)):
             continue
         found.append(name)
         try:
@@ -161,21 +163,25 @@ def pip() -> list[str]:
     return [program]
 
 
-def one_split(named: str, folder: Path) -> Path:
-    """A set's zip file; of `x.zip:train` a zip file of that name with that split alone, its images as they are."""
-    path, colon, split = named.rpartition(":") if ".zip:" in named else (named, "", "")
-    if not colon:
-        return Path(path)
-    out = folder / Path(path).name
-    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as part:
-        members = [each for each in whole.infolist() if not each.is_dir()]
-        chosen = [each for each in members if each.filename.startswith(f"{split}/")]
-        if not chosen:
-            tops = ", ".join(sorted({each.filename.partition("/")[0] for each in members})[:5])
-            raise ValueError(f"{path} has no folder '{split}'; it has {tops}")
-        for each in chosen:
-            part.writestr(zipfile.ZipInfo(each.filename, each.date_time), whole.read(each))
-    return out
+def runs_of(work: Path, study: Path, folder: Path) -> list[Path]:
+    """Archives of the runs of a study's working folder: the records of all, and whole those that it goes on from."""
+    names = sorted(file.parent.name for file in work.glob("runs/*/run.json"))
+    if not names:
+        return []
+    cells = json.loads(hptctl("study", "status", str(study.resolve()), "--json", cwd=work))["cells"]
+    if absent := {row["config"]["dataset"] for row in cells if row["state"] == "no data"}:
+        raise ValueError(f"{', '.join(sorted(absent))}: not in {work}, so what is left cannot be told; put it there")
+    records, weights = folder / "records.tar", folder / "weights.tar"
+    hptctl("runs", "export", *names, "--alone", "--without-weights", "--out", str(records), cwd=work)
+    if whole := with_weights(cells, work / "runs"):
+        hptctl("runs", "export", *whole, "--alone", "--out", str(weights), cwd=work)
+        print(f"with weights: {', '.join(whole)}")
+    return [records, *([weights] if whole else [])]
+
+
+def hptctl(*words: str, cwd: Path) -> str:
+    command = [sys.executable, "-m", "hptctl", *words]
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
 
 def archives(given: list[Path]) -> list[tuple[str, Path]]:
@@ -205,6 +211,13 @@ def renew(out: Path) -> None:
 
 def git(*words: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout
+
+
+def version(text: str) -> str:
+    """`3.12`."""
+    if re.fullmatch(r"3\.\d+", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no version; write for example 3.12")
+    return text
 
 
 def megabytes(text: str) -> int:

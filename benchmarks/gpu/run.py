@@ -4,11 +4,12 @@
 
 For a machine without network whose Python has PyTorch and torchvision; `prepare.py` made what is carried there. In
 turn, each within its share of the time: the tests, the benchmark at 64 and at 224 px, `hptctl study run`, and the
-packing of what came of it into at most eight files of 16 MiB, 64 MiB together:
+packing of what came of it into at most eight files of 16 MiB:
 
     slice.json                what was done and measured; rewritten after each step
     log.txt                   what the programs printed
-    runs.tar.001 ...          the runs that are new, by `hptctl runs export`
+    records.tar.001 ...       the runs that are new, without weights, by `hptctl runs export`
+    weights.tar.001 ...       those of them whose weights the study goes on from, as far as `--bring` allows
 
 Exit code 75: there is more to do. `collect.py` takes OUT at home. Only the standard library and Pillow until the
 carried packages are installed.
@@ -30,20 +31,24 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
+from needed import state_of, weights_of, with_weights
 from portions import PortionError, join, read_manifest
 
 MORE = 75
 """The exit code of what stopped in good order with something left, sysexits' EX_TEMPFAIL."""
 PART = 15 * 2**20
-PARTS = 4
+PARTS = 6
 """Beside `slice.json` and `log.txt`, which are small."""
+AT_HOME = "at-home.json"
+"""In the work folder: of each run that is at home what it was like then, and whether its weights are, too."""
 LOG = 2 * 2**20
 """Bytes of the log that come back, its last ones."""
 SHARES = {"tests": 0.2, "benchmark": 0.45}
@@ -55,7 +60,7 @@ PACKING = 0.1
 GRACE = 20.0
 """Seconds that a program gets to save what it has, after it was asked to stop."""
 PHOTOGRAPH = (512, 384)
-BENCHMARKS = (
+BENCHMARKS: tuple[dict[str, Any], ...] = (
     {"name": "resnet18-64", "backbone": "resnet18", "side": 64, "rows": "bare ready whole graph ours standard lightly"},
     {
         "name": "resnet50-224",
@@ -64,7 +69,9 @@ BENCHMARKS = (
         "rows": "bare ready whole graph ours standard lightly",
     },
 )
-TINY = ({"name": "resnet18-32", "backbone": "resnet18", "side": 32, "rows": "bare ready whole ours standard lightly"},)
+TINY: tuple[dict[str, Any], ...] = (
+    {"name": "resnet18-32", "backbone": "resnet18", "side": 32, "rows": "bare ready whole ours standard lightly"},
+)
 
 
 @dataclass
@@ -81,6 +88,10 @@ class Slice:
     environment: dict[str, str]
     tiny: bool
     skip: frozenset[str]
+    bring: int
+    """Bytes of archives that may go home."""
+    keeps: bool
+    """Whether the work folder stays for a further call."""
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,7 +169,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="the benchmark at a size for a trial on a CPU")
     parser.add_argument("--skip", default="", help="steps to leave out: tests,bench,study")
-    parser.add_argument("--work", type=Path, help="a folder to work in, in place of a temporary one")
+    parser.add_argument("--work", type=Path, help="a folder to work in that stays: the next call here goes on from it")
+    parser.add_argument(
+        "--bring", type=megabytes, default=PART * PARTS, metavar="SIZE", help="archives that may go home: 90M, the most"
+    )
     options = parser.parse_args()
     began = time.monotonic()
     try:
@@ -185,6 +199,8 @@ def spend(options: argparse.Namespace, began: float) -> int:
             environment=environment_of(work.resolve(), options.device),
             tiny=options.tiny,
             skip=frozenset(skip),
+            bring=options.bring,
+            keeps=options.work is not None,
         )
         own.found = {
             "began": time.time(),
@@ -346,12 +362,12 @@ def study(own: Slice) -> dict[str, Any]:
         return {"left": True, "why": f"waits for {', '.join(lacking)}"}
     if reason := not_begun(own, "study", own.left):
         return reason
-    for archive in sorted((own.work / "runs").glob("*/*")):
-        if not archive.suffix[1:].isdecimal() or archive.suffix == ".001":
-            done = own.call(["-m", "hptctl", "runs", "import", str(archive)], cwd=own.study, within=own.left)
-            if done.code:
-                return {"left": True, "failed": f"{archive.name} could not be imported; see log.txt"}
-    before = stamps(own.study)
+    carried = sorted((own.work / "runs").glob("*/*"))
+    if archives := [str(file) for file in carried if file.suffix == ".001" or not file.suffix[1:].isdecimal()]:
+        done = own.call(["-m", "hptctl", "runs", "import", *archives], cwd=own.study, within=own.left)
+        if done.code:
+            return {"left": True, "failed": "the carried runs could not be imported; see log.txt"}
+    home = at_home(own)
     within = own.left - GRACE
     if reason := not_begun(own, "study", within):
         return reason
@@ -364,22 +380,26 @@ def study(own: Slice) -> dict[str, Any]:
     own.say(f"study: {'more to do' if more else 'done' if not done.code else 'failed'} ({done.seconds} s)")
     own.found["study"] = found
     own.write()
-    new = sorted(name for name, stamp in stamps(own.study).items() if before.get(name) != stamp)
-    found["cells"] = cells(own)
-    found["packed"] = pack(own, new)
+    status = status_of(own)
+    found["cells"] = status["counts"] if status is not None else None
+    found["packed"] = pack(own, home, status["cells"] if status is not None else None)
     return found
 
 
-def cells(own: Slice) -> dict[str, int] | None:
-    """How many cells of the study are in each state; None where there was no time to ask."""
-    left = own.end - time.monotonic() - 8.0
+def status_of(own: Slice) -> dict[str, Any] | None:
+    """What there is of the study's cells; None where there was no time to ask."""
+    left = (own.end - time.monotonic()) / 2
     done = own.call(
         ["-m", "hptctl", "study", "status", str(own.manifest["study"]), "--json"], cwd=own.study, within=max(left, 1.0)
     )
-    return None if done.code else dict(json.loads(done.output)["counts"])
+    return None if done.code else dict(json.loads(done.output))
 
 
 # ---- packing
+
+
+Home = dict[str, tuple[str, bool]]
+"""Of each run that is at home what it was like when it came there, and whether its weights did, too."""
 
 
 def stamps(folder: Path) -> dict[str, str]:
@@ -391,62 +411,137 @@ def stamps(folder: Path) -> dict[str, str]:
     return found
 
 
-def pack(own: Slice, names: list[str]) -> dict[str, Any]:
-    """Export the runs, the most useful first, as many as fit into the files that come home."""
-    folder = own.study / "runs"
-    room, chosen, left_out, travelling = PART * PARTS, list[str](), list[str](), set[str]()
-    for name in sorted(names, key=lambda name: (rank(folder / name), name)):
-        together = {name, *sources(folder / name)} - travelling
-        bytes = sum(weight(folder / each) for each in together)
-        if bytes > room:
-            left_out.append(name)
-            continue
-        room -= bytes
-        chosen.append(name)
-        travelling |= together
-    for old in own.out.glob("runs.tar*"):
+def at_home(own: Slice) -> Home:
+    """What is at home of the runs that are here: what an earlier call in this folder has sent, and what was carried."""
+    file = own.work / AT_HOME
+    known = {name: (stamp, whole) for name, (stamp, whole) in json.loads(file.read_text())} if file.exists() else None
+    if known is None:
+        known = {
+            name: (stamp, bool(weights_of(own.study / "runs" / name))) for name, stamp in stamps(own.study).items()
+        }
+        keep_at_home(own, known)
+    return known
+
+
+def keep_at_home(own: Slice, known: Home) -> None:
+    (own.work / AT_HOME).write_text(json.dumps(list(known.items())))
+
+
+def pack(own: Slice, home: Home, cells: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
+    """Export the records of the runs that are new, and what the study goes on from as far as it fits."""
+    folder, now = own.study / "runs", stamps(own.study)
+    for old in [*own.out.glob("records.tar*"), *own.out.glob("weights.tar*")]:
         old.unlink()
-    while chosen:
-        words = ["-m", "hptctl", "runs", "export", *chosen, "--out", str(own.out / "runs.tar"), "--split", "15M"]
-        done = own.call(words, cwd=own.study, within=max(own.end - time.monotonic() - 3.0, 1.0))
-        parts = sorted(own.out.glob("runs.tar*"))
-        if not done.code and len(parts) <= PARTS:
-            break
-        for part in parts:
+    new = sorted((name for name in now if home.get(name, ("", False))[0] != now[name]), key=lambda n: rank(folder / n))
+    records, left_out = fitting(folder, new, own.bring)
+    if not export(own, records, "records.tar", "--without-weights"):
+        return {"runs": [], "left_out": new, "whole": [], "stayed": {}, "why": "the export failed; see log.txt"}
+    home |= {name: (now[name], False) for name in records}
+    wanted = with_weights(cells, folder) if cells is not None else pretrainings(folder)
+    wanted = [name for name in wanted if home.get(name, ("", False)) != (now[name], True)]
+    whole, stayed = pack_weights(own, wanted)
+    home |= {name: (now[name], True) for name in whole}
+    keep_at_home(own, home)
+    own.say(
+        f"packed {len(records)} runs, {len(whole)} with weights"
+        + (f"; no room for {listed(left_out)}" if left_out else "")
+    )
+    for name, bytes in stayed.items():
+        own.say(stayed_in_words(own, folder / name, bytes))
+    return {"runs": records, "left_out": left_out, "whole": whole, "stayed": stayed}
+
+
+def fitting(folder: Path, names: Iterable[str], room: int) -> tuple[list[str], list[str]]:
+    """The runs whose records fit, in order, and the others."""
+    chosen, left_out = list[str](), list[str]()
+    for name in names:
+        bytes = weight(folder / name) - sum(file.stat().st_size for file in weights_of(folder / name))
+        (chosen if bytes <= room else left_out).append(name)
+        room -= bytes if bytes <= room else 0
+    return chosen, left_out
+
+
+def pack_weights(own: Slice, wanted: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """Export runs with their weights, the first ones first, where there is room; and the bytes of those that stay."""
+    folder, came = own.study / "runs", sorted(own.out.glob("records.tar*"))
+    room = min(own.bring - sum(file.stat().st_size for file in came), (PARTS - len(came)) * PART)
+    chosen, stayed = list[str](), dict[str, int]()
+    for name in wanted:
+        bytes = weight(folder / name)
+        if bytes <= room:
+            chosen.append(name)
+            room -= bytes
+        else:
+            stayed[name] = sum(file.stat().st_size for file in weights_of(folder / name))
+    if not export(own, chosen, "weights.tar"):
+        stayed |= {name: sum(file.stat().st_size for file in weights_of(folder / name)) for name in chosen}
+        chosen = []
+    return chosen, stayed
+
+
+def export(own: Slice, names: Sequence[str], file: str, *flags: str) -> bool:
+    """Write runs into an archive for home, in parts; nothing of it is left where that fails or takes too long."""
+    if not names:
+        return True
+    words = ["-m", "hptctl", "runs", "export", *names, "--alone", *flags, "--out", str(own.out / file)]
+    within = max(own.end - time.monotonic() - 3.0, 1.0)
+    done = own.call([*words, "--split", f"{PART // 2**20}M"], cwd=own.study, within=within)
+    if done.code:
+        for part in own.out.glob(f"*{file}*"):
             part.unlink()
-        if done.code:
-            return {"runs": [], "left_out": names, "why": f"the export ended with {done.code}; see log.txt"}
-        left_out.append(chosen.pop())
-    own.say(f"packed {len(chosen)} runs" + (f"; no room for {', '.join(left_out)}" if left_out else ""))
-    return {"runs": chosen, "left_out": left_out}
+    return not done.code
 
 
-def rank(run: Path) -> int:
-    """Finished evaluations, the unfinished pretraining, then finished ones with what they keep, then the rest."""
+def stayed_in_words(own: Slice, run: Path, bytes: int) -> str:
+    """What becomes of a run whose weights cannot go home, and how it can be kept from that."""
+    kind = "backbone" if state_of(run) == "finished" else "checkpoint"
+    what = (
+        f"{run.name}: its {kind} of {mebibytes(bytes)} finds no room in what goes home (--bring {own.bring // 2**20}M)"
+    )
+    if own.keeps:
+        return f"{what}; call run.py here again with the same --work, and the study goes on from it"
+    config = json.loads((run / "run.json").read_text())["config"]
+    speed = speed_of(run) if "steps" in config else None
+    seconds = f", in about {config['steps'] * config['batch_size'] / speed:.0f} s" if speed else ""
+    again = f"the next slice makes it again if cells need it{seconds}"
+    return f"{what}: {again}; a slice has to hold that, or the machine to stay for a second call, with --work FOLDER"
+
+
+def rank(run: Path) -> tuple[int, str]:
+    """Finished evaluations, finished pretrainings, the rest, the study."""
     kind, state = json.loads((run / "run.json").read_text())["kind"], state_of(run)
-    if kind == "pretrain":
-        return 2 if state == "finished" else 1
-    return 0 if state == "finished" and kind != "study" else 3
+    return (3 if kind == "study" else 2 if state != "finished" else 1 if kind == "pretrain" else 0), run.name
 
 
-def state_of(run: Path) -> str:
-    status = run / "status.json"
-    return str(json.loads(status.read_text())["state"]) if status.exists() else "created"
+def pretrainings(folder: Path) -> list[str]:
+    """The finished ones that have their weights, the oldest first."""
+    records = [json.loads(file.read_text()) for file in folder.glob("*/run.json")]
+    found = sorted((record for record in records if record["kind"] == "pretrain"), key=lambda record: record["created"])
+    names = [record["name"] for record in found if state_of(folder / record["name"]) == "finished"]
+    return [name for name in names if weights_of(folder / name)]
 
 
-def sources(run: Path) -> list[str]:
-    """The pretrainings that a run rests on, which travel with it."""
-    source = json.loads((run / "run.json").read_text()).get("source")
-    if not source or not (run.parent / source / "run.json").exists():
-        return []
-    return [source, *sources(run.parent / source)]
+def speed_of(run: Path) -> float | None:
+    """Images per second of a pretraining, by what it logged."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    logged = [json.loads(line) for line in lines if line.endswith("\n")]
+    speeds = [line["images_per_second"] for line in logged if "images_per_second" in line]
+    return median(speeds) if speeds else None
 
 
 def weight(run: Path) -> int:
-    """Bytes of a run in an archive, nearly; of its checkpoints the newest travels, if the run goes on."""
-    checkpoints = sorted((run / "checkpoints").glob("*.pt"))[-1:] if state_of(run) != "finished" else []
-    files = [each for each in run.rglob("*") if each.is_file() and "checkpoints" not in each.relative_to(run).parts]
-    return sum(each.stat().st_size + 1024 for each in [*files, *checkpoints])
+    """Bytes of a run in an archive, nearly: each file has a header and a line in the manifest."""
+    others = [file for file in run.rglob("*") if file.is_file() and "checkpoints" not in file.relative_to(run).parts]
+    return sum(file.stat().st_size + 1536 for file in {*others, *weights_of(run)})
+
+
+def mebibytes(bytes: int) -> str:
+    return f"{bytes / 2**20:.0f} MiB"
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # ---- helpers of the clock
@@ -494,6 +589,15 @@ def shorten(file: Path, most: int) -> None:
             opened.seek(size - most)
             end = opened.read()
         file.write_bytes(b"(the beginning is left out)\n" + end)
+
+
+def megabytes(text: str) -> int:
+    """`60M` in bytes, 90M at most: what fits into the files."""
+    if (match := re.fullmatch(r"(\d+)M", text)) is None or not 0 < int(match[1]) * 2**20 <= PART * PARTS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size of 1M to {PART * PARTS // 2**20}M; write for example 60M"
+        )
+    return int(match[1]) * 2**20
 
 
 def seconds_of(text: str) -> float:

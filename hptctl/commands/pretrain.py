@@ -159,6 +159,7 @@ def pretrain(
 
 def _show(run: Run, as_json: bool) -> None:
     from hptctl import console
+    from hptctl.runs.weights import absent
 
     status = run.status()
     seconds = (status.ended or 0) - (status.started or 0)
@@ -176,6 +177,10 @@ def _show(run: Run, as_json: bool) -> None:
     console.say(f"{run.name}: {status.facts.text().get('images', '?')} images, {duration(seconds)}{figures}")
     for line in _seen_on_the_way(run):
         console.say(line)
+    if not run.backbone.exists():
+        error = absent(run)
+        console.say(f"{error.what}: {error.fix}")
+        return
     console.say(f"backbone: {run.backbone}")
     name = shlex.quote(run.name)
     several = " --all-checkpoints" if run.spec().config["save_at"] else ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hptctl.runs import Run
     from hptctl.study.at_hand import Choice
     from hptctl.study.definition import Cell, Study
-    from hptctl.study.progress import Missing, Progress
+    from hptctl.study.progress import Found, Missing, Progress
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a grid of pretrainings and evaluations; what is done is not done again."
@@ -240,6 +240,7 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
         rows = [
             {"cell": cell.id, "kind": cell.kind, "feeds": cell.feeds, "config": cell.config.model_dump(mode="json")}
             | {"state": found[cell.id].state, "run": found[cell.id].run or None, "why": found[cell.id].why}
+            | {"here": found[cell.id].here, "needed": cell.kind == "pretrain" and progress.needed(cell.id)}
             | (asdict(costs[cell.id]) | {"seconds": _finite(costs[cell.id].seconds)})
             for cell in cells
         ]
@@ -258,6 +259,7 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
     for cell in cells:
         each, cost = found[cell.id], costs[cell.id]
         state = each.state + (f" (feeds {cell.feeds})" if cell.feeds > 1 else "")
+        state += "" if each.here or cell.kind != "pretrain" else ", weights elsewhere"
         time = [hours(cost.seconds / 3600) if cost.seconds else ""] if measured else []
         seen = cost.images + cost.forward
         rows_.append((cell.id, state, thousands(seen) if seen else "", *time))
@@ -265,6 +267,8 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
     for state in ("failed", "no data"):
         for why in dict.fromkeys(each.why for each in found.values() if each.state == state):
             console.say(f"{state}: {why}")
+    if again := {cell.id: each.why for cell, each in zip(cells, found.values(), strict=True) if _is_again(cell, each)}:
+        console.say(f"made again: {'; '.join(f'{id}, since {why}' for id, why in again.items())}")
     if undecided := sum(bool(cell.among) and progress.settled(cell).backbone is None for cell in cells):
         console.say(
             f"{count(undecided, 'cell')} of a strategy's best length, which val of its linear probes chooses first"
@@ -280,6 +284,11 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
         else ""
     )
     console.say(f"{len(cells)} cells: {said}{cost_}")
+
+
+def _is_again(cell: Cell, found: Found) -> bool:
+    """Whether a pretraining is done, and is made again for its weights."""
+    return cell.kind == "pretrain" and found.state == "left" and bool(found.why)
 
 
 def _missing_lines(missing: Missing) -> Iterator[str]:

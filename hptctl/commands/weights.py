@@ -188,7 +188,7 @@ def export(
     from hpt.weights import read
     from hptctl import console
     from hptctl.runs import model_card
-    from hptctl.runs.weights import find_weights, step_of
+    from hptctl.runs.weights import absent, find_weights, step_of
 
     chosen = exporting.get(layout)
     path = out or Path(f"{run.replace('@', '-step-')}{chosen.suffixes[0]}")
@@ -197,6 +197,8 @@ def export(
     if finetuned is not None and register is not None:
         raise ConfigError("--register takes a model that embeds images, not a classifier", "name the pretraining")
     file, source = find_weights(run) if finetuned is None else (finetuned.path / MODEL, finetuned)
+    if not file.exists() and finetuned is not None:
+        raise absent(finetuned)
     if source is None:
         raise RunError(f"'{run}' is not a run", f"`hptctl weights convert {run} OUT` converts any file")
     loaded = read(file)

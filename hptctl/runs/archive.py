@@ -26,6 +26,7 @@ from typing import IO, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hpt import kept_backbones
 from hpt.config import UNTRAINED
 from hpt.errors import ConfigError, RunError
 from hpt.files import replacing, sync
@@ -33,6 +34,7 @@ from hptctl import __version__, runs
 from hptctl.format import size, thousands
 from hptctl.runs import Run
 from hptctl.runs.folder import NAME
+from hptctl.runs.weights import has_its_backbones
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -79,6 +81,8 @@ class Manifest(BaseModel):
     """Its folder of runs, which may be a link to another place."""
     names: tuple[str, ...]
     """What was asked for."""
+    without_weights: tuple[str, ...] = ()
+    """Runs whose weights stayed behind, or were not there either."""
     files: tuple[Entry, ...]
 
     @property
@@ -111,11 +115,13 @@ def write(
     *,
     split: int | None = None,
     without: Callable[[Run], Collection[str]] = lambda _: (),
+    weights: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Manifest:
     """Write an archive of runs to `out`, or in parts of at most `split` bytes beside it; whole or not at all.
 
-    `without` names folders in a run's own that stay. Every file is read twice, since its hash comes before it.
+    `without` names folders in a run's own that stay; where `weights` is false, so do `weights_of` all runs. Every file
+    is read twice, since its hash comes before it.
 
     Raises:
         Busy: a run is being worked on. RunError: a run changed in the meantime; the disk has no room.
@@ -130,7 +136,7 @@ def write(
     for run in found:
         refuse_busy(run)
         with run.working():
-            files[run.name] = files_of(run, without(run))
+            files[run.name] = files_of(run, without(run), weights=weights)
     total = sum(file.stat().st_size for each in files.values() for file in each)
     entries: list[Entry] = []
     done = 0
@@ -146,6 +152,9 @@ def write(
         folder=str(Path.cwd()),
         runs=str(runs.RUNS.resolve()),
         names=tuple(names),
+        without_weights=tuple(
+            run.name for run in found if not has_its_backbones(run) or (not weights and weights_of(run))
+        ),
         files=tuple(entries),
     )
     whole = _length(manifest)
@@ -195,13 +204,26 @@ def refuse_without_room(folder: Path, bytes: int) -> None:
         )
 
 
-def files_of(run: Run, without: Collection[str] = ()) -> list[Path]:
-    """The files of a run that travel, sorted; of a run that is not finished the newest whole checkpoint is one."""
-    found = []
+def weights_of(run: Run) -> list[Path]:
+    """The files of a run's weights, unread: backbones, a classifier, and the checkpoint that an unfinished one goes on
+    from."""
+    found = [*run.path.glob("*.safetensors"), *(run.path / kept_backbones.FOLDER).glob("*.safetensors")]
+    if run.status().state != "finished":
+        found += sorted((run.path / CHECKPOINTS).glob("step-*.pt"))[-1:]
+    return found
+
+
+def files_of(run: Run, without: Collection[str] = (), *, weights: bool = True) -> list[Path]:
+    """The files of a run that travel, sorted; of a run that is not finished the newest whole checkpoint is one of its
+    weights."""
+    found: list[Path] = []
     for place, folders, names in os.walk(run.path):
         folders[:] = [name for name in folders if Path(place) != run.path or name not in {CHECKPOINTS, *without}]
         found += [Path(place) / name for name in names if name != "lock" and not name.endswith((".lock", ".part"))]
-    if run.status().state != "finished":
+    if not weights:
+        stay = {*weights_of(run)}
+        found = [file for file in found if file not in stay]
+    elif run.status().state != "finished":
         found += _checkpoint(run)
     return sorted((file for file in found if file.is_file()), key=lambda file: file.relative_to(run.path).as_posix())
 

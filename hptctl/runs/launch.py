@@ -16,7 +16,7 @@ from hptctl import __version__, deadline, runs
 from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
-from hptctl.runs.weights import find_weights, is_untrained, read_weights, step_of
+from hptctl.runs.weights import find_weights, is_untrained, read_weights, saved_steps, step_of
 
 LAUNCHER_SECONDS = 10.0
 """Seconds for the launcher to end after its workers."""
@@ -138,6 +138,7 @@ def execute(run: Run) -> None:
     Raises:
         Interrupted: with the command that goes on. HptError: what went wrong.
     """
+    _note_if_again(run)
     processes = int(run.spec().config.get("processes", 1))
     resume = f"`hptctl {shlex.join([*resume_words(run), *deadline.words()])}`"
     try:
@@ -153,6 +154,14 @@ def execute(run: Run) -> None:
         where = f": {error.filename}" if error.filename else ""
         what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
         raise RunError(what, f"mend that, then {resume}") from error
+
+
+def _note_if_again(run: Run) -> None:
+    """Say of a run that had got somewhere, and whose checkpoint is not here, that it starts again."""
+    if run.spec().kind in {"pretrain", "linear", "finetune"} and any(run.metrics()) and not saved_steps(run):
+        from hptctl import console
+
+        console.note(f"note: run '{run.name}' starts again: no checkpoint of it is here")
 
 
 def resume_words(run: Run) -> list[str]:

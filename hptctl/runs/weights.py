@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         if spec.kind != "pretrain":
             raise RunError(f"run '{run.name}' is a {spec.kind} run and has no backbone", "name a pretraining")
         if not run.backbone.exists():
+            if status.state == "finished":
+                raise absent(run)
             raise RunError(
                 f"run '{run.name}' is not finished ({status.state})",
                 f"go on with `hptctl pretrain --resume {run.name}`",
@@ -55,6 +58,29 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         f"there are no weights '{text}'{did_you_mean(text, names)}",
         f"give a file, a run, or one of {', '.join(KNOWN)}",
     )
+
+
+def absent(run: Run) -> RunError:
+    """What is said where a finished run's weights are asked for that are not in its folder."""
+    host, here = run.status().host, socket.gethostname()
+    where = f" (it ran on {host})" if host not in {"", here} else ""
+    return RunError(
+        f"the weights of run '{run.name}' are not here{where}",
+        "export it there with its weights and import it again, or make them again in a new run",
+    )
+
+
+def has_its_backbones(run: Run) -> bool:
+    """Whether the backbones that a run made are in its folder, by its record."""
+    facts = run.status().facts
+    files = [kept_backbone(run, step) for step in facts.backbone_sha256_at]
+    return all(file.exists() for file in [*files, *([run.backbone] if facts.backbone_sha256 else [])])
+
+
+def saved_steps(run: Run) -> int:
+    """Steps after which the newest checkpoint of a run was saved; 0 where none is in its folder."""
+    files = (run.path / "checkpoints").glob("step-*.pt")
+    return max((int(file.stem.removeprefix("step-")) for file in files), default=0)
 
 
 def is_untrained(text: str) -> bool:
@@ -102,6 +128,8 @@ def kept_backbone(run: Run, step: int) -> Path:
 def _backbone_after(run: Run, step: int) -> Path:
     file = kept_backbone(run, step)
     if not file.exists():
+        if step in run.status().facts.backbone_sha256_at:
+            raise absent(run)
         kept = kept_backbones.steps_of(run.path)
         have = f"it has those after {', '.join(map(str, kept))}" if kept else "pretrain with --save-at to keep some"
         raise RunError(f"run '{run.name}' kept no backbone after {step} steps", have)
@@ -124,8 +152,11 @@ def backbone_of(weights: str) -> str:
     """The architecture of a run, of a known base (which is not fetched for it), or of a file."""
     from hpt.known_weights import KNOWN
 
-    if runs.find(weights) is None and weights in KNOWN:
+    run = runs.find(weights)
+    if run is None and weights in KNOWN:
         return KNOWN[weights].backbone
+    if run is not None and run.spec().kind == "pretrain":  # its weights may be elsewhere
+        return str(run.spec().config["backbone"])
     file, source = find_weights(weights)
     # A part of a backbone tells its architecture too; whether a part will do is asked when its tensors are.
     return str(source.spec().config["backbone"]) if source else read_weights(file, allow_partial=True).backbone

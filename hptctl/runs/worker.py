@@ -29,7 +29,7 @@ from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
 from hpt.data.thumbnails import Matches
 from hpt.errors import HptError, Interrupted, RunError
-from hpt.evaluate import Common, evaluate, score_on_test
+from hpt.evaluate import MODEL, Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import pretrain
@@ -41,7 +41,7 @@ from hptctl.runs.children import end_with_command
 from hptctl.runs.energy import Meter
 from hptctl.runs.record import Facts, merged, recorded
 from hptctl.runs.signals import held_back, raise_on_signals
-from hptctl.runs.weights import find_weights, read_weights
+from hptctl.runs.weights import absent, find_weights, read_weights
 from hptctl.secrets import mask_tracebacks
 from hptctl.tracking import tracked
 
@@ -308,8 +308,14 @@ def _evaluate(
 
 
 def test(run: Run) -> None:
-    """Compute the test figures of an evaluation that left the test images alone, and add them to the run."""
+    """Compute the test figures of an evaluation that left the test images alone, and add them to the run.
+
+    Raises:
+        RunError: it came from another machine without what it fitted.
+    """
     config = EvaluateConfig.model_validate(run.spec().config)
+    if config.kind != "knn" and not (run.path / MODEL).exists():
+        raise absent(run)
     with Display() as display:
         materials = Materials()
         dataset, (state, _) = materials.dataset(config, display), materials.state_of(run, config, display)

@@ -12,6 +12,7 @@ from hpt.errors import DataError
 from hpt.processes import choose_device
 from hpt.schedule import parse_schedule
 from hptctl import runs
+from hptctl.runs.weights import saved_steps
 from hptctl.study.definition import Cell
 from hptctl.study.progress import Found, Progress
 from hptctl.sweep.plan import configs
@@ -130,6 +131,4 @@ def _labels(config: EvaluateConfig, dataset: Dataset | None, train: int) -> int:
 
 
 def _steps_done(found: Found) -> int:
-    if found.state != "stopped":
-        return 0
-    return int(max((line["step"] for line in runs.get(found.run).metrics()), default=0))
+    return saved_steps(runs.get(found.run)) if found.state == "stopped" else 0

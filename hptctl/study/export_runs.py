@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,17 +19,21 @@ from hptctl.sweep.folder import plan_of
 from hptctl.sweep.plan import COMMON
 
 
-def export_runs(names: Sequence[str], out: Path, *, split: int | None, progress: Progress) -> Manifest:
-    """Write an archive of runs, sweeps and studies, with what they rest on and consist of.
+def export_runs(
+    names: Sequence[str], out: Path, *, split: int | None, weights: bool, alone: bool, progress: Progress
+) -> Manifest:
+    """Write an archive of runs, sweeps and studies, with what they rest on and consist of unless they go `alone`, and
+    with their `weights` or without.
 
     Raises:
         RunError: there is no such run, or one is being worked on. ConfigError: `out` or `split` will not do.
     """
-    found = belonging([runs.get(name) for name in dict.fromkeys(names)])
+    asked = [runs.get(name) for name in dict.fromkeys(names)]
+    found = _named(asked) if alone else belonging(asked)
     for run in found:
         if run.spec().kind == "sweep" and (storage := plan_of(run).storage) is not None:
             console.warn(f"sweep '{run.name}' has its trials in {storage}, which stays where it is")
-    return archive.write(out, found, names, split=split, without=_aside, progress=progress)
+    return archive.write(out, found, names, split=split, without=_aside, weights=weights, progress=progress)
 
 
 def belonging(asked: Sequence[Run]) -> list[Run]:
@@ -53,8 +57,17 @@ def belonging(asked: Sequence[Run]) -> list[Run]:
             left += [each for each in every if each.spec().parent == run.name]
         if run.spec().kind == "study":
             left += _cells_of(run)
+    return _named(found.values())
+
+
+def _named(found: Iterable[Run]) -> list[Run]:
+    """Runs that can be in one archive.
+
+    Raises:
+        RunError: two of them have one name.
+    """
     by_name: dict[str, Run] = {}
-    for run in found.values():
+    for run in {run.path.resolve(): run for run in found}.values():
         if (other := by_name.setdefault(run.name, run)) is not run:
             raise RunError(
                 f"{other.path} and {run.path} have one name, and one of them started from another folder's run",
@@ -73,7 +86,7 @@ def _cells_of(study: Run) -> Iterator[Run]:
         return
     for id in progress.cells:
         found = progress[id]
-        if found.here and (run := runs.find(found.run)) is not None:
+        if found.mlflow_id is None and (run := runs.find(found.run)) is not None:
             yield run
 
 

@@ -47,6 +47,8 @@ class Arrival:
     """Studies whose name was taken, and the one that each has here."""
     absent: Mapping[str, int]
     """Images of unfinished runs that are not here, and the number of runs that need them."""
+    without_weights: tuple[str, ...]
+    """Runs that came, and whose weights are not here."""
     stopped: Mapping[str, str]
     """Runs that came and can go on, and the command that does so."""
 
@@ -106,6 +108,7 @@ def import_runs(files: Sequence[Path], moves: Sequence[Move] = (), *, display: D
         here=tuple(name for name in arriving if name not in {*new, *updated}),
         renamed={old: name for old, name in renamed.items() if name in new},
         absent=_absent([Run(runs.RUNS / name) for name in arriving]),
+        without_weights=tuple(name for name in ordered if name in _without_weights(found)),
         stopped=_stopped([Run(runs.RUNS / name) for name in ordered]),
     )
 
@@ -264,16 +267,19 @@ def _is_same(a: Run, b: Run) -> bool:
     return rests_on is not None and rests_on == b.status().facts.fingerprint
 
 
-def _reach(run: Run) -> tuple[bool, float, int, bool]:
-    """How far a run is: finished or not, its last step (of a sweep, its trials that ended), its figures, and whether
-    its images are here where it needs them."""
+def _reach(run: Run) -> tuple[float, ...]:
+    """How far a run is. A finished one by its last step (of a sweep, its trials that ended), its figures, then the
+    weights that are there; another one first by those that it goes on from, and last by whether its images are here."""
     spec, status = run.spec(), run.status()
     finished = status.state == "finished"
     if spec.kind == "sweep":
         step = float(_ended_trials(run))
     else:
         step = max((line["step"] for line in run.metrics()), default=-1.0)
-    return finished, step, len(status.results), finished or not _images_missing(run)
+    weights = len(archive.weights_of(run))
+    if finished:
+        return finished, step, len(status.results), weights
+    return finished, weights, step, len(status.results), not _images_missing(run)
 
 
 def _ended_trials(sweep: Run) -> int:
@@ -301,6 +307,7 @@ def _move(arriving: Mapping[str, _Arriving], new: set[str], updated: set[str], f
             locks.enter_context(mine.working())
             if (mine.path / "tracking.json").exists():  # its run in the store is carried on
                 shutil.copy(mine.path / "tracking.json", staged[name])
+            _keep_weights(mine, arriving[name].run)
         with held_back() as stop:
             try:
                 for name in ordered:
@@ -314,6 +321,17 @@ def _move(arriving: Mapping[str, _Arriving], new: set[str], updated: set[str], f
                 raise
     if stop():
         raise Interrupted(stop(), "stopped once the runs were in place", "`hptctl runs sync` sends them to the store")
+
+
+def _keep_weights(mine: Run, arriving: Run) -> None:
+    """Of a finished run that makes way for a record with more figures and no weights, the weights stay."""
+    before, after = mine.status(), arriving.status()
+    same = before.facts.backbone_sha256 == after.facts.backbone_sha256
+    if before.state == after.state == "finished" and same and not archive.weights_of(arriving):
+        for file in archive.weights_of(mine):
+            place = arriving.path / file.relative_to(mine.path)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copy2(file, place)
 
 
 def _place(staged: Path, place: Path) -> None:
@@ -370,6 +388,12 @@ def _track(found: Sequence[Run], display: Display) -> None:
 
 def _images_missing(run: Run) -> list[str]:
     return [place for place in places.images_of(run.spec().config) if not Path(place).exists()]
+
+
+def _without_weights(found: Iterable[archive.Archive]) -> set[str]:
+    """The runs that an archive has without their weights, unless they are here all the same."""
+    names = {name for each in found for name in each.manifest.without_weights}
+    return {name for name in names if not archive.weights_of(Run(runs.RUNS / name))}
 
 
 def _absent(found: Iterable[Run]) -> dict[str, int]:

@@ -42,13 +42,14 @@ class Found:
     run: str = ""
     """The name of its run; empty where there is none."""
     why: str = ""
-    """Why a cell failed, has no data or waits; empty in other states."""
+    """Why a cell failed, has no data, waits or is made again; empty elsewhere."""
     backbones: tuple[tuple[int | None, str], ...] = ()
     """The backbones of a finished pretraining: each its step (None for the run's own) and its sha256."""
     here: bool = True
-    """Whether the run's folder is on this machine; a run of another machine counts, but its backbone cannot be used."""
+    """Whether the run is on this machine, of a pretraining with its backbones; one that is not counts, but what it made
+    cannot be used."""
     mlflow_id: str | None = None
-    """The id in the tracking store of a run of another machine."""
+    """The id in the tracking store of a run that has no folder on this machine."""
 
     def sha256(self, step: int | None) -> str | None:
         return dict(self.backbones).get(step)
@@ -193,8 +194,11 @@ class Progress:
             self.dataset(cell.config)
         except DataError as error:
             return Found("no data", why=str(error))
-        if (found := self._finished_run(cell)) is not None and (found.here or not self._needed(cell)):
-            return found
+        again = ""
+        if (found := self._finished_run(cell)) is not None:
+            if found.here or not self._needed(cell):
+                return found
+            again = f"the weights of '{found.run}' are not here, and cells that are left start from them"
         for id in cell.needs:
             if self[id].state in {"failed", "waits", "no data"}:
                 return Found("waits", why=f"for {id}")
@@ -203,17 +207,18 @@ class Progress:
         if cell.backbone is not None:
             needed = self[cell.backbone.cell]
             if needed.state != "done" or not needed.here:
-                return Found("left")
-        return self._begun(cell)
+                return Found("left", why=again)
+        begun = self._begun(cell)
+        return replace(begun, why=again) if begun.state == "left" else begun
 
     def _finished_run(self, cell: Cell) -> Found | None:
         """The finished run of a cell's fingerprint: one of this folder, or else one that the store knows."""
         of_cell = self._fingerprint(cell)
         if of_cell is None:
             return None
-        for run in self._finished.get(of_cell, ()):
-            if found := _done(cell, run):
-                return found
+        done = [found for run in self._finished.get(of_cell, ()) if (found := _done(cell, run))]
+        if done:
+            return next((found for found in done if found.here), done[0])
         record = self._elsewhere.get(of_cell)
         if record is None:
             return None
@@ -232,6 +237,12 @@ class Progress:
             of = protocol(cell.config).fingerprint
         precision = planned_precision(cell.config)
         return of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start, precision=precision)
+
+    def needed(self, id: str) -> bool:
+        """Whether cells that are not done start from the backbones of a pretraining, or will if val chooses so."""
+        undecided = (cell for cell in map(self.settled, self.cells.values()) if cell.backbone is None)
+        candidates = {each.backbone.cell for cell in undecided for each in cell.among}
+        return id in candidates or self._needed(self.cells[id])
 
     def _needed(self, cell: Cell) -> bool:
         """Whether a cell that is not done needs the backbone of this one."""
@@ -312,8 +323,8 @@ def _done(cell: Cell, run: Run) -> Found | None:
     if isinstance(cell.config, EvaluateConfig):
         return Found("done", run.name)
     kept = _backbones(cell.config, facts)
-    there = run.backbone.exists() and all(kept_backbone(run, step).exists() for step, _ in kept if step)
-    return Found("done", run.name, backbones=kept) if kept and there else None
+    here = run.backbone.exists() and all(kept_backbone(run, step).exists() for step, _ in kept if step)
+    return Found("done", run.name, backbones=kept, here=here) if kept else None
 
 
 def _backbones(config: PretrainConfig, facts: Facts) -> tuple[tuple[int | None, str], ...]:
@@ -334,9 +345,13 @@ def _records() -> list[tracking.Record]:
 
 
 def _sha256_of(weights: str) -> str | None:
-    """The sha256 of known weights that are in the cache, of a file, or of a run; None where there is no such thing."""
+    """The sha256 of known weights that are in the cache, of a file, or of a run, whether its weights are here or not;
+    None where there is no such thing."""
     if would_fetch(weights):
         return None
+    run = runs.find(weights)
+    if run is not None and run.status().state == "finished" and not run.backbone.exists():
+        return run.status().facts.backbone_sha256
     try:
         return read_weights(find_weights(weights)[0]).sha256
     except (WeightsError, RunError):

@@ -24,25 +24,35 @@ def export_runs(
         str | None,
         typer.Option("--split", metavar="SIZE", help="Write parts of at most 500K, 15M or 1G: FILE.001, FILE.002, ..."),
     ] = None,
+    without_weights: Annotated[
+        bool, typer.Option("--without-weights", help="Leave backbones, classifiers and checkpoints here.")
+    ] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Only what is named: no trials, cells or pretrainings behind it.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write runs into one file for another machine, with all that goes on from there.
 
     A sweep takes its trials along, a study its cells, and each run the pretrainings that it started from. Images and
-    caches stay, and so do checkpoints of what is finished.
+    caches stay, and so do checkpoints of what is finished. Figures, reports and a study's progress need no weights.
 
     Examples:
 
         hptctl runs export my-base my-hpt --out runs.tar
 
         hptctl runs export quick --out quick.tar --split 15M
+
+        hptctl runs export quick --out figures.tar --without-weights
     """
     from hptctl import console
     from hptctl.study import export_runs as leaving
 
     bytes = _bytes(split) if split is not None else None
     with console.Display() as display:
-        made = leaving.export_runs(name, out, split=bytes, progress=display.progress)
+        made = leaving.export_runs(
+            name, out, split=bytes, weights=not without_weights, alone=alone, progress=display.progress
+        )
     written = sorted(out.parent.glob(f"{out.name}.[0-9][0-9][0-9]")) if split else [out]
     total = sum(path.stat().st_size for path in written)
     if as_json:
@@ -51,6 +61,7 @@ def export_runs(
                 "runs": list(made.run_names),
                 "files": len(made.files),
                 "bytes": total,
+                "without_weights": list(made.without_weights),
                 "written": [str(path) for path in written],
             }
         )
@@ -95,6 +106,7 @@ def import_runs(
                 "here": list(found.here),
                 "renamed": dict(found.renamed),
                 "images_missing": dict(found.absent),
+                "without_weights": list(found.without_weights),
                 "go_on": dict(found.stopped),
             }
         )
@@ -104,6 +116,8 @@ def import_runs(
             console.say(f"{what}: {', '.join(names)}")
     for old, name in found.renamed.items():
         console.say(f"study '{old}' is '{name}' here: another study has its name")
+    if found.without_weights:
+        console.say(f"without weights: {', '.join(found.without_weights)}")
     if found.absent:
         needed = [f"{place} ({count(many, 'run')})" for place, many in found.absent.items()]
         console.say(

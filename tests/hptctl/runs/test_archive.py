@@ -90,6 +90,26 @@ def test_the_newest_whole_checkpoint_travels_with_a_run_that_is_not_finished(wor
     assert not [file for file in archive.files_of(run) if file.name.startswith("step")]
 
 
+def test_weights_may_stay_and_the_manifest_names_the_runs_that_had_some(workplace: Path) -> None:
+    base, figure, alone = made("base", "pretrain"), made("figure", "linear"), made("alone", state="interrupted")
+    (base.path / "backbones").mkdir()
+    for file in ("base/backbone", "base/backbones/step-1", "figure/model"):
+        (workplace / f"runs/{file}.safetensors").write_bytes(b"weights")
+    for name in ("split.json", "pretrained-on.npy", "pretrained-on-thumbnails.npy"):
+        (base.path / name).write_bytes(b"a record")
+    checkpoint.save(alone.path / "checkpoints", 3, {})
+    found = [base, figure, alone, made("none")]
+    assert archive.write(Path("full.tar"), found, []).without_weights == ()
+    records = archive.write(Path("records.tar"), found, [], weights=False)
+    assert records.without_weights == ("alone", "base", "figure")
+    full = {entry.path for entry in archive.read(Path("full.tar")).manifest.files}
+    assert full - {entry.path for entry in records.files} == {
+        *("runs/alone/checkpoints/step-00000003.pt", "runs/alone/checkpoints/step-00000003.sha256"),
+        *("runs/base/backbone.safetensors", "runs/base/backbones/step-1.safetensors"),
+        "runs/figure/model.safetensors",
+    }
+
+
 def test_a_run_that_is_being_worked_on_does_not_travel(workplace: Path) -> None:
     run = made("one")
     with run.working(), pytest.raises(RunError, match=r"run 'one' is being worked on by .*stop it first"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def test_a_study_takes_its_cells_along_a_sweep_its_trials_and_each_what_it_rests
         "sweep": {"sweep", "trial", "base", "first"},
         "study": {"study", "sweep", "trial", "base", "first"},
     }
+
+
+def test_what_goes_alone_takes_nothing_along(workplace: Path, hptctl) -> None:
+    base = made("base", "pretrain")
+    made("study", "study", config={"name": "study"})
+    made("figure", parent="study", source="base", source_folder=str(base.path.resolve()))
+    words = ("runs", "export", "study", "figure", "--alone", "--out", "two.tar", "--json")
+    assert json.loads(hptctl(*words).stdout)["runs"] == ["figure", "study"]
 
 
 def test_runs_of_two_folders_that_have_one_name_do_not_travel_together(workplace: Path) -> None:

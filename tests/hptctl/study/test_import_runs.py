@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from run_folders import content, crafted, grown, made, member
 
+from hpt import checkpoint
 from hpt.errors import Interrupted, RunError
 from hptctl import runs, tracking
 from hptctl.console import Display
@@ -50,9 +51,9 @@ def here(there: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def sent(folder: Path, out: str, *, split: int | None = None) -> None:
+def sent(folder: Path, out: str, *, split: int | None = None, weights: bool = True) -> None:
     with contextlib.chdir(folder):
-        archive.write(folder.parent / out, runs.all_runs(), [], split=split)
+        archive.write(folder.parent / out, runs.all_runs(), [], split=split, weights=weights)
 
 
 def brought(*files: str, moves: tuple[tuple[str, str], ...] = ()) -> Arrival:
@@ -205,6 +206,34 @@ def test_a_run_that_got_further_elsewhere_takes_its_place_and_keeps_its_run_in_t
     (record,) = (record for record in tracking.read_runs() if record.name == "stopped")
     assert (record.run_id, record.state, record.metrics["val/top1"]) == (tracked, "FINISHED", 0.6)
     assert brought("runs.tar").updated == ()
+
+
+def test_a_full_copy_takes_the_place_of_one_without_weights_and_never_the_other_way_round(
+    here: Path, there: Path, hptctl
+) -> None:
+    (there / "runs/base/backbone.safetensors").write_bytes(b"weights")
+    checkpoint.save(there / "runs/stopped/checkpoints", 3, {})
+    sent(there, "full.tar")
+    sent(there, "records.tar", weights=False)
+    assert brought("records.tar").without_weights == ("base", "stopped")
+    assert [archive.weights_of(runs.get(name)) for name in ("base", "stopped")] == [[], []]
+    grown(runs.get("stopped"), 9, "interrupted")  # steps that nothing goes on from
+    found = brought("full.tar")
+    assert (set(found.updated), found.without_weights) == ({"base", "stopped"}, ())
+    assert len(list(runs.get("stopped").metrics())) == 3
+    before = content(here)
+    assert set(brought("records.tar").here) == {"base", "figure", "stopped"}
+    assert content(here) == before
+    shutil.rmtree(here / "runs")
+    assert brought("records.tar", "full.tar").without_weights == ()
+    status = Run(there / "runs" / "base").status()
+    Run(there / "runs" / "base").write_status(results=status.results | {"test/more": 1.0})
+    sent(there, "records.tar", weights=False)
+    said = hptctl("runs", "import", "../records.tar").stdout
+    assert "updated: base\n" in said
+    assert "without weights" not in said
+    assert runs.get("base").backbone.read_bytes() == b"weights"
+    assert "test/more" in runs.get("base").status().results
 
 
 def test_the_same_work_made_elsewhere_counts_and_other_work_keeps_the_whole_archive_out(here: Path) -> None:

@@ -7,9 +7,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 from publisher_host import Quiet, offer_ucmerced, serving
+from run_folders import made
 from small_study import STUDY, states
 
 from hpt.known_weights import KNOWN
@@ -156,6 +158,35 @@ def test_a_plan_reckons_by_the_speed_of_pretrainings_that_this_machine_has_done(
     (cell,) = [row for row in rows if row["kind"] == "pretrain"]
     assert logged
     assert cell["seconds"] == pytest.approx(cell["images"] / median(logged[1:]), abs=0.1)
+
+
+def test_a_pretraining_without_its_weights_counts_until_a_cell_that_is_left_needs_them(
+    hptctl, study: Path, own: str
+) -> None:
+    every = {cell.id: cell for cell in grid.cells(grid.load("mine.toml"), backbone_of)}
+    run, id = runs.get("own"), "target-my-digits-s0@4"
+    figure = made("figure", "knn", fingerprint=Progress([*every.values()])._fingerprint(every[f"knn-{id}"]))
+    (row,) = (row for row in rows_of(hptctl) if row["cell"] == id)
+    assert (row["state"], row["here"], row["needed"]) == ("done", True, False)
+    run.backbone.unlink()
+    (row,) = (row for row in rows_of(hptctl) if row["cell"] == id)
+    assert (row["state"], row["run"], row["here"], row["images"]) == ("done", "own", False, 0)
+    assert "done, weights elsewhere" in hptctl("study", "status", "mine.toml").stdout
+    shutil.rmtree(figure.path)
+    (row,) = (row for row in rows_of(hptctl) if row["cell"] == id)
+    assert (row["state"], row["needed"], row["images"]) == ("left", True, 4 * 32)
+    said = hptctl("study", "status", "mine.toml").stdout.replace("\n", " ")
+    assert f"made again: {id}, since the weights of 'own' are not here, and cells that are left start from them" in said
+    shutil.rmtree(run.path / "backbones")
+    for words in (("evaluate", "knn", "own"), ("evaluate", "knn", "own@1"), ("weights", "inspect", "own")):
+        refused = hptctl(*words, code=2).stderr.replace("\n", " ")
+        assert "the weights of run 'own' are not here; export it there with its weights" in refused
+    assert "the weights of run 'own' are not here: export it there" in hptctl("pretrain", "--resume", "own").stdout
+
+
+def rows_of(hptctl) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(hptctl("study", "status", "mine.toml", "--json").stdout)["cells"]
+    return rows
 
 
 def test_a_run_that_stopped_is_the_cells_wherever_its_images_lie(hptctl, study: Path, own: str) -> None:
