@@ -69,8 +69,8 @@ def root(
 
 
 def main() -> None:
-    """Entry point of `hptctl`."""
-    from hpt.errors import HptError
+    """Run the command, and end the process."""
+    from hpt.errors import Interrupted
     from hpt.user_folders import give_home
     from hptctl import collector, secrets
     from hptctl.runs import children, signals
@@ -82,6 +82,19 @@ def main() -> None:
     children.end_with_command()
     _show_notes_when_they_come()
     try:
+        _run()
+    except Interrupted as second:  # it came while the first was being explained
+        sys.stderr.write(f"error: {second}\n")
+        sys.exit(second.exit_code)
+    finally:
+        signals.end_at_once()
+
+
+def _run() -> None:
+    """The one boundary where errors become a line and an exit code."""
+    from hpt.errors import HptError
+
+    try:
         app()
     except HptError as error:
         _fail(str(error), error.exit_code)
@@ -92,6 +105,9 @@ def main() -> None:
 
 
 def _fail(text: str, exit_code: int) -> None:
+    from hptctl.runs import signals
+
+    signals.end_at_once()
     from hpt.errors import TIME_IS_UP_CODE
     from hptctl import console
 

@@ -28,6 +28,12 @@ def raise_on_signals() -> None:
     _unblock()
 
 
+def end_at_once() -> None:
+    """From now on a signal ends the process: there is nothing more to save."""
+    for number in SIGNALS:
+        signal.signal(number, _end)
+
+
 def _unblock() -> None:
     """Take SIGUSR1 again, in a child that `time_signal_blocked` has made."""
     if hasattr(signal, "pthread_sigmask"):
@@ -103,6 +109,11 @@ def held_back() -> Iterator[Pending]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"error: stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(Interrupted(number, "").exit_code)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

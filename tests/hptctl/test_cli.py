@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from program import command, verbs
@@ -41,3 +43,16 @@ def test_debug_shows_the_traceback(hptctl) -> None:
 def test_the_module_runs_as_the_command(workplace: Path) -> None:
     done = subprocess.run(command("--version"), capture_output=True, text=True, cwd=workplace, check=True)
     assert done.stdout.startswith("hptctl ")
+
+
+def test_signals_end_a_command_in_a_line_at_any_moment_of_its_beginning(start, workplace: Path) -> None:
+    """Also a second one, while the first is being explained."""
+    for delay in (0.1, 0.4, 0.8, 1.6):
+        process = start("study", "plan", "quick", "-d", "shapes@200")
+        time.sleep(delay)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        _, stderr = process.communicate(timeout=60)
+        assert b"Traceback" not in stderr
+        assert process.returncode in {128 + signal.SIGINT, -signal.SIGINT}, stderr  # the latter before Python runs
