@@ -174,7 +174,13 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
         raise ConfigError(
             f"'{wanted}' means a network that was never trained, so no run is called that", "give a --name"
         )
-    RUNS.mkdir(exist_ok=True)
+    try:
+        RUNS.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise RunError(
+            f"'{RUNS}' in {Path.cwd()} is a file, where the folder of runs belongs",
+            "rename it, or work in another folder",
+        ) from None
     for number in range(1, 10_000):
         path = RUNS / (wanted if number == 1 else f"{wanted}-{number}")
         try:
