@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from hpt.data import left_out, zip_file
 from hpt.data.decode import FORMATS
-from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS
+from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, says_splits
 from hpt.data.layout import Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
 from hpt.errors import DataError
@@ -49,6 +49,10 @@ EXTENSIONS = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name].
 OWN_PICTURES = 32
 """Up to so many images directly in a folder, they are looked at for those that this program has drawn."""
 OWN_MARK = b"Software\0hptctl"
+OWN_FILES = frozenset({"check.png", "preview.png", *(f"mlflow.db{end}" for end in ("", "-wal", "-shm", "-journal"))})
+FOREIGN_RUN = re.compile(r"runs/(detect|classify|segment|pose|obb|train|predict|val|exp)\d*/")
+"""What YOLO's tools write into a working folder."""
+LISTS = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".parquet", ".xlsx"})
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -131,9 +135,10 @@ Head = Callable[[str, int], bytes]
 
 
 def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSource], *, in_archive: bool) -> Listing:
-    notes = left_out.notes_of_others(tree.others.values())
     found = Counter(tree.others.values())
+    notes: list[Note] = []
     tree = _without_own(tree, head, notes)
+    notes += left_out.notes_of_others(kind for name, kind in tree.others.items() if name not in OWN_FILES)
     if not tree.images:
         packed = sum(count for kind, count in found.items() if kind in left_out.PACKED)
         unpack = "unpack the archives; " if packed else ""
@@ -143,21 +148,35 @@ def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSo
         )
     layout = read_layout(tree, path, in_archive=in_archive)
     notes = [*layout.notes, *notes]
+    if all(split == "train" for split, _ in layout.images.values()) and (said := _files_of_splits(tree)):
+        many = f" and {len(said) - 1} more" if len(said) > 1 else ""
+        text = "may say what is test, and is not read: a list with the columns path, label and split can"
+        notes.append(Note(f"{said[0]}{many} {text}"))
     left_out.tell(path.name, notes)
     return Listing.single_label(source(layout.prefix), layout.images, notes=tuple(notes))
 
 
+def _files_of_splits(tree: Tree) -> list[str]:
+    """Texts beside the images, and not beside one each, that are called as lists of splits are."""
+    stems = {PurePosixPath(name).stem for name in tree.images}
+    return sorted(
+        name
+        for name, kind in tree.others.items()
+        if kind in LISTS and says_splits(stem := PurePosixPath(name).stem) and stem not in stems
+    )
+
+
 def _without_own(tree: Tree, head: Head, notes: list[Note]) -> Tree:
     """The tree without this program's own runs and pictures, and other tools' folders."""
-    runs = {
-        name.split("/")[-3] and name.rsplit("/", 2)[0] for name in tree.others if re.search(r"/[^/]+/run\.json$", name)
-    }
+    runs = {name.rsplit("/", 2)[0] for name in tree.others if re.search(r"(^|/)runs/[^/]+/run\.json$", name)}
     own = {name for name in tree.folders if name.rpartition("/")[2] in OWN_FOLDERS} | runs
     holding = {str(above) for name in tree.images for above in PurePosixPath(name).parents}
     own |= {name for name in tree.folders if name == "runs" and name not in holding}
-    tools = {name for name in tree.folders if name.rpartition("/")[2] in OTHER_TOOLS}
+    foreign = {"runs"} if any(FOREIGN_RUN.match(name) for name in tree.images) and "runs" not in own else set[str]()
+    tools = foreign | {name for name in tree.folders if name.rpartition("/")[2] in OTHER_TOOLS}
     loose = [name for name in tree.images if "/" not in name and name.endswith(".png")]
-    pictures = [name for name in loose if OWN_MARK in head(name, 1024)] if len(loose) <= OWN_PICTURES else []
+    few = len(loose) <= min(OWN_PICTURES, len(tree.images) - 1)
+    pictures = [name for name in loose if name in OWN_FILES or OWN_MARK in head(name, 1024)] if few else []
     if pictures or own:
         names = ", ".join([*(f"{name}/" for name in sorted(own)), *pictures])
         notes.append(Note(f"left out, since hptctl has written them: {names}", doubtful=False))

@@ -52,7 +52,9 @@ PLAIN_SPLITS: dict[str, Split] = {
 }
 """The names of splits that need no explanation, and that a message offers."""
 
-_UNLABELLED = _table("unlabeled unlabelled unlabel unsupervised unsup nolabel")
+_UNLABELLED = _table(
+    "unlabeled unlabelled unlabel unsupervised unsup nolabel pred predict prediction predictions inference"
+)
 _CONTAINERS = _table(
     "images image img imgs imagery jpegimages jpgs photos photo pictures picture pics frames bilder imagenes imagens "
     "immagini изображения 图像 图片 画像 이미지"
@@ -183,10 +185,26 @@ def are_versions(names: Collection[str]) -> bool:
     )
 
 
-def _numbered(names: Collection[str], called: Collection[str]) -> bool:
+def are_numbered(names: Collection[str]) -> bool:
+    """Whether folders differ by a number only: `VOC2007`, `VOC2012`."""
     rests = {tuple(word for word in words(name) if not word.isdecimal()) for name in names}
-    has_number = all(any(word.isdecimal() for word in words(name)) for name in names)
-    return len(names) > 1 and has_number and len(rests) == 1 and any(word in called for word in next(iter(rests)))
+    return len(names) > 1 and len(rests) == 1
+
+
+def says_splits(name: str) -> bool:
+    """Whether a file beside images is called as one that says what is test: `test.txt`, `train_test_split.txt`."""
+    return any(
+        word in ("split", "splits", "partition") or (len(word) > 2 and _SPLIT_OF.get(word)) for word in words(name)
+    )
+
+
+def _numbered(names: Collection[str], called: Collection[str]) -> bool:
+    found = [words(name) for name in names]
+    return (
+        are_numbered(names)
+        and all(any(word.isdecimal() for word in its) for its in found)
+        and any(word in called for word in found[0])
+    )
 
 
 def _only(found: Iterable[str], known: Collection[str]) -> bool:

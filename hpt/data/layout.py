@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hpt.data import folder_names as called
-from hpt.data.left_out import beside_images, counted
+from hpt.data.left_out import OTHER_IMAGES, beside_images, counted
 from hpt.data.listing import Note, Split
 from hpt.errors import DataError
 
@@ -253,6 +253,10 @@ def _arrange(tree: Tree, where: Path, notes: list[Note]) -> Arranged:
 
 def _arrange_classes(tree: Tree, tops: Collection[str], where: Path, notes: list[Note]) -> Arranged:
     below = _folders_below(tree.images)
+    if called.are_parts(tops) or (called.are_numbered(tops) and all(map(_only_container, below.values()))):
+        return _arrange_parts(tree, tops, where, notes)
+    if all(map(_only_container, below.values())):  # amazon/images/cat
+        below = _folders_below("/".join((parts := name.split("/"))[:1] + parts[2:]) for name in tree.images)
     shared = set.intersection(*(below[top] for top in tops)) if tops else set[str]()
     if called.are_folds(tops):
         raise DataError(
@@ -272,15 +276,6 @@ def _arrange_classes(tree: Tree, tops: Collection[str], where: Path, notes: list
         _check_train(images, where)
         return images
     _refuse_empty({name for name in tree.folders if "/" not in name} - set(tops), tree, where)
-    if called.are_parts(tops):
-        notes.append(Note(f"{listed(sorted(tops))} are read as parts of one folder", doubtful=False))
-        inner = {name: tuple(_inner(name.split("/")[1:-1], None)) for name in tree.images}
-        if len({bool(parts) for parts in inner.values()}) == 1:
-            return {name: ("train", parts[0] if parts else None) for name, parts in inner.items()}
-        raise DataError(
-            f"in {where}, some images lie in class folders below {listed(sorted(tops))} and some do not",
-            "move all of them into class folders, or none",
-        )
     if len(tops) > 1 and len(shared) > 1 and all(names == shared for names in below.values()):
         notes.append(
             Note(
@@ -289,6 +284,24 @@ def _arrange_classes(tree: Tree, tops: Collection[str], where: Path, notes: list
             )
         )
     return {name: ("train", name.partition("/")[0]) for name in tree.images}
+
+
+def _arrange_parts(tree: Tree, tops: Collection[str], where: Path, notes: list[Note]) -> Arranged:
+    notes.append(Note(f"{listed(sorted(tops))} are read as parts of one folder", doubtful=False))
+    inside: dict[str, list[str]] = {}
+    for top in sorted(tops):
+        names = [name for name in tree.images if name.startswith(f"{top}/")]
+        inside |= _unwrapped({name: name.split("/")[1:-1] for name in names}, top)
+    if len({bool(between) for between in inside.values()}) > 1:
+        raise DataError(
+            f"in {where}, some images lie in class folders below {listed(sorted(tops))} and some do not",
+            "move all of them into class folders, or none",
+        )
+    return {name: ("train", between[0] if between else None) for name, between in inside.items()}
+
+
+def _only_container(folders: Collection[str]) -> bool:
+    return len(folders) == 1 and called.is_container(next(iter(folders)))
 
 
 def _folders_below(images: Iterable[str]) -> dict[str, set[str]]:
@@ -323,7 +336,7 @@ def _splits_below(images: Sequence[str], below: Mapping[str, set[str]], where: P
     holding = [top for top, names in held_out.items() if names]
     if holding and (trains or all(held_out.values())):
         raise DataError(
-            f"'{holding[0]}/{held_out[holding[0]][0]}' in {where} may be a split, and not all images lie in such folders",
+            f"'{holding[0]}/{held_out[holding[0]][0]}' in {where} may be a split, and not all images lie in splits",
             "move the images into train/, val/ and test/, each with a folder per class",
         )
     return None
@@ -339,14 +352,17 @@ def _arrange_splits(
             "name one folder 'train', or name the folder itself",
         )
     images: Arranged = {}
+    between_of: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for name in tree.images:
         top, *between, _ = name.split("/")
         if top in unlabelled:
             continue
+        between_of[top][name] = between
+    for top, inside in between_of.items():
         split, label = tops[top]
-        inner = _split_inside(top, split, between, where)
-        between = _inner(between, top)
-        images[name] = (inner, label or (between[0] if between else None))
+        nested = _nested_splits(top, split, inside, where)
+        for name, between in _unwrapped(inside, top).items():
+            images[name] = (nested.get(name, split), label or (between[0] if between else None))
     if odd := sorted(top for top in tops if top.lower() not in called.PLAIN_SPLITS):
         notes.append(Note("read as splits: " + ", ".join(f"{top} is {tops[top][0]}" for top in odd), doubtful=False))
     labelled = _check_split_labels(images, where)
@@ -361,6 +377,7 @@ def _arrange_splits(
                 )
             )
         else:
+            notes.append(Note(f"{listed(sorted(unlabelled))} is read as train", doubtful=False))
             images |= dict.fromkeys(rest, ("train", None))
     if "train" in labelled:
         train = {top for top, (split, _) in tops.items() if split == "train"}
@@ -376,22 +393,33 @@ def _arrange_splits(
     return images
 
 
-def _split_inside(top: str, split: Split, between: Sequence[str], where: Path) -> Split:
-    """The split of an image of train whose folder may be divided once more, as `training/val`."""
-    inner = called.split_of(between[0]) if between else None
-    if inner is None or inner == split or (split, inner) == ("train", "val"):
-        return inner or split
-    raise DataError(
-        f"'{top}/{between[0]}' in {where} may belong to {split} or to {inner}", "move that folder beside the other"
-    )
+def _nested_splits(top: str, split: Split, inside: dict[str, list[str]], where: Path) -> dict[str, Split]:
+    """The split of each image of a split that is divided once more, as `training/val`; that level is then taken off."""
+    firsts = {between[0] if between else "" for between in inside.values()}
+    inner = {first: called.split_of(first) for first in firsts}
+    if len(firsts) < 2 or not all(inner.values()):
+        return {}
+    splits: dict[str, Split] = {}
+    for name, between in inside.items():
+        found = inner[between.pop(0)]
+        if found is None or (split, found) not in {("train", "train"), ("train", "val"), (split, split)}:
+            raise DataError(
+                f"{where / top} holds {listed(sorted(firsts))}, which may belong to {split} or not",
+                f"move these folders out of {top}, beside the other splits",
+            )
+        splits[name] = found
+    return splits
 
 
-def _inner(between: Sequence[str], top: str | None) -> list[str]:
-    """The folders between a split and an image without those that only wrap: `images`, or the split's name again."""
-    left, above = list(between), top or ""
-    while left and _inner_name(left[0], above):
-        above = left.pop(0)
-    return left
+def _unwrapped(inside: dict[str, list[str]], top: str) -> dict[str, list[str]]:
+    """The folders above each image of a split without those that only wrap: `images`, or the split's name again."""
+    above = top
+    while len(firsts := {between[0] if between else "" for between in inside.values()}) == 1:
+        (first,) = firsts
+        if not first or not _inner_name(first, above):
+            break
+        inside, above = {name: between[1:] for name, between in inside.items()}, first
+    return inside
 
 
 def _inner_name(name: str, above: str) -> bool:
@@ -427,7 +455,10 @@ def _refuse_empty(classes: set[str], tree: Tree, where: Path) -> None:
         return
     name = min(classes)
     files = Counter(kind for file, kind in tree.others.items() if file.startswith(f"{name}/"))
-    holds = f", only {', '.join(f'{count} {suffix}' for suffix, count in files.most_common(4))}" if files else ""
+    unread = " that hptctl does not read" if any(kind in OTHER_IMAGES for kind in files) else ""
+    holds = (
+        f", only {', '.join(f'{count} {suffix}' for suffix, count in files.most_common(4))}{unread}" if files else ""
+    )
     raise DataError(
         f"class '{name}' has no images in {where}{holds}", "put images into it, or move it out of the folder"
     )

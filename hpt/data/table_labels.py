@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -63,16 +63,19 @@ def labels_from_names(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[
     return labels, classes
 
 
-def _as_python_lists(texts: Iterable[str]) -> list[list[str]] | None:
+def _as_python_lists(texts: Collection[str]) -> list[list[str]] | None:
     """The parts of cells that are all written as `['cat', 'dog']`, or by Label Studio as `{"choices": [...]}`."""
+    choices = any(_CHOICES.fullmatch(text) for text in texts)  # of one class, Label Studio writes its name alone
     parts = []
     for text in texts:
-        if found := _CHOICES.fullmatch(text):
-            text = found[1]
-        if text and (text[0], text[-1]) not in (("[", "]"), ("{", "}"), ("(", ")")):
-            return None
-        quoted = [one or other for one, other in _QUOTED.findall(text)]
-        parts.append(quoted or text[1:-1].split(","))
+        inner = found[1] if (found := _CHOICES.fullmatch(text)) else text
+        if inner and (inner[0], inner[-1]) not in (("[", "]"), ("{", "}"), ("(", ")")):
+            if not choices:
+                return None
+            parts.append([inner])
+            continue
+        quoted = [one or other for one, other in _QUOTED.findall(inner)]
+        parts.append(quoted or inner[1:-1].split(","))
     return parts if any(texts) else None
 
 

@@ -57,7 +57,7 @@ class Columns:
 
     def __str__(self) -> str:
         split = some(self.names((*self.splits, *self.flags))) or "none"
-        return f"path: '{self.header[self.path]}', split: {split}, classes: {some(self.names(self.classes))}"
+        return f"path: '{self.header[self.path]}', split: {split}, classes: {some(self.names(self.classes)) or 'none'}"
 
     def names(self, columns: Iterable[int]) -> list[str]:
         return [self.header[i] for i in columns]

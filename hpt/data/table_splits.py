@@ -39,6 +39,8 @@ SURE = frozenset(
 """Columns that hold nothing but splits: 0, 1 and 2 in them are a question."""
 NAMES = SURE | {"set", "phase", "stage", "mode", "fold", "folds", "kfold", "cvfold"}
 """Columns that hold splits where one of their cells is the name of a split."""
+CODES = frozenset({"0", "1", "2"})
+"""What splits are numbered by: 0 is train in one set and test in another."""
 YES, NO = frozenset({"1", "1.0", "true", "yes", "t", "y"}), frozenset({"0", "0.0", "false", "no", "f", "n"})
 
 
@@ -114,7 +116,7 @@ def _named(path: str, column: Cells, lines: Sequence[int], notes: list[Note]) ->
     known = {text: called.split_of(text) for text in column.texts if text}
     name = key(column.name)
     if known and all(text.isdecimal() for text in known):
-        if name in SURE:
+        if name in SURE or (name in NAMES and not called.is_fold(column.name) and {"0", "1"} <= known.keys() <= CODES):
             raise DataError(
                 f"{path}: column '{column.name}' holds {', '.join(sorted(known)[:4])}, which names no split",
                 "write train, val and test, or rename the column if it is no split",
