@@ -49,7 +49,8 @@ EXTENSIONS = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name].
 OWN_PICTURES = 32
 """Up to so many images directly in a folder, they are looked at for those that this program has drawn."""
 OWN_MARK = b"Software\0hptctl"
-OWN_FILES = frozenset({"check.png", "preview.png", *(f"mlflow.db{end}" for end in ("", "-wal", "-shm", "-journal"))})
+OWN_FILES = ("check.png", "preview.png", "mlflow.db")
+"""How files begin that this program writes into a working folder."""
 FOREIGN_RUN = re.compile(r"runs/(detect|classify|segment|pose|obb|train|predict|val|exp)\d*/")
 """What YOLO's tools write into a working folder."""
 LISTS = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".parquet", ".xlsx"})
@@ -138,7 +139,7 @@ def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSo
     found = Counter(tree.others.values())
     notes: list[Note] = []
     tree = _without_own(tree, head, notes)
-    notes += left_out.notes_of_others(kind for name, kind in tree.others.items() if name not in OWN_FILES)
+    notes += left_out.notes_of_others(kind for name, kind in tree.others.items() if not name.startswith(OWN_FILES))
     if not tree.images:
         packed = sum(count for kind, count in found.items() if kind in left_out.PACKED)
         unpack = "unpack the archives; " if packed else ""
@@ -158,25 +159,27 @@ def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSo
 
 def _files_of_splits(tree: Tree) -> list[str]:
     """Texts beside the images, and not beside one each, that are called as lists of splits are."""
-    stems = {PurePosixPath(name).stem for name in tree.images}
-    return sorted(
-        name
-        for name, kind in tree.others.items()
-        if kind in LISTS and says_splits(stem := PurePosixPath(name).stem) and stem not in stems
-    )
+    found = {name: stem for name, kind in tree.others.items() if kind in LISTS and says_splits(stem := _stem(name))}
+    stems = {_stem(name) for name in tree.images} if found else set[str]()
+    return sorted(name for name, stem in found.items() if stem not in stems)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def _without_own(tree: Tree, head: Head, notes: list[Note]) -> Tree:
     """The tree without this program's own runs and pictures, and other tools' folders."""
     runs = {name.rsplit("/", 2)[0] for name in tree.others if re.search(r"(^|/)runs/[^/]+/run\.json$", name)}
     own = {name for name in tree.folders if name.rpartition("/")[2] in OWN_FOLDERS} | runs
-    holding = {str(above) for name in tree.images for above in PurePosixPath(name).parents}
-    own |= {name for name in tree.folders if name == "runs" and name not in holding}
-    foreign = {"runs"} if any(FOREIGN_RUN.match(name) for name in tree.images) and "runs" not in own else set[str]()
-    tools = foreign | {name for name in tree.folders if name.rpartition("/")[2] in OTHER_TOOLS}
+    in_runs = [name for name in tree.images if name.startswith("runs/")]
+    tools = {"runs"} if "runs" not in own and any(FOREIGN_RUN.match(name) for name in in_runs) else set[str]()
+    if "runs" in tree.folders and not in_runs:
+        own.add("runs")
+    tools |= {name for name in tree.folders if name.rpartition("/")[2] in OTHER_TOOLS}
     loose = [name for name in tree.images if "/" not in name and name.endswith(".png")]
     few = len(loose) <= min(OWN_PICTURES, len(tree.images) - 1)
-    pictures = [name for name in loose if name in OWN_FILES or OWN_MARK in head(name, 1024)] if few else []
+    pictures = [name for name in loose if name.startswith(OWN_FILES[:2]) or OWN_MARK in head(name, 1024)] if few else []
     if pictures or own:
         names = ", ".join([*(f"{name}/" for name in sorted(own)), *pictures])
         notes.append(Note(f"left out, since hptctl has written them: {names}", doubtful=False))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from hpt.data.listing import Split
 
@@ -88,13 +89,15 @@ OTHER_TOOLS = frozenset({"wandb", "lightning_logs", "__pycache__", "node_modules
 """Folders of programs, which lie in a working folder and never are classes."""
 
 
-def words(name: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def words(name: str) -> tuple[str, ...]:
     """The words and numbers of a name: `JPEGImages_2017` is jpeg, images, 2017."""
     apart = re.sub(r"([^\W\d_A-Z])([A-Z])", r"\1 \2", name)
     apart = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1 \2", apart)
-    return [_plain(word) for word in re.findall(r"[^\W\d_]+|\d+", apart)]
+    return tuple(_plain(word) for word in re.findall(r"[^\W\d_]+|\d+", apart))
 
 
+@lru_cache(maxsize=4096)
 def read_split(name: str) -> tuple[Split, str] | None:
     """The split of a name that holds a word for one, and what else it says; None without such a word, or with two."""
     whole = _plain(name)
@@ -137,6 +140,7 @@ def is_unlabelled(name: str) -> bool:
     return any(word in _UNLABELLED for word in found) and _only(found, _UNLABELLED | _SILENT)
 
 
+@lru_cache(maxsize=4096)
 def is_container(name: str, parent: str = "") -> bool:
     """Whether a folder is called images, or images and its parent's name."""
     found = words(name)

@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from hpt.data import folder_names as called
 from hpt.data.left_out import OTHER_IMAGES, beside_images, counted
@@ -25,6 +25,7 @@ MASK = re.compile(
     r"^(?P<image>.+?)[-_. ](?:mask|masks|seg|segmentation|gt|groundtruth|annotation|trimap)(?:[-_ ]?\d+)?$", re.I
 )
 """The name, without its suffix, of a mask that lies beside its image."""
+MASK_HINT = re.compile("mask|seg|gt|groundtruth|annotation|trimap", re.IGNORECASE)
 MASK_END = re.compile(
     r"[-_. ]?(mask|masks|seg|segmentation|gt|label|labels|annotation|trimap|color|final|masked|_|\d{1,2}(?=$))+$", re.I
 )
@@ -51,8 +52,13 @@ class Tree:
     def without(self, folders: Collection[str], images: Collection[str] = ()) -> Tree:
         """Without some folders and all that is in them, and without some images."""
 
+        known: dict[str, bool] = {}
+
         def stays(name: str) -> bool:
-            return not any(above in folders for above in _and_above(name))
+            folder = name.rpartition("/")[0]
+            if folder not in known:
+                known[folder] = not any(above in folders for above in _and_above(folder))
+            return known[folder] and name not in folders
 
         dropped = frozenset(images)
         return Tree(
@@ -120,18 +126,20 @@ def _without_masks(tree: Tree, notes: list[Note]) -> tuple[Tree, set[str]]:
         elif not all(called.is_aside(other) for other in others):
             unclear.add(folder)
     if aside:
-        gone = sum(any(above in aside for above in _above(name)) for name in tree.images)
+        gone = sum(len(names) for folder, names in below.items() if any(each in aside for each in _and_above(folder)))
         last = Counter(folder.rpartition("/")[2] for folder in aside)
         places = [name if many == 1 else f"{name} ({many} times)" for name, many in sorted(last.items())]
         notes.append(Note(f"left out as masks or annotations: {counted(gone, 'image')} in {listed(places)}"))
         tree = tree.without(aside)
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in tree.images}
-    masks = [
-        name
+    maybe = {
+        name: f"{folder}/{found['image']}".lstrip("/")
         for name in tree.images
-        if (found := MASK.match(PurePosixPath(name).stem))
-        and str(PurePosixPath(name).with_name(found["image"])) in stems
-    ]
+        if MASK_HINT.search(name)
+        for folder, stem in [_split(name)]
+        if (found := MASK.match(stem))
+    }
+    stems = {name.rpartition(".")[0] or name for name in tree.images} if maybe else set[str]()
+    masks = [name for name, image in maybe.items() if image in stems]
     if masks:
         notes.append(
             Note(f"left out as masks of the images beside them: {counted(len(masks), 'image')}, as {masks[0]}")
@@ -149,8 +157,14 @@ def _are_masks(images: Sequence[str], folder: str, parent: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    stem = PurePosixPath(name).stem.lower()
+    stem = _split(name)[1].lower()
     return stem if stem.isdecimal() else MASK_END.sub("", stem) or stem
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The folder and the name without its suffix."""
+    folder, _, file = name.rpartition("/")
+    return folder, file.rpartition(".")[0] or file
 
 
 def _judge_unclear(unclear: Collection[str], images: Arranged, where: Path, notes: list[Note]) -> None:
@@ -168,13 +182,12 @@ def _judge_unclear(unclear: Collection[str], images: Arranged, where: Path, note
 
 def _warn_of_tests(images: Arranged, notes: list[Note]) -> None:
     """Say that folders deep below, or files, are called as test images are and become training images."""
+    train = [(name.rpartition("/")[0], label) for name, (split, label) in images.items() if split == "train"]
     found: Counter[str] = Counter()
-    for name, (split, label) in images.items():
-        if split != "train":
-            continue
-        for part in name.split("/")[1:-1]:
+    for (folder, label), count in Counter(train).items():
+        for part in folder.split("/")[1:]:
             if part != label and called.split_of(part) in ("val", "test"):
-                found[part] += 1
+                found[part] += count
     if found:
         many = ", ".join(f"{counted(count, 'image')} in folders '{name}'" for name, count in found.most_common(3))
         notes.append(Note(f"{many} are read as training images, since those folders lie below the classes"))
@@ -190,7 +203,7 @@ def _warn_of_tests(images: Arranged, notes: list[Note]) -> None:
 
 
 def _first_word(name: str) -> str:
-    found = called.words(PurePosixPath(name).stem)
+    found = re.match(r"[^\W\d_]*", name.rpartition("/")[2])
     return found[0] if found else ""
 
 
@@ -470,7 +483,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _above(name: str) -> list[str]:
-    return [str(above) for above in PurePosixPath(name).parents if str(above) != "."]
+    """The folders above a name, the innermost first."""
+    return [name[:at] for at in range(len(name) - 1, 0, -1) if name[at] == "/"]
 
 
 def _and_above(name: str) -> list[str]:

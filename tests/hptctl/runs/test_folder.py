@@ -32,6 +32,6 @@ def test_a_second_process_on_a_run_is_refused_and_changes_nothing(
 def test_a_file_where_the_folder_of_runs_belongs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("mine")
-    with pytest.raises(RunError, match="'runs' in .* is a file, where the folder of runs belongs; rename it"):
+    with pytest.raises(RunError, match=r"'runs' in .* is a file, where the folder of runs belongs; rename it"):
         runs.create("pretrain", None, "x")
     assert (tmp_path / "runs").read_text() == "mine"
