@@ -70,8 +70,8 @@ _SILENT = _CONTAINERS | _table(
 """Words that say nothing about what a folder beside others is."""
 _ASIDE = _table(
     "mask masks groundtruth gt gts annotation annotations annot annots anno ann label labels labeltxt labelme "
-    "segmentation segmentations segmentationclass segmentationobject segmask segmasks trimap trimaps bbox bboxes boxes "
-    "xml xmls json jsons imagesets gtfine gtcoarse panoptic stuffthingmaps trainannot valannot testannot trainmasks "
+    "segmentation segmentations segmentationclass segmentationobject segmask segmasks meta trimap trimaps bbox bboxes "
+    "boxes xml xmls json jsons imagesets gtfine gtcoarse panoptic stuffthingmaps trainannot valannot testannot trainmasks "
     "labelstr labelsts maskimages masken mascaras masques маски разметка 掩码 标注 标签"
 )
 _BESIDE_ASIDE = _table("ground truth object class semantic instance instances binary png target targets final color id")
@@ -145,6 +145,11 @@ def is_container(name: str, parent: str = "") -> bool:
     """Whether a folder is called images, or images and its parent's name."""
     found = words(name)
     return any(word in _CONTAINERS for word in found) and _only(found, _SILENT | set(words(parent)))
+
+
+def is_images(name: str) -> bool:
+    """Whether a folder is called images and nothing else, as no class is."""
+    return _plain(name) in {"images", "image", "img", "imgs", "jpegimages"}
 
 
 def is_aside(name: str, parent: str = "") -> bool:

@@ -92,6 +92,7 @@ def read_layout(tree: Tree, where: Path, *, in_archive: bool) -> Layout:
         prefix, tree = prefix + top, tree.below(top)
         unclear = {name.removeprefix(top) for name in unclear}
     images = _arrange(tree, where / prefix, notes)
+    _refuse_images_as_class(images, where / prefix)
     _judge_unclear(unclear, images, where / prefix, notes)
     _warn_of_tests(images, notes)
     return Layout(prefix, images, tuple(notes))
@@ -165,6 +166,17 @@ def _split(name: str) -> tuple[str, str]:
     """The folder and the name without its suffix."""
     folder, _, file = name.rpartition("/")
     return folder, file.rpartition(".")[0] or file
+
+
+def _refuse_images_as_class(images: Arranged, where: Path) -> None:
+    """Refuse a class `images` beside others, which are more likely masks of them under a name of their own."""
+    labels = {label for _, label in images.values() if label is not None}
+    if len(labels) > 1 and (found := sorted(label for label in labels if called.is_images(label))):
+        others = listed(sorted(labels - set(found)))
+        raise DataError(
+            f"'{found[0]}' in {where} lies beside {others}, which may be classes or belong to those images",
+            "move what are no images of the dataset away, or rename the folder if it is a class",
+        )
 
 
 def _judge_unclear(unclear: Collection[str], images: Arranged, where: Path, notes: list[Note]) -> None:

@@ -127,6 +127,7 @@ def test_splits_below_the_classes_are_splits_and_a_note_says_so(tmp_path: Path) 
         (["cat/1.png", "dog/2.png", "test/3.png"], "'test' beside cat, dog: it may be a class or a split; rename"),
         (["cat/train/1.png", "cat/test/2.png", "dog/3.png"], "'cat/test' in .* may be a split"),
         (["cat/1.png", "dog/2.png", "masks/other.png"], "'masks' in .* may be a class, or hold masks"),
+        (["images/1.png", "1st_manual/2.png"], "'images' in .* lies beside 1st_manual"),
         (["fold1/cat/1.png", "fold2/cat/2.png"], "folds of a cross-validation"),
         (
             classes("color", "grayscale", "segmented"),
