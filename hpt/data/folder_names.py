@@ -71,8 +71,8 @@ _SILENT = _CONTAINERS | _table(
 _ASIDE = _table(
     "mask masks groundtruth gt gts annotation annotations annot annots anno ann label labels labeltxt labelme "
     "segmentation segmentations segmentationclass segmentationobject segmask segmasks meta trimap trimaps bbox bboxes "
-    "boxes xml xmls json jsons imagesets gtfine gtcoarse panoptic stuffthingmaps trainannot valannot testannot trainmasks "
-    "labelstr labelsts maskimages masken mascaras masques маски разметка 掩码 标注 标签"
+    "boxes xml xmls json jsons imagesets gtfine gtcoarse panoptic stuffthingmaps trainannot valannot testannot "
+    "trainmasks labelstr labelsts maskimages masken mascaras masques маски разметка 掩码 标注 标签"
 )
 _BESIDE_ASIDE = _table("ground truth object class semantic instance instances binary png target targets final color id")
 VARIANTS = _table(
