@@ -5,7 +5,7 @@
                            the dataset that it was last read for
       <entry>/             content of the images, side and version of the decoder
         images.bin         each image as [3, H, W], one after the other; locked while it is open
-        index.npz          height, width, digest of the file, sums of the pixels; one row an image
+        index.npz          height, width, digest of the file, sums of the pixels, losses; one row an image
         thumbnails.npy     uint8 [N, 256], by which a copy of an image is known (`hpt.data.thumbnails`)
         index.json         names, and what could not be read; its time is that of the last use
         about.json         dataset and side, for `cache_store.entries`
@@ -164,6 +164,7 @@ class _Decoded:
     size: tuple[int, int]
     sums: npt.NDArray[np.uint64]
     thumbnail: Thumbnails
+    loss: decode.Loss
     pixels: bytes
 
 
@@ -171,7 +172,7 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
     """Write an entry's files into `folder`, and return the key under which it is kept."""
     names: list[str] = []
     quarantined: list[tuple[str, str]] = []
-    decoded: list[tuple[tuple[int, int], bytes, npt.NDArray[np.uint64]]] = []
+    decoded: list[tuple[tuple[int, int], bytes, npt.NDArray[np.uint64], tuple[int, int, int]]] = []
     thumbnails: list[Thumbnails] = []
     with (
         (folder / "images.bin").open("wb") as file,
@@ -182,14 +183,16 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
                 quarantined.append((name, image))
             else:
                 names.append(name)
-                decoded.append((image.size, image.digest, image.sums))
+                loss = image.loss
+                decoded.append((image.size, image.digest, image.sums, (loss.pages, loss.levels, loss.kept)))
                 thumbnails.append(image.thumbnail)
                 file.write(image.pixels)
-    sizes, digests, sums = zip(*decoded, strict=True) if decoded else ((), (), ())
+    sizes, digests, sums, losses = zip(*decoded, strict=True) if decoded else ((), (), (), ())
     arrays: dict[str, Any] = {
         "sizes": np.array(sizes, dtype=np.int64).reshape(-1, 2),
         "digests": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16),
         "sums": np.array(sums, dtype=np.uint64).reshape(-1, 2, 3),
+        "losses": np.array(losses, dtype=np.int64).reshape(-1, 3),
     }
     np.savez(folder / "index.npz", **arrays)
     np.save(folder / "thumbnails.npy", np.array(thumbnails, dtype=np.uint8).reshape(-1, SIDE**2))
@@ -203,8 +206,8 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
 
 
 def _decode(data: bytes, side: int) -> _Decoded:
-    pixels = decode.decode(data, side)
+    pixels, loss = decode.decode_counting(data, side)
     squares = np.square(pixels, dtype=np.uint16)  # 255 squared fits
     sums = np.stack([values.sum(axis=(1, 2), dtype=np.uint64) for values in (pixels, squares)])
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), pixels.tobytes())
+    return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), loss, pixels.tobytes())

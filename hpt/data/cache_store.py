@@ -55,6 +55,8 @@ class EntryIndex:
     """[N, 16] a digest of the bytes of each file."""
     sums: npt.NDArray[np.uint64]
     """[N, 2, 3] the sum of the pixels of each image and of their squares, per channel."""
+    losses: npt.NDArray[np.int64]
+    """[N, 3] what `decode.Loss` counts of each image: pages left out, grey levels of the file, and of the pixels."""
 
     @property
     def bytes(self) -> int:
@@ -116,6 +118,9 @@ def read_index(path: Path) -> EntryIndex:
         # Opened here, because np.load leaves a damaged file open.
         with (path / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in ("sizes", "digests", "sums")}
+            # An entry of version 0.1, which `entries` lists, has none.
+            none = np.zeros((len(arrays["sizes"]), 3), dtype=np.int64)
+            arrays["losses"] = saved.get("losses", none)
         index = EntryIndex(
             names=tuple(facts["names"]),
             quarantined=tuple((name, reason) for name, reason in facts["quarantined"]),

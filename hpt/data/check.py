@@ -26,8 +26,9 @@ from PIL import Image
 from hpt.callbacks import Progress
 from hpt.data import decode
 from hpt.data.dataset import split
+from hpt.data.left_out import notes_of_losses, tell
 from hpt.data.listing import SPLITS, ImageSource, Labels, unlabelled
-from hpt.data.names import list_images
+from hpt.data.names import list_images, name_of
 from hpt.data.reading import reading
 from hpt.data.row import CatalogRow
 from hpt.data.splits import Indices
@@ -86,6 +87,8 @@ class CheckResult:
     """The classes without an image, by labelled split."""
     sizes: npt.NDArray[np.int64]
     """[N, 2] the height and width of the files."""
+    notes: tuple[str, ...]
+    """How the dataset was read where that is not plain, and what lies there and is not used."""
     modes: Mapping[str, int]
     """The number of images of each of Pillow's modes, such as `RGB` or `L`."""
     odd: tuple[tuple[str, str], ...]
@@ -133,6 +136,8 @@ def check(
     looks = [look for i in rows.tolist() if isinstance(look := seen[i], _Look)]
     if not looks:
         raise DataError(f"none of the {len(seen):,} images can be read: {unreadable[0][1]}", "check the files")
+    losses = notes_of_losses(np.array([(a.loss.pages, a.loss.levels, a.loss.kept) for a in looks], dtype=np.int64))
+    tell(name_of(found), losses)
     where, labels, names = where[rows], listing.labels[rows], tuple(listing.names[i] for i in rows.tolist())
     splits: dict[str, Indices] = {name: np.flatnonzero(where == name) for name in SPLITS}
     thumbnails = np.stack([look.thumbnail for look in looks])
@@ -152,6 +157,7 @@ def check(
         contradictions=tuple(p for p in pairs if p.exact and not _same(labels[p.first], labels[p.second])),
         absent=_absent(labels, listing.classes, splits),
         sizes=np.array([look.size for look in looks], dtype=np.int64),
+        notes=tuple(note.text for note in (*listing.notes, *losses)),
         modes=Counter(look.mode for look in looks),
         odd=tuple((name, why) for name, look in zip(names, looks, strict=True) if (why := _odd(look))),
         miscounted=_miscounted(row, splits, len(listing.classes)) if row else {},
@@ -165,16 +171,17 @@ class _Look:
     digest: bytes
     size: tuple[int, int]
     mode: str
+    loss: decode.Loss
     thumbnail: npt.NDArray[np.uint8]
 
 
 def _look(data: bytes) -> _Look:
-    pixels = decode.decode(data, SIDE)
+    pixels, loss = decode.decode_counting(data, SIDE)
     with Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:  # its header, once more
         mode, (width, height) = image.mode, image.size
     grey = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
-    return _Look(hashlib.blake2b(data, digest_size=16).digest(), (height, width), mode, thumbnail)
+    return _Look(hashlib.blake2b(data, digest_size=16).digest(), (height, width), mode, loss, thumbnail)
 
 
 def _pairs(

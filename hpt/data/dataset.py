@@ -16,6 +16,7 @@ from hpt.callbacks import Progress
 from hpt.config import DataConfig
 from hpt.data import cache, quarantine, splits
 from hpt.data.images import Images, OpenEntry
+from hpt.data.left_out import notes_of_losses, tell
 from hpt.data.listing import Labels, Listing, unlabelled
 from hpt.data.names import find, list_images, name_of
 from hpt.data.row import METRICS, CatalogRow, Task
@@ -52,6 +53,8 @@ class Dataset:
     """A hexadecimal digest of names, contents and labels, which is the same wherever the images lie."""
     split_fingerprint: str
     """A hexadecimal digest of which image is in which split."""
+    notes: tuple[str, ...] = ()
+    """How it was read where that is not plain, and what lies there and is not used."""
 
     def pretraining_images(self, share: float = 1.0, seed: int = 0) -> Images:
         """The images of train and val, never of test, without labels; or a share of them, drawn by seed, of at least
@@ -106,6 +109,8 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
     entry = cache.open_or_build(listing, side, progress, dataset=row.name if row else str(found))
     _check_quarantine(name, entry, config.max_unreadable)
+    losses = notes_of_losses(entry.losses)
+    tell(name, losses)
 
     at = {image: i for i, image in enumerate(listing.names)}
     readable = np.array([at[image] for image in entry.names], dtype=np.int64)
@@ -131,6 +136,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
         quarantined=(*entry.quarantined, *left_out.items()),
         fingerprint=_fingerprint(entry, labels, listing.classes),
         split_fingerprint=splits.fingerprint(entry.names, indices),
+        notes=tuple(note.text for note in (*listing.notes, *losses)),
     )
 
 

@@ -9,7 +9,7 @@ What becomes of the less common kinds:
     floating point          0..1, else 0..255, else lowest..highest becomes 0..255; NaN is unreadable
     CMYK                    RGB without colour management; JPEGs hold it inverted, as Adobe writes it
     EXIF orientation        applied
-    animation, pages        the first
+    animation, pages        the first; `Loss` counts the others
 
 A file is read whole or not at all: a truncated image is unreadable, and so is one above Pillow's limit of
 pixels.
@@ -21,21 +21,30 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from hpt.data.listing import Unreadable
 
-VERSION = 1
+VERSION = 2
 """The version of the decoder, a part of the cache's key: raise it when the same bytes become other pixels."""
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = (
+    *("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM"),
+    *(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")) if features.check(part)),
+)
+"""Pillow may be built without the last two."""
 DRAFT = 2
 """A JPEG is decoded at a half, quarter or eighth where that leaves this many times the side: twice as quick
 on big photographs, and with a factor of two the resize that follows hides the difference."""
 
+PAGED = frozenset({"TIFF", "GIF", "WEBP", "PNG", "AVIF"})
+"""Formats whose further images are pages or frames; a JPEG's are previews and depth maps."""
+
+_SUBFILE_TYPE = 254
 _ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,7 +56,24 @@ _ORIENTATION = {
 }
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What of a file is not in its pixels."""
+
+    pages: int = 0
+    """The pages or frames after the first."""
+    levels: int = 0
+    """The number of different values of an image of more than 8 bits; 0 where it has no more."""
+    kept: int = 0
+    """The number of different values that it has as 8 bits."""
+
+
 def decode(data: bytes, side: int) -> npt.NDArray[np.uint8]:
+    """As `decode_counting`, without what is lost."""
+    return decode_counting(data, side)[0]
+
+
+def decode_counting(data: bytes, side: int) -> tuple[npt.NDArray[np.uint8], Loss]:
     """Pixels [3, H, W] of an image whose shorter side is reduced to `side` pixels, and never enlarged.
 
     The reduction is Pillow's antialiased bilinear to torchvision's sizes, so that it equals
@@ -61,10 +87,14 @@ def decode(data: bytes, side: int) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image)
+            pages = _pages(image) - 1
             image.draft(None, (DRAFT * side, DRAFT * side))
+            is_deep = _is_deep(image)
             image.load()
-            orientation = _orientation(image)
-            small = _reduce(_rgb(image), side)
+            orientation = _orientation(image)  # which loading a TIFF applies
+            rgb = _rgb(image)
+            loss = Loss(pages, *(_levels(image, rgb) if is_deep else ()))
+            small = _reduce(rgb, side)
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -73,7 +103,7 @@ def decode(data: bytes, side: int) -> npt.NDArray[np.uint8]:
         raise Unreadable(str(error) or type(error).__name__) from None
     if orientation in _ORIENTATION:
         small = small.transpose(_ORIENTATION[orientation])
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)), loss
 
 
 @contextmanager
@@ -94,6 +124,35 @@ def _check_size(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Unreadable(f"{image.width} x {image.height} pixels, above the limit of {limit / 1e6:.0f} million")
+
+
+def _pages(image: Image.Image) -> int:
+    """The number of pages or frames; a smaller copy of the first, as a pyramid has them, is none of them."""
+    if image.format not in PAGED:
+        return 1
+    pages = int(getattr(image, "n_frames", 1))
+    if pages > 1 and image.format == "TIFF":
+        image.seek(1)
+        tags = getattr(image, "tag_v2", {})
+        if int(tags.get(_SUBFILE_TYPE, 0)) & 1:
+            pages = 1
+        image.seek(0)
+    return pages
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file that is not loaded yet has more than 8 bits a channel."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # a raw mode such as RGB;16B
+
+
+def _levels(image: Image.Image, rgb: Image.Image) -> tuple[int, int]:
+    """The number of different values in a file and in its 8 bits; where Pillow gives 8 only, it may have had all."""
+    kept = int(np.count_nonzero(rgb.getchannel(0).histogram()))
+    if image.mode.startswith("I") or image.mode == "F":
+        return len(np.unique(np.asarray(image))), kept
+    return 1 << 16, kept
 
 
 def _orientation(image: Image.Image) -> int:

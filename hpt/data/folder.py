@@ -1,12 +1,16 @@
 """Folders and zip files of images, in the layouts that people have.
 
-    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      splits and classes; also valid/, validation/
+    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      splits and classes; also Training/, seg_train/, val2017/
     cat/1.jpg  dog/2.jpg                                classes
-    train/1.jpg  test/2.jpg                             splits, unlabelled
+    cat/train/1.jpg  cat/test/2.jpg                     splits below classes
+    train/1.jpg  test/2.jpg                             splits, unlabelled; also train/images/1.jpg
+    images/1.jpg  labels/1.txt                          unlabelled, beside annotations or masks
     1.jpg  more/2.jpg                                   unlabelled: an image directly in the folder
 
-Inside a class folder images may lie at any depth. A zip is read in place, never extracted, and may wrap its
-content in one top folder.
+Inside a class folder images may lie at any depth, and all of it in wrapping folders. `folder_names` has the names that
+mean splits and masks, `layout` what is read as what. A zip is read in place, never extracted.
+
+A file is an image by its suffix, or by its first bytes where the suffix says nothing. What is left out is counted.
 """
 
 from __future__ import annotations
@@ -15,25 +19,42 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hpt.data import zip_file
-from hpt.data.listing import Listing, Read, Split, Unreadable
+from hpt.data import left_out, zip_file
+from hpt.data.decode import FORMATS
+from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, says_splits
+from hpt.data.layout import Tree, read_layout
+from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
+_SUFFIXES = {
+    "JPEG": ".jpg .jpeg .jfif .jpe .jif",
+    "PNG": ".png .apng",
+    "BMP": ".bmp .dib",
+    "GIF": ".gif",
+    "TIFF": ".tif .tiff",
+    "WEBP": ".webp",
+    "PPM": ".ppm .pgm .pbm .pnm",
+    "AVIF": ".avif .avifs",
+    "JPEG2000": ".jp2 .j2k .j2c .jpf .jpx .jpc",
 }
+EXTENSIONS = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name].split())
+"""The suffixes of images that can be read."""
+OWN_PICTURES = 32
+"""Up to so many images directly in a folder, they are looked at for those that this program has drawn."""
+OWN_MARK = b"Software\0hptctl"
+OWN_FILES = ("check.png", "preview.png", "mlflow.db")
+"""How files begin that this program writes into a working folder."""
+FOREIGN_RUN = re.compile(r"runs/(detect|classify|segment|pose|obb|train|predict|val|exp)\d*/")
+"""What YOLO's tools write into a working folder."""
+LISTS = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".parquet", ".xlsx"})
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
@@ -62,37 +83,21 @@ class Folder:
             raise Unreadable(error.strerror or str(error)) from None
 
 
-@dataclass
-class _Tree:
-    """The content of a folder or an archive, by relative posix names."""
-
-    images: list[str] = field(default_factory=list)
-    folders: set[str] = field(default_factory=set)
-    others: Counter[str] = field(default_factory=Counter)
-    """The number of files of each extension that are not images."""
-
-    def add(self, name: str) -> None:
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in EXTENSIONS:
-            self.images.append(name)
-        elif PurePosixPath(name).name.lower() != "thumbs.db":
-            self.others[suffix or "without extension"] += 1
-
-    def below(self, prefix: str) -> _Tree:
-        images = [name.removeprefix(prefix) for name in self.images if name.startswith(prefix)]
-        folders = {name.removeprefix(prefix) for name in self.folders if name.startswith(prefix)}
-        return _Tree(images, folders, self.others)
-
-
 def list_folder(path: Path) -> Listing:
     """The images of a folder.
 
     Raises:
         DataError: there are no images, a class is empty, or the layout is ambiguous.
     """
-    tree = _walk(path)
-    wrapper = _wrapper(tree, path, in_archive=False)
-    return Listing.single_label(Folder(path / wrapper), _arrange(tree.below(wrapper), path))
+
+    def head(name: str, size: int) -> bytes:
+        try:
+            with (path / name).open("rb") as file:
+                return file.read(size)
+        except OSError:
+            return b""
+
+    return _listing(_walk(path, head), path, head, lambda prefix: Folder(path / prefix), in_archive=False)
 
 
 def list_zip(path: Path) -> Listing:
@@ -102,8 +107,16 @@ def list_zip(path: Path) -> Listing:
         DataError: as `list_folder`; or the archive is damaged, or a member is encrypted, claims an absurd size, or has
             a path that leads out of the archive.
     """
-    tree = _Tree()
     with zip_file.open_zip(path) as archive:
+
+        def head(name: str, size: int) -> bytes:
+            try:
+                with archive.open(name) as file:
+                    return file.read(size)
+            except zip_file.DAMAGED:
+                return b""
+
+        tree = Tree()
         for member in archive.infolist():
             zip_file.check_name(member, path)
             name = member.filename
@@ -111,17 +124,85 @@ def list_zip(path: Path) -> Listing:
                 continue
             tree.folders.update(name[: slash.start()] for slash in re.finditer("/", name))
             if not member.is_dir():
-                tree.add(name)
+                _add(tree, name, head)
         for name in tree.images:
             zip_file.check_member(archive.getinfo(name), path)
-    tree.images = sorted(set(tree.images))
-    wrapper = _wrapper(tree, path, in_archive=True)
-    return Listing.single_label(zip_file.Zip(path, wrapper), _arrange(tree.below(wrapper), path))
+        tree.images = sorted(set(tree.images))
+        return _listing(tree, path, head, lambda prefix: zip_file.Zip(path, prefix), in_archive=True)
 
 
-def _walk(root: Path) -> _Tree:
+Head = Callable[[str, int], bytes]
+"""The first bytes of a file, by its name; none where it cannot be read."""
+
+
+def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSource], *, in_archive: bool) -> Listing:
+    found = Counter(tree.others.values())
+    notes: list[Note] = []
+    tree = _without_own(tree, head, notes)
+    notes += left_out.notes_of_others(kind for name, kind in tree.others.items() if not name.startswith(OWN_FILES))
+    if not tree.images:
+        packed = sum(count for kind, count in found.items() if kind in left_out.PACKED)
+        unpack = "unpack the archives; " if packed else ""
+        raise DataError(
+            f"{path} holds no images ({f'found {left_out.counts(found)}' if found else 'it is empty'})",
+            f"{unpack}images end in {', '.join(sorted(EXTENSIONS))}",
+        )
+    layout = read_layout(tree, path, in_archive=in_archive)
+    notes = [*layout.notes, *notes]
+    if all(split == "train" for split, _ in layout.images.values()) and (said := _files_of_splits(tree)):
+        many = f" and {len(said) - 1} more" if len(said) > 1 else ""
+        text = "may say what is test, and is not read: a list with the columns path, label and split can"
+        notes.append(Note(f"{said[0]}{many} {text}"))
+    left_out.tell(path.name, notes)
+    return Listing.single_label(source(layout.prefix), layout.images, notes=tuple(notes))
+
+
+def _files_of_splits(tree: Tree) -> list[str]:
+    """Texts beside the images, and not beside one each, that are called as lists of splits are."""
+    found = {name: stem for name, kind in tree.others.items() if kind in LISTS and says_splits(stem := _stem(name))}
+    stems = {_stem(name) for name in tree.images} if found else set[str]()
+    return sorted(name for name, stem in found.items() if stem not in stems)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
+
+
+def _without_own(tree: Tree, head: Head, notes: list[Note]) -> Tree:
+    """The tree without this program's own runs and pictures, and other tools' folders."""
+    runs = {name.rsplit("/", 2)[0] for name in tree.others if re.search(r"(^|/)runs/[^/]+/run\.json$", name)}
+    own = {name for name in tree.folders if name.rpartition("/")[2] in OWN_FOLDERS} | runs
+    in_runs = [name for name in tree.images if name.startswith("runs/")]
+    tools = {"runs"} if "runs" not in own and any(FOREIGN_RUN.match(name) for name in in_runs) else set[str]()
+    if "runs" in tree.folders and not in_runs:
+        own.add("runs")
+    tools |= {name for name in tree.folders if name.rpartition("/")[2] in OTHER_TOOLS}
+    loose = [name for name in tree.images if "/" not in name and name.endswith(".png")]
+    few = len(loose) <= min(OWN_PICTURES, len(tree.images) - 1)
+    pictures = [name for name in loose if name.startswith(OWN_FILES[:2]) or OWN_MARK in head(name, 1024)] if few else []
+    if pictures or own:
+        names = ", ".join([*(f"{name}/" for name in sorted(own)), *pictures])
+        notes.append(Note(f"left out, since hptctl has written them: {names}", doubtful=False))
+    if tools:
+        names = ", ".join(f"{name}/" for name in sorted(tools))
+        notes.append(Note(f"left out, since other programs have written them: {names}", doubtful=False))
+    return tree.without(own | tools, pictures) if own or tools or pictures else tree
+
+
+def _add(tree: Tree, name: str, head: Head) -> None:
+    suffix = PurePosixPath(name).suffix.lower()
+    start = b""
+    if suffix not in EXTENSIONS and suffix not in left_out.NOT_IMAGES | left_out.OTHER_IMAGES:
+        start = head(name, left_out.HEAD)
+    if suffix in EXTENSIONS or left_out.is_image(start, FORMATS):
+        tree.images.append(name)
+    elif PurePosixPath(name).name.lower() not in SYSTEM_FILES:
+        tree.others[name] = left_out.kind_of(name, start)
+
+
+def _walk(root: Path, head: Head) -> Tree:
     """Everything below a folder, through its links; a link back to a folder above it is not followed again."""
-    tree = _Tree()
+    tree = Tree()
     foreign: list[str] = []
     todo: list[tuple[str, frozenset[str]]] = [("", frozenset())]
     while todo:
@@ -143,7 +224,7 @@ def _walk(root: Path) -> _Tree:
                 tree.folders.add(name)
                 todo.append((f"{name}/", above | {real}))
             elif entry.is_file() or entry.is_symlink():
-                tree.add(name)
+                _add(tree, name, head)
     if foreign:  # splits, predictions and pages name the images, as text
         first = os.fsencode(root / min(foreign)).decode("utf-8", errors="backslashreplace")
         others = f" (nor of {len(foreign) - 1} more)" if len(foreign) > 1 else ""
@@ -163,87 +244,3 @@ def _is_utf8(name: str) -> bool:
 
 def _hidden(name: str) -> bool:
     return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
-
-
-def _wrapper(tree: _Tree, where: Path, *, in_archive: bool) -> str:
-    """`"top/"` where everything lies in one folder that is neither a split nor a class.
-
-    In an archive that is the folder that was zipped, even if images lie directly in it: one class has no use.
-    """
-    if not tree.images:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in tree.others.most_common(4))
-        raise DataError(
-            f"{where} holds no images ({f'found {found}' if found else 'it is empty'})",
-            f"images end in {', '.join(sorted(EXTENSIONS))}",
-        )
-    tops = {name.partition("/")[0] for name in (*tree.images, *tree.folders)}
-    if len(tops) != 1:
-        return ""
-    (top,) = tops
-    if top in tree.images or top.lower() in SPLIT_FOLDERS:
-        return ""
-    holds_images = any("/" not in name.removeprefix(f"{top}/") for name in tree.images)
-    return f"{top}/" if in_archive or not holds_images else ""
-
-
-def _arrange(tree: _Tree, where: Path) -> dict[str, tuple[Split, str | None]]:
-    """Split and class of each image."""
-    loose = sorted(name for name in tree.images if "/" not in name)
-    tops = {name.partition("/")[0] for name in tree.images if "/" in name}
-    splits = {SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
-    classes = sorted(top for top in tops if top.lower() not in SPLIT_FOLDERS)
-    if splits and loose:
-        raise DataError(
-            f"{where} holds {', '.join(sorted(splits))} and, directly, {loose[0]}, whose split is unknown",
-            "move the images beside the split folders away, or into one of them",
-        )
-    if splits and not classes:
-        return _arrange_splits(tree, splits, where)
-    if "train" in splits and len(splits) > 1:
-        raise DataError(
-            f"{where} holds images in '{classes[0]}' beside {', '.join(sorted(splits))}",
-            "move that folder away, so that only splits remain",
-        )
-    if loose:
-        if tops:
-            log.warning("images lie directly in %s, so all are unlabelled and its folders are not classes", where)
-        return dict.fromkeys(tree.images, ("train", None))
-    _refuse_empty({name for name in tree.folders if "/" not in name} - tops, where)
-    return {name: ("train", name.partition("/")[0]) for name in tree.images}
-
-
-def _arrange_splits(tree: _Tree, splits: set[Split], where: Path) -> dict[str, tuple[Split, str | None]]:
-    if "train" not in splits:
-        raise DataError(f"{where} holds {', '.join(sorted(splits))} but no train", "name one folder 'train'")
-    images: dict[str, tuple[Split, str | None]] = {}
-    for name in tree.images:
-        top, *between, _ = name.split("/")
-        images[name] = (SPLIT_FOLDERS[top.lower()], between[0] if between else None)
-    labelled = _check_split_labels(images, where)
-    if "train" in labelled:
-        folders = {
-            parts[1]
-            for parts in (name.split("/") for name in tree.folders)
-            if len(parts) == 2 and SPLIT_FOLDERS.get(parts[0].lower()) == "train"
-        }
-        known = {label for split, label in images.values() if split == "train"}
-        elsewhere = {label for _, label in images.values() if label is not None}
-        _refuse_empty((folders | elsewhere) - known, where / "train")
-    return images
-
-
-def _check_split_labels(images: Mapping[str, tuple[Split, str | None]], where: Path) -> set[Split]:
-    """The splits with class folders; a split must have all its images in class folders, or none."""
-    directly = {split: name for name, (split, label) in images.items() if label is None}
-    labelled = {split for split, label in images.values() if label is not None}
-    for split in sorted(labelled & set(directly)):
-        raise DataError(
-            f"in {where}, {split} holds class folders and, directly, {directly[split]}, whose class is unknown",
-            "move it into a class folder",
-        )
-    return labelled
-
-
-def _refuse_empty(classes: set[str], where: Path) -> None:
-    if classes:
-        raise DataError(f"class '{min(classes)}' has no images in {where}", "remove the folder or put images into it")

@@ -21,6 +21,15 @@ class Unreadable(Exception):
     """One image cannot be read, and why. It goes into quarantine, and this exception never leaves the package."""
 
 
+@dataclass(frozen=True)
+class Note:
+    """One line about how a dataset was read, or about what of it was left out."""
+
+    text: str
+    doubtful: bool = True
+    """Whether it may be other than its owner thinks."""
+
+
 class ImageSource(Protocol):
     """What reads an image's bytes, by its name."""
 
@@ -47,6 +56,8 @@ class Listing:
     """The names of the classes; none where the images are unlabelled."""
     groups: tuple[str, ...] | None = None
     """What a cut must not divide, such as the patient, of each image; None where every image stands alone."""
+    notes: tuple[Note, ...] = ()
+    """How it was read where that is not plain, and what lies there and is not used."""
 
     @classmethod
     def single_label(
@@ -54,6 +65,7 @@ class Listing:
         source: ImageSource,
         images: Mapping[str, tuple[Split, str | None]],
         classes: Iterable[str] | None = None,
+        notes: tuple[Note, ...] = (),
     ) -> Listing:
         """From the split and the class (None: unlabelled) of each name; `classes` default to those that
         occur."""
@@ -68,6 +80,7 @@ class Listing:
             splits=tuple(images[name][0] for name in names),
             labels=np.array([number.get(images[name][1] or "", -1) for name in names], dtype=np.int64),
             classes=classes,
+            notes=notes,
         )
 
     @classmethod

@@ -56,7 +56,10 @@ def find(dataset: str) -> CatalogRow | Path:
     names = rows()
     known = ", ".join(names)
     if is_path or Path(dataset).suffix:
-        raise DataError(f"no such folder, zip file or list: {dataset}", f"check the path, or choose one of {known}")
+        raise DataError(
+            f"no such folder, zip file or list: {dataset}",
+            f"check the path; if it has moved, say where it lies now by -d (--dataset); or choose one of {known}",
+        )
     raise DataError(
         f"unknown dataset '{dataset}'{did_you_mean(dataset, names)}, and no such folder",
         f"choose one of {known}, or name a folder, a zip file or a list",

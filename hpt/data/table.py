@@ -7,7 +7,9 @@
     .csv, .tsv              with a header, separated by commas or tabs; the order of the columns is free
     .txt, .list             without a header: `path` or `path,label` on each line
 
-The column of paths may also be called image, file or filename, that of labels labels, class or target; in any case.
+The column of paths may also be called image, file, filename or file_name, that of labels labels, class or target; in
+any case. `table_splits` has what else may say the split: a column set, subset or usage, or is_valid
+and is_test of 0 and 1.
 Columns without a name, such as pandas' index, are left out, and so are those beside `label` that hold other than 0
 and 1. A split whose labels are all blank is unlabelled. Without splits, `load` cuts them.
 
@@ -18,12 +20,15 @@ one fingerprint and one split. Any other image is named as it is found: `../more
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from hpt.data.folder import Folder
-from hpt.data.listing import Labels, Listing, Split
+from hpt.data.folder_names import split_of
+from hpt.data.left_out import counted, tell
+from hpt.data.listing import Labels, Listing, Note, Split
 from hpt.data.table_labels import labels_from_marks, labels_from_names
 from hpt.data.table_lines import TableLines, read_lines
 from hpt.errors import DataError
@@ -46,6 +51,9 @@ def list_table(path: Path) -> Listing:
         labels, classes = labels_from_names(table, np.array(splits))
     elif table.columns.classes:
         labels, classes = labels_from_marks(table, np.array(splits))
+    if not table.splits:
+        _warn_of_folders(table)
+    tell(path.name, table.notes)
     order = sorted(range(len(table.names)), key=table.names.__getitem__)
     return Listing(
         source=Folder(path.parent.resolve()),
@@ -53,7 +61,18 @@ def list_table(path: Path) -> Listing:
         splits=tuple(splits[i] for i in order),
         labels=labels[order],
         classes=classes,
+        notes=tuple(table.notes),
     )
+
+
+def _warn_of_folders(table: TableLines) -> None:
+    """Say that images become training images that lie in folders called test, where no column says the split."""
+    folders = Counter(name.rpartition("/")[0] for name in table.names)
+    held_out = {folder for folder in folders if {"val", "test"} & {split_of(part) for part in folder.split("/")}}
+    if held_out and len(held_out) < len(folders):
+        many = counted(sum(folders[folder] for folder in held_out), "image")
+        text = f"{many} in folders such as {min(held_out)} are read as training images, since no column says the split"
+        table.notes.append(Note(text))
 
 
 def _splits(table: TableLines) -> list[Split]:

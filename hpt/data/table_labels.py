@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
 
-from hpt.data.listing import SPLITS, Labels, unlabelled
+from hpt.data.listing import SPLITS, Labels, Note, unlabelled
 from hpt.data.table_lines import BLANK, ONE, UNCERTAIN, TableLines, some
 from hpt.errors import DataError
 
@@ -15,18 +18,26 @@ log = logging.getLogger("hpt.data")
 
 SEPARATORS = "|;"
 """The separators between the classes of one cell."""
+_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+_CHOICES = re.compile(r"""\{\s*["']choices["']\s*:\s*(\[.*\])\s*\}""")
 
 
 def labels_from_names(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[Labels, tuple[str, ...]]:
     """Labels and classes by the column of labels."""
-    used = [mark for mark in SEPARATORS if any(mark in text for text in table.texts)]
+    parts = _as_python_lists(table.texts)
+    if parts is None and (parts := _by_commas(table)) is not None:
+        table.notes.append(Note("cells such as 'cat,dog' are read as several classes, since they stand alone as well"))
+    used = [mark for mark in SEPARATORS if parts is None and any(mark in text for text in table.texts)]
     if len(used) > 1:
         example = next(text for text in table.texts if used[1] in text)
         raise DataError(
             f"{table.path} has both | and ; in its labels, for example '{example}'",
             "separate the classes of an image by one of them, and write the names without it",
         )
-    sets = [{part.strip() for part in text.split(used[0])} - {""} if used else {text} - {""} for text in table.texts]
+    if parts is None:
+        parts = [text.split(used[0]) if used else [text] for text in table.texts]
+    sets = [{part.strip() for part in its} - {""} for its in parts]
+    several = bool(used) or any(len(its) > 1 for its in sets)
     classes = tuple(sorted(set[str]().union(*sets)))
     codes = np.frombuffer(table.labels, dtype=np.int64)
     if not classes:
@@ -36,7 +47,7 @@ def labels_from_names(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[
             f"all labels of {table.path} are '{classes[0]}'", "name two classes or more, or remove the column"
         )
     number = {name: i for i, name in enumerate(classes)}
-    if not used:
+    if not several:
         labels = np.array([number[names.pop()] if names else -1 for names in sets], dtype=np.int64)[codes]
         _check_single(table, labels, classes, splits)
         return labels, classes
@@ -50,6 +61,47 @@ def labels_from_names(table: TableLines, splits: npt.NDArray[np.str_]) -> tuple[
         log.info("%s: %s images have none of the %d classes", table.path.name, f"{without_any:,}", len(classes))
     _warn_of_missing(table, labels, classes, splits)
     return labels, classes
+
+
+def _as_python_lists(texts: Collection[str]) -> list[list[str]] | None:
+    """The parts of cells that are all written as `['cat', 'dog']`, or by Label Studio as `{"choices": [...]}`."""
+    choices = any(_CHOICES.fullmatch(text) for text in texts)  # of one class, Label Studio writes its name alone
+    parts = []
+    for text in texts:
+        inner = found[1] if (found := _CHOICES.fullmatch(text)) else text
+        if inner and (inner[0], inner[-1]) not in (("[", "]"), ("{", "}"), ("(", ")")):
+            if not choices:
+                return None
+            parts.append([inner])
+            continue
+        quoted = [one or other for one, other in _QUOTED.findall(inner)]
+        parts.append(quoted or inner[1:-1].split(","))
+    return parts if any(texts) else None
+
+
+def _by_commas(table: TableLines) -> list[list[str]] | None:
+    """The parts of cells such as `cat,dog`; None where no cell has a comma, or a comma may be a part of a name.
+
+    They are several classes where each of their parts is a part of another cell too, and one of them is a whole cell;
+    `tench, Tinca tinca` is one.
+    """
+    parts = [[part.strip() for part in text.split(",")] for text in table.texts]
+    compound = [its for its in parts if len(its) > 1]
+    if not compound:
+        return None
+    cells = Counter(part for its in parts for part in set(its))
+    alone = {its[0] for its in parts if len(its) == 1}
+    known = {part for its in compound for part in its}
+    if all(cells[part] > 1 for part in known) and known & alone:
+        return parts
+    example = ",".join(compound[0])
+    table.notes.append(
+        Note(
+            f"'{example}' is read as one class; write {'|'.join(compound[0])} if it is several",
+            doubtful=bool(known & alone),
+        )
+    )
+    return None
 
 
 def _check_single(table: TableLines, labels: Labels, classes: tuple[str, ...], splits: npt.NDArray[np.str_]) -> None:

@@ -8,19 +8,26 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from hpt.data.folder import EXTENSIONS, SPLIT_FOLDERS
-from hpt.data.listing import Split
+from hpt.data.folder import EXTENSIONS
+from hpt.data.listing import Note, Split
+from hpt.data.table_splits import Cells, candidates, flags, read_splits
 from hpt.errors import DataError, did_you_mean
 
 log = logging.getLogger("hpt.data")
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".list": ","}
 HEADERLESS = frozenset({".txt", ".list"})
-PATH, SPLIT, LABEL = ("path", "image", "file", "filename"), ("split",), ("label", "labels", "class", "target")
+PATH, LABEL = ("path", "image", "file", "filename"), ("label", "labels", "class", "target")
 """What a header calls the columns, in lower case."""
+MORE_PATHS = (
+    *("file_name", "filepath", "file_path", "image_path", "img_path", "imagepath"),
+    *("image_name", "img", "images"),
+)
+"""What it calls the column of paths where there is none of `PATH`, as Hugging Face's `metadata.csv` does."""
 ZERO, ONE, UNCERTAIN, BLANK = range(4)
 MARKS = {"0": ZERO, "0.0": ZERO, "1": ONE, "1.0": ONE, "-1": UNCERTAIN, "-1.0": UNCERTAIN, "": BLANK}
 """What the cell of a class may contain."""
@@ -34,19 +41,23 @@ class Columns:
 
     header: list[str]
     path: int
-    split: int | None
     label: int | None
     others: tuple[int, ...]
     """The columns with any other name."""
+    splits: tuple[int, ...] = ()
+    """The columns that may hold the names of splits; they are none of a class."""
+    flags: dict[int, Split] = field(default_factory=dict)
+    """The columns of 0 and 1 that may say what is in one split."""
 
-    @property
+    @cached_property
     def classes(self) -> tuple[int, ...]:
         """The columns of 0 and 1, each of one class."""
-        return () if self.label is not None else self.others
+        taken = () if self.label is None else self.others
+        return tuple(i for i in self.others if i not in (*taken, *self.splits, *self.flags))
 
     def __str__(self) -> str:
-        split = "none" if self.split is None else f"'{self.header[self.split]}'"
-        return f"path: '{self.header[self.path]}', split: {split}, classes: {some(self.names(self.classes))}"
+        split = some(self.names((*self.splits, *self.flags))) or "none"
+        return f"path: '{self.header[self.path]}', split: {split}, classes: {some(self.names(self.classes)) or 'none'}"
 
     def names(self, columns: Iterable[int]) -> list[str]:
         return [self.header[i] for i in columns]
@@ -61,6 +72,10 @@ class TableLines:
     names: list[str] = field(default_factory=list)
     lines: array[int] = field(default_factory=lambda: array("q"))
     splits: list[Split | None] = field(default_factory=list)
+    """The split on each line; empty where no column says it."""
+    notes: list[Note] = field(default_factory=list)
+    cells: dict[int, Cells] = field(default_factory=dict)
+    """The columns that may say what the split is."""
     texts: dict[str, int] = field(default_factory=dict)
     """The number of each different cell in the column of labels."""
     labels: array[int] = field(default_factory=lambda: array("q"))
@@ -81,12 +96,15 @@ def read_lines(path: Path) -> TableLines:
         columns = _without_header(first[1], path)
         rows = chain([first], rows)
     else:
-        columns = _columns([cell.strip() for cell in first[1]], path)
+        second = next(rows, None)
+        columns = _columns([cell.strip() for cell in first[1]], second[1] if second else [], path)
+        rows = chain([second] if second else [], rows)
     table = TableLines(path, columns)
+    table.cells = {i: Cells(columns.header[i]) for i in (*columns.splits, *columns.flags)}
     places = _Places(path)
     seen: dict[str, int] = {}
     # Beside a column of labels, what would be a class without it: no cell but of MARKS.
-    doubtful = {i: set[int]() for i in columns.others if columns.label is not None}
+    doubtful = {i: set[int]() for i in columns.others if columns.label is not None and i not in table.cells}
     for line, cells in rows:
         table.lines.append(line)
         place, name = places.find(_add(table, cells))
@@ -100,15 +118,47 @@ def read_lines(path: Path) -> TableLines:
                 del doubtful[i]
     if not table.names:
         raise DataError(f"{path} lists no images: it has a header only", "list one image on each line")
-    if columns.label is not None and columns.others:
+    used = _read_splits(table)
+    unused = tuple(i for i in columns.others if i not in used and i not in columns.classes)
+    if unused:
+        if columns.label is None:
+            raise _no_class(table, unused[0])
         if twice := [i for i, marks in doubtful.items() if ONE in marks]:
             raise DataError(
                 f"{path} has labels twice: the column '{columns.header[columns.label]}', and "
                 f"{some(columns.names(twice))} with 0 and 1",
                 "remove the one or the other",
             )
-        log.info("%s: columns not used: %s", path.name, some(columns.names(columns.others)))
+        table.notes.append(Note(f"columns not used: {some(columns.names(unused))}", doubtful=False))
     return table
+
+
+def _read_splits(table: TableLines) -> set[int]:
+    """Fill in the splits, and return the columns that they are from."""
+    columns = table.columns
+    marks: dict[Split, Cells] = {}
+    for i, split in columns.flags.items():
+        if split in marks:
+            raise DataError(
+                f"{table.path} has 2 columns that may be the split: '{marks[split].name}', '{columns.header[i]}'",
+                "keep one of them",
+            )
+        marks[split] = table.cells[i]
+    named = [table.cells[i] for i in columns.splits]
+    column, table.splits = read_splits(str(table.path), named, marks, table.lines, table.notes)
+    if column is not None:
+        return {i for i, cells in table.cells.items() if cells is column}
+    return set(columns.flags) if table.splits else set()
+
+
+def _no_class(table: TableLines, column: int) -> DataError:
+    cells = table.cells[column]
+    text = next(iter(cells.texts))
+    return DataError(
+        f"{table.path}, line {table.lines[0]}: column '{cells.name}' holds '{text}', neither a split nor 0 nor 1 "
+        f"({table.columns})",
+        "remove that column, or call it label if it has the names of the classes",
+    )
 
 
 def _add(table: TableLines, cells: list[str]) -> str:
@@ -119,8 +169,8 @@ def _add(table: TableLines, cells: list[str]) -> str:
             f"{table.at(-1)}: {len(cells)} cells instead of {len(columns.header)}",
             'put a path or a name that holds the separator in quotes: "a,b.jpg"',
         )
-    if columns.split is not None:
-        table.splits.append(_split(cells[columns.split].strip(), table))
+    for i, column in table.cells.items():
+        column.add(cells[i].strip())
     if columns.label is not None:
         table.labels.append(table.texts.setdefault(cells[columns.label].strip(), len(table.texts)))
     try:
@@ -158,17 +208,22 @@ def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
         yield line
 
 
-def _columns(header: list[str], path: Path) -> Columns:
+def _columns(header: list[str], first: list[str], path: Path) -> Columns:
     named = [name for name in header if name]
     for name in named:
         if named.count(name) > 1:
             raise DataError(f"{path} has two columns '{name}'", "remove or rename one of them")
     where = _column(header, PATH, path)
     if where is None:
+        where = _column(header, MORE_PATHS, path)
+    if where is None:
         raise _no_path(header, path)
-    split, label = _column(header, SPLIT, path), _column(header, LABEL, path)
-    others = tuple(i for i, name in enumerate(header) if name and i not in (where, split, label))
-    return Columns(header, where, split, label, others)
+    label = _column(header, LABEL, path)
+    taken = [where] if label is None else [where, label]
+    others = tuple(i for i, name in enumerate(header) if name and i not in taken)
+    splits = candidates(header, first, taken)
+    marks = flags(header, first, (*taken, *splits), labelled=label is not None)
+    return Columns(header, where, label, others, splits, marks)
 
 
 def _column(header: list[str], called: tuple[str, ...], path: Path) -> int | None:
@@ -205,7 +260,7 @@ def _without_header(first: list[str], path: Path) -> Columns:
             "for more, write a .csv with a header",
         )
     label = 1 if len(first) == 2 else None
-    return Columns(["path", "label"][: len(first)], path=0, split=None, label=label, others=())
+    return Columns(["path", "label"][: len(first)], path=0, label=label, others=())
 
 
 class _Places:
@@ -245,19 +300,6 @@ class _Places:
 
 def _slash(folder: str) -> str:
     return folder.rstrip("/") + "/"
-
-
-def _split(text: str, table: TableLines) -> Split | None:
-    if not text:
-        return None
-    split = SPLIT_FOLDERS.get(text.lower())
-    if split is None:
-        known = ", ".join(SPLIT_FOLDERS)
-        raise DataError(
-            f"{table.at(-1)}: unknown split '{text}'{did_you_mean(text, SPLIT_FOLDERS)}",
-            f"use one of {known}",
-        )
-    return split
 
 
 def _no_mark(table: TableLines, cells: list[str]) -> DataError:

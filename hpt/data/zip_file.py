@@ -15,6 +15,8 @@ from hpt.errors import DataError
 
 LARGEST_MEMBER = 256 << 20
 """The most bytes that one image in a zip file may claim."""
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError)
+"""What reading a member raises."""
 BOMB_RATIO, BOMB_SIZE = 200, 16 << 20
 """A member above this size that shrank by more than this ratio is not an image."""
 

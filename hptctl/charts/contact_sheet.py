@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from hpt.errors import ConfigError
 from hpt.files import replacing
@@ -110,7 +111,11 @@ def write(sheet: Image.Image, out: Path) -> None:
     """
     try:
         with replacing(out) as part:
-            sheet.save(part, format="PNG")
+            made_by = PngInfo()
+            made_by.add_text(
+                "Software", "hptctl"
+            )  # so that in a working folder it is not taken for an image of the dataset
+            sheet.save(part, format="PNG", pnginfo=made_by)
     except OSError as error:
         raise ConfigError(f"the sheet cannot be written to {out}: {error.strerror}", "choose another --out") from None
 

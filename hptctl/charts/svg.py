@@ -83,7 +83,7 @@ def save(figure: Figure, path: Path, salt: str = "hptctl") -> None:
         ConfigError: the suffix is not one of `SUFFIXES`, or the folder does not exist.
     """
     check_figure(path)
-    quiet: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
+    quiet: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": "hptctl"}}
     with (
         replacing(path) as part,
         part.open("wb") as file,

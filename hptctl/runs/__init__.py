@@ -24,6 +24,7 @@ from hptctl.runs.folder import (
     find,
     get,
     is_trial,
+    make_runs,
     newest,
     tracked_id,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "find",
     "get",
     "is_trial",
+    "make_runs",
     "newest",
     "tracked_id",
 ]

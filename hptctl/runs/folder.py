@@ -158,6 +158,19 @@ class Run:
             lock.release()
 
 
+def make_runs() -> None:
+    """Make the folder of runs where there is none.
+
+    Raises:
+        RunError: a file lies there.
+    """
+    try:
+        RUNS.mkdir(exist_ok=True)
+    except FileExistsError:
+        what = f"'{RUNS}' in {Path.cwd()} is a file, where the folder of runs belongs"
+        raise RunError(what, "rename it, or work in another folder") from None
+
+
 def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
     """A new run folder, claimed by one atomic `mkdir`; a suggested name gets a number where it is taken.
 
@@ -175,7 +188,7 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
         raise ConfigError(
             f"'{wanted}' means a network that was never trained, so no run is called that", "give a --name"
         )
-    RUNS.mkdir(exist_ok=True)
+    make_runs()
     for number in range(1, 10_000):
         path = RUNS / (wanted if number == 1 else f"{wanted}-{number}")
         try:

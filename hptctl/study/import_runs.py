@@ -80,7 +80,7 @@ def import_runs(files: Sequence[Path], moves: Sequence[Move] = (), *, display: D
     """
     found = [archive.read(file) for file in {archive.whole_of(file): file for file in files}.values()]
     fresh = not runs.RUNS.exists()
-    runs.RUNS.mkdir(exist_ok=True)
+    runs.make_runs()
     try:
         _clear_leftovers()
         archive.refuse_without_room(runs.RUNS, sum(each.manifest.total for each in found))

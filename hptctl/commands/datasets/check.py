@@ -150,6 +150,7 @@ def _facts(name: str, report: CheckResult, left_out: int, sheet: str | None, wri
         "not_as_published": {key: {"found": f, "published": p} for key, (f, p) in report.miscounted.items()},
         "odd": [list(each) for each in report.odd],
         "modes": dict(report.modes),
+        "notes": list(report.notes),
         "sheet": sheet,
         "quarantine": str(written) if written else None,
     }

@@ -123,6 +123,7 @@ def _data_facts(data: Dataset) -> dict[str, Any]:
         "per_class": {split: data.per_class(split).tolist() for split in data.splits},
         "mean": list(data.images.mean),
         "std": list(data.images.std),
+        "notes": list(data.notes),
         "quarantined": [list(pair) for pair in data.quarantined],
         "fingerprint": data.fingerprint,
         "split_fingerprint": data.split_fingerprint,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_images import grey_images
 
 from hpt.config import DataConfig
@@ -125,6 +126,7 @@ def test_a_name_wins_over_a_folder_and_a_path_over_a_name(tmp_path: Path, monkey
         ("no-such-thing", "no such folder"),
         ("./missing", "no such folder, zip file or list: ./missing"),
         ("missing.zip", "no such folder, zip file or list: missing.zip"),
+        ("/gone/missing.zip", "if it has moved, say where it lies now by -d"),
         ("", "unknown dataset ''"),
     ],
 )
@@ -159,3 +161,20 @@ def test_real_aerial_images_come_with_their_split(shared_data: Path) -> None:
     assert len(dataset.classes) == 7
     assert dataset.images.batch(np.arange(4)).pixels.shape == (4, 3, 32, 32)
     assert 0.2 < dataset.images.mean[0] < 0.6
+
+
+def test_pages_and_grey_levels_that_are_lost_are_said_once_and_from_the_cache_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(0)
+    for number in range(6):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dim = Image.fromarray(random.integers(0, 4096, (64, 64)).astype(np.uint16))
+        dim.save(path, save_all=True, append_images=[dim] * 2)
+    for _ in range(2):
+        caplog.clear()
+        notes = load(str(tmp_path / "set"), CONFIG, side=8).notes
+        assert notes[0].startswith("left out: 12 pages or frames after the first of 6 files")
+        assert notes[1].startswith("6 images of more than 8 bits keep 17 of their 2,")
+        assert [record.getMessage() for record in caplog.records] == [f"set: {note}" for note in notes]

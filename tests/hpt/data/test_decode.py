@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from hpt.data.decode import decode, quiet
+from hpt.data.decode import Loss, decode, decode_counting, quiet
 from hpt.data.listing import Unreadable
 
 
@@ -206,3 +206,26 @@ def test_an_image_of_absurdly_many_pixels_is_unreadable(width: int) -> None:
 def test_postscript_is_not_an_image() -> None:
     with pytest.raises(Unreadable, match="known format"):
         decode(encoded(Image.new("RGB", (4, 4)), "EPS"), side=64)
+
+
+def loss(image: Image.Image, kind: str, **options: Any) -> Loss:
+    return decode_counting(encoded(image, kind, **options), side=64)[1]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "AVIF"])
+def test_pages_and_frames_after_the_first_are_counted(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    assert loss(frames[0], kind, save_all=True, append_images=frames[1:]) == Loss(pages=2)
+    assert loss(frames[0], kind) == Loss()
+
+
+def test_grey_levels_that_eight_bits_do_not_hold_are_counted() -> None:
+    dim = np.arange(140, 240, dtype=np.uint16).reshape(10, 10)
+    for kind in ("TIFF", "PNG"):
+        assert loss(Image.fromarray(dim), kind) == Loss(levels=100, kept=1)
+    assert loss(Image.fromarray(dim.astype(np.uint8)), "PNG") == Loss()
+
+
+def test_a_jpeg_2000_and_an_avif_are_read() -> None:
+    assert colours(Image.new("RGB", (32, 32), (10, 200, 30)), "JPEG2000", irreversible=False) == {(10, 200, 30)}
+    assert decode(encoded(Image.new("RGB", (32, 24), "red"), "AVIF"), side=64).shape == (3, 24, 32)
