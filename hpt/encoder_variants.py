@@ -1,9 +1,9 @@
 """What a file holds that only looks like a ResNet of ours, told by its modules and shapes, and named.
 
 Tensors that our network has no place for belong to modules that would be left out, and without these it computes
-another function, without a word. So each tensor among an encoder's own must be one of a plain ResNet, and what lies beside it
-must not belong into it. Of what leaves no tensor behind (blur pooling, another activation), a state dict that PyTorch
-saved still has the names of the modules.
+another function, without a word. So each tensor among an encoder's own must be one of a plain ResNet, and what lies
+beside it must not belong into it. Of what leaves no tensor behind (blur pooling, another activation), a state dict
+that PyTorch saved still has the names of the modules.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -106,15 +107,16 @@ def list_zip(path: Path) -> Listing:
     with zip_file.open_zip(path) as archive:
         for member in archive.infolist():
             zip_file.check_name(member, path)
-            name = member.filename
+        members = zip_file.members(archive)
+        for name in members:
             if _hidden(name):
                 continue
             tree.folders.update(name[: slash.start()] for slash in re.finditer("/", name))
-            if not member.is_dir():
+            if not name.endswith("/"):
                 tree.add(name)
         for name in tree.images:
-            zip_file.check_member(archive.getinfo(name), path)
-    tree.images = sorted(set(tree.images))
+            zip_file.check_member(members[name], path)
+    tree.images.sort()
     wrapper = _wrapper(tree, path, in_archive=True)
     return Listing.single_label(zip_file.Zip(path, wrapper), _arrange(tree.below(wrapper), path))
 
@@ -159,6 +161,11 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def composed(name: str) -> str:
+    """The name of a class in Unicode's composed form: macOS writes `e` and an accent where others write `\u00e9`."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _hidden(name: str) -> bool:
@@ -209,7 +216,7 @@ def _arrange(tree: _Tree, where: Path) -> dict[str, tuple[Split, str | None]]:
             log.warning("images lie directly in %s, so all are unlabelled and its folders are not classes", where)
         return dict.fromkeys(tree.images, ("train", None))
     _refuse_empty({name for name in tree.folders if "/" not in name} - tops, where)
-    return {name: ("train", name.partition("/")[0]) for name in tree.images}
+    return {name: ("train", composed(name.partition("/")[0])) for name in tree.images}
 
 
 def _arrange_splits(tree: _Tree, splits: set[Split], where: Path) -> dict[str, tuple[Split, str | None]]:
@@ -218,11 +225,11 @@ def _arrange_splits(tree: _Tree, splits: set[Split], where: Path) -> dict[str, t
     images: dict[str, tuple[Split, str | None]] = {}
     for name in tree.images:
         top, *between, _ = name.split("/")
-        images[name] = (SPLIT_FOLDERS[top.lower()], between[0] if between else None)
+        images[name] = (SPLIT_FOLDERS[top.lower()], composed(between[0]) if between else None)
     labelled = _check_split_labels(images, where)
     if "train" in labelled:
         folders = {
-            parts[1]
+            composed(parts[1])
             for parts in (name.split("/") for name in tree.folders)
             if len(parts) == 2 and SPLIT_FOLDERS.get(parts[0].lower()) == "train"
         }
