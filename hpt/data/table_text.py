@@ -89,10 +89,8 @@ def _encoding(path: Path) -> str:
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
-    zeros = [byte == 0 for byte in head]
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
-        tuple(zeros), "utf-8-sig"
-    )
+    zeros = bytes(byte == 0 for byte in head)
+    return {b"\0\1\0\1": "utf-16-le", b"\1\0\1\0": "utf-16-be"}.get(zeros, "utf-8-sig")
 
 
 def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
