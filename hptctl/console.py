@@ -45,22 +45,27 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    err.print(f"[yellow]warning:[/yellow] {escape(_line(text))}")
+    err.print(f"[yellow]warning:[/yellow] {escape(_message(text))}")
 
 
 def error(text: str) -> None:
     """Print the one line that ends a failed command."""
-    err.print(f"[bold red]error:[/bold red] {escape(_line(text))}")
+    err.print(f"[bold red]error:[/bold red] {escape(_message(text))}")
 
 
 def time_is_up(text: str) -> None:
     """Print the one line that ends a command that has used the time that it was given."""
-    err.print(f"[yellow]time is up:[/yellow] {escape(_line(text))}")
+    err.print(f"[yellow]time is up:[/yellow] {escape(_message(text))}")
 
 
 def _line(text: str) -> str:
     """Text on one line, which names that people give to files and classes may break."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _message(text: str) -> str:
+    """Text on one line that a terminal shows whole: a word of thousands of letters, as a broken list has, is cut."""
+    return re.sub(r"\S{400,}", lambda word: f"{word[0][:150]}...{word[0][-150:]}", _line(text))
 
 
 def print_json(value: Any) -> None:

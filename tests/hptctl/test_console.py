@@ -49,3 +49,5 @@ def test_a_name_breaks_no_line_and_moves_no_cursor(capsys: pytest.CaptureFixture
     assert printed(capsys, 80, [("a\nb\x1b[2J\u202e", "1", "2")])[1].split() == [r"a\nb\x1b[2J\u202e", "1", "2"]
     console.error("no dataset 'a\nb\x1b[2J'")
     assert capsys.readouterr().err == "error: no dataset 'a\\nb\\x1b[2J'\n"
+    console.error(f"no image {'x' * 5000}.png; check it")
+    assert len(capsys.readouterr().err) < 400
