@@ -14,8 +14,9 @@ Columns without a name, such as pandas' index, are left out, and so are those be
 and 1. A split whose labels are all blank is unlabelled. Without splits, `load` cuts them.
 
 A path is relative to the list's folder, or absolute. An image below that folder has the name that `list_folder` of it
-would give, however its path is written, so that a list beside class folders and the folder itself are one dataset with
-one fingerprint and one split (`hpt.data.table_places`: also with backslashes, or without its ending). Any other image is named as it is found: `../more/1.png`, or by its absolute path.
+would give, however its path is written (`hpt.data.table_places`: also with backslashes, or without its ending), so that
+a list beside class folders and the folder itself are one dataset with one fingerprint and one split. Any other image is
+named as it is found: `../more/1.png`, or by its absolute path.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def list_table(path: Path) -> Listing:
     A million lines of 14 classes take about 8 s and 0.5 GiB.
 
     Raises:
-        DataError: the list is not text in Unicode or has no column of paths, an image is listed twice, or a line, a split or a
-            label is not clear.
+        DataError: the list is not text in Unicode or has no column of paths, an image is listed twice, or a line, a
+            split or a label is not clear.
     """
     table = read_lines(path)
     splits = _splits(table)
