@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpt.encoder_variants import by_shapes
 from hpt.errors import WeightsError, did_you_mean
 from hpt.resnet import ResNet
 
@@ -127,15 +128,8 @@ def detect(state: Mapping[str, Tensor]) -> str:
             f"a {name} for images of {stem.shape[1]} channels, but images here have 3 (RGB)",
             "use weights that were trained on RGB images",
         )
-    expected = shapes(name)
-    for key in ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight"):
-        found = state.get(key)
-        if found is not None and found.shape != expected[key]:
-            raise WeightsError(
-                f"a variant of {name}: {key} is {_by(found.shape)} instead of {_by(expected[key])} "
-                "(a ResNeXt, a wide ResNet or a changed stem)",
-                f"use weights of a plain {name}",
-            )
+    if (variant := by_shapes(state)) is not None:
+        raise WeightsError(f"a variant of {name} with {variant}", f"use weights of a plain {name}")
     return name
 
 
@@ -161,7 +155,3 @@ def _architecture(backbone: str) -> tuple[tuple[int, ...], bool]:
 def _count_blocks(state: Mapping[str, Tensor], layer: int) -> int:
     prefix = f"layer{layer}."
     return len({key.split(".")[1] for key in state if key.startswith(prefix)})
-
-
-def _by(shape: torch.Size) -> str:
-    return "x".join(map(str, shape))

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hpt.encoder_variants import foreign, stranger, within
 from hpt.errors import WeightsError
 
 # What each layout of key names calls the parts of a ResNet, which torchvision calls conv1, bn1, layer1, ...
@@ -23,6 +24,8 @@ _LAYOUTS: dict[str, dict[str, str]] = {
     # nn.Sequential(*resnet.children()), where relu and maxpool are 2 and 3.
     "children": {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"},
 }
+# What has no tensors in a plain ResNet, and may have some in others.
+_BETWEEN = {"children": {"act1": "2", "maxpool": "3"}}
 
 # Detectron2's names (github.com/facebookresearch/detectron2, modeling/backbone/resnet.py), after any prefix. Its norms
 # belong to convolutions, and its stages count from 2.
@@ -39,6 +42,9 @@ _DETECTRON2 = (
 _TRAINED = {"q", "query", "online", "student"}
 _FOLLOWS = {"k", "key", "momentum", "teacher", "target", "ema"}
 
+# An optimizer's moments may have the names of what it trains.
+_MOMENTS = {"optimizer", "optim", "exp"}
+
 # What else lies beside an encoder, by a word of the key.
 _COMPANIONS: dict[str, set[str]] = {
     "queue": {"queue"},
@@ -51,6 +57,13 @@ _COMPANIONS: dict[str, set[str]] = {
     "loss": {"loss", "criterion"},
     "optimizer": {"optimizer"},
 }  # fmt: skip
+
+
+class Tensors(dict[str, Tensor]):
+    """A dictionary of tensors of a file."""
+
+    modules: frozenset[str] = frozenset()
+    """The names of all modules of the model, with tensors or without, where PyTorch kept them."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +80,15 @@ class Encoder:
     """Its tensors under torchvision's names."""
     keys: Mapping[str, str]
     """What the file calls each tensor, container and all."""
+    foreign: tuple[str, ...] = ()
+    """What is part of it and of no plain ResNet, by names as in `tensors`."""
+    modules: frozenset[str] = frozenset()
+    """The names of its modules, as far as the file has them."""
 
 
-def containers(content: Any) -> dict[str, dict[str, Tensor]]:
+def containers(content: Any) -> dict[str, Tensors]:
     """Every dictionary of tensors at any depth, by its path: '' for the outermost, then 'state_dict.'."""
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, Tensors] = {}
     waiting: deque[tuple[str, Any]] = deque([("", content)])
     seen: set[int] = set()  # a pickle may contain itself
     while waiting:
@@ -79,14 +96,16 @@ def containers(content: Any) -> dict[str, dict[str, Tensor]]:
         if not isinstance(value, Mapping) or id(value) in seen:
             continue
         seen.add(id(value))
-        tensors = {key: tensor for key, tensor in value.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+        tensors = Tensors((k, each) for k, each in value.items() if isinstance(k, str) and isinstance(each, Tensor))
         if tensors:
+            modules = getattr(value, "_metadata", None)  # a state dict's, which a pickle keeps
+            tensors.modules = frozenset(map(str, modules)) if isinstance(modules, Mapping) else frozenset()
             found[path] = tensors
         waiting.extend((f"{path}{key}.", inner) for key, inner in value.items() if isinstance(key, str))
     return found
 
 
-def encoders(containers: Mapping[str, Mapping[str, Tensor]]) -> list[Encoder]:
+def encoders(containers: Mapping[str, Tensors]) -> list[Encoder]:
     """Every encoder of a file's containers, the one to take first: it was trained by gradients, where that can be told.
 
     Raises:
@@ -96,28 +115,69 @@ def encoders(containers: Mapping[str, Mapping[str, Tensor]]) -> list[Encoder]:
     for container, tensors in containers.items():
         for layout, parts in _LAYOUTS.items():
             part_of = {theirs: ours for ours, theirs in parts.items()}
+            called = part_of | {theirs: ours for ours, theirs in _BETWEEN.get(layout, {}).items()}
             for prefix in _prefixes(tensors, parts):
-                keys = {}
-                for key in tensors:
-                    part, _, rest = key.removeprefix(prefix).partition(".")
-                    if key.startswith(prefix) and part in part_of:
-                        keys[f"{part_of[part]}.{rest}"] = key
-                renamed = {name: tensors[key] for name, key in keys.items()}
-                full = {name: container + key for name, key in keys.items()}
-                found.append(Encoder(container, prefix, layout, renamed, full))
-        for key in tensors:
-            if key.endswith("stem.conv1.weight"):
-                prefix = key.removesuffix("stem.conv1.weight")
-                theirs = {_from_detectron2(k.removeprefix(prefix)): k for k in tensors if k.startswith(prefix)}
-                own = {name: k for name, k in theirs.items() if name is not None}
-                renamed = {name: tensors[k] for name, k in own.items()}
-                full = {name: container + k for name, k in own.items()}
-                found.append(Encoder(container, prefix, "detectron2", renamed, full))
+                names = {key: _renamed(key.removeprefix(prefix), called) for key in tensors if key.startswith(prefix)}
+                keys = {name: key for key, name in names.items() if key[len(prefix) :].partition(".")[0] in part_of}
+                own = {name: tensors[key] for name, key in keys.items()}
+                inside = {m.removeprefix(prefix) for m in tensors.modules if m.startswith(prefix)}
+                found.append(
+                    Encoder(
+                        container,
+                        prefix,
+                        layout,
+                        own,
+                        {name: container + key for name, key in keys.items()},
+                        (*foreign(own), *_beside(list(names.values()), own)),
+                        frozenset(_renamed(module, called) for module in inside),
+                    )
+                )
+        found += _detectron2s(container, tensors)
     if not found:
-        names = [container + key for container, tensors in containers.items() for key in tensors]
-        inside = f"its tensors are {few(names)}" if names else "it has no named tensors"
-        raise WeightsError(f"no ResNet in it ({inside})", "give weights of a torchvision or timm ResNet")
+        names_ = [container + key for container, tensors in containers.items() for key in tensors]
+        inside_ = f"its tensors are {few(names_)}" if names_ else "it has no named tensors"
+        what, fix = stranger(names_)
+        none, but, kind = what.partition(", but ")
+        raise WeightsError(f"{none} ({inside_}){but}{kind}", fix)
     return sorted(found, key=_rank)
+
+
+def _detectron2s(container: str, tensors: Mapping[str, Tensor]) -> Iterator[Encoder]:
+    for key in tensors:
+        prefix = key.removesuffix("stem.conv1.weight")
+        if prefix == key or f"{prefix}res2.0.conv1.weight" not in tensors:
+            continue
+        theirs = [k for k in tensors if k.startswith(prefix)]
+        keys = {name: k for k in theirs if (name := _from_detectron2(k.removeprefix(prefix))) is not None}
+        others = [k for k in theirs if re.match(r"(stem|res\d)\.(?!fc\.)", k.removeprefix(prefix))]
+        odd = foreign({k: tensors[k] for k in others if k not in keys.values()})
+        yield Encoder(
+            container,
+            prefix,
+            "detectron2",
+            {name: tensors[k] for name, k in keys.items()},
+            {name: container + k for name, k in keys.items()},
+            tuple(k.removeprefix(prefix) for k in odd),
+        )
+
+
+def _renamed(key: str, called: Mapping[str, str]) -> str:
+    """torchvision's name of a part and of what is in it; others stay."""
+    part, dot, rest = key.partition(".")
+    return f"{called.get(part, part)}{dot}{rest}"
+
+
+def _beside(names: list[str], own: Mapping[str, Tensor]) -> list[str]:
+    """What lies beside an encoder's own tensors, and is part of it as its place or its name tells."""
+    mine = [number for number, name in enumerate(names) if name in own]
+    first = [next((n for n in mine if names[n].startswith(part)), -1) for part in ("conv1.", "layer1.", "layer2.")]
+    in_order = first == sorted(first)  # safetensors sorts by name
+    outside = [(n, name) for n, name in enumerate(names) if name not in own and companion(name.split(".")[0]) is None]
+    return within(
+        before=[name for n, name in outside if in_order and mine[0] < n < mine[-1]],
+        beside=[name for _, name in outside if not in_order],
+        after=[name for n, name in outside if in_order and n > mine[-1]],
+    )
 
 
 def _from_detectron2(key: str) -> str | None:
@@ -140,6 +200,8 @@ def _prefixes(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> Iterat
 def _rank(found: Encoder) -> int:
     """Low for the encoder to take."""
     words = _words(found.container + found.prefix)
+    if not _MOMENTS.isdisjoint(words):
+        return 3
     if not _TRAINED.isdisjoint(words):
         return 0
     return 1 if _FOLLOWS.isdisjoint(words) else 2

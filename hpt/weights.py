@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hpt import encoder
+from hpt import encoder, encoder_variants
 from hpt.encoder_layouts import Encoder, companion, containers, dialect, encoders, few
 from hpt.errors import WeightsError
 from hpt.files import replacing
@@ -124,12 +124,14 @@ def read(path: Path, *, backbone: str | None = None, allow_partial: bool = False
         content, writer = content_of(path)
         tensors = containers(content)
         found, *others = encoders(tensors)
+        _refuse_variants(found, path, content)
         name = backbone if allow_partial and backbone else encoder.detect(found.tensors)
         if backbone is not None and name != backbone:
             raise WeightsError(
                 f"weights are of a {name}, asked for {backbone}",
                 f"use --backbone {name} or other weights",
             )
+        _refuse_foreign(encoder_variants.foreign(found.tensors, encoder.shapes(name)), found, name)
         state, missing = _take(found, name, allow_partial)
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error.what}", error.fix) from None
@@ -177,6 +179,29 @@ def facts(path: Path) -> dict[str, str]:
     return found
 
 
+def _refuse_variants(found: Encoder, path: Path, content: object) -> None:
+    """Refuse a network of other modules than a plain ResNet's: without them another function is computed."""
+    _refuse_foreign(found.foreign, found, "ResNet")
+    fix = "use weights of a plain ResNet"
+    if found.layout != "detectron2" and (what := encoder_variants.silent(found.modules)) is not None:
+        raise WeightsError(f"a ResNet with {what}, by the names of its modules", fix)
+    if (said := encoder_variants.named(path, content)) is not None:
+        raise WeightsError(
+            f"by its name it is a {said[0]}, a ResNet with {said[1]}, which no tensor would show",
+            f"{fix}, or rename the file if this is one",
+        )
+
+
+def _refuse_foreign(names: Sequence[str], found: Encoder, kind: str) -> None:
+    if names:
+        shown = few([found.keys.get(name, found.container + found.prefix + name) for name in names])
+        raise WeightsError(
+            f"a ResNet with {encoder_variants.described(names)}: a plain {kind} has no place for {shown}, and without "
+            "them computes another function",
+            f"use weights of a plain {kind}",
+        )
+
+
 def _take(found: Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str, Tensor], list[str]]:
     """The encoder's tensors, checked and copied out of the file, and those that it lacks."""
     shapes = encoder.shapes(backbone)
@@ -184,6 +209,11 @@ def _take(found: Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str,
     lost = [name for name in absent if not name.endswith(_COUNTER)]
     odd = [name for name, shape in shapes.items() if name in found.tensors and found.tensors[name].shape != shape]
     if lost and not allow_partial:
+        if not any(name.endswith(".running_mean") for name in found.tensors):
+            raise WeightsError(
+                f"a {backbone} without BatchNorm's statistics: it has group norms, or its parameters were saved alone",
+                "use weights of a plain ResNet with BatchNorm, saved by its state_dict()",
+            )
         raise WeightsError(
             f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} (missing: {few(lost)})",
             "give the whole model's weights, or start the rest afresh with --allow-partial",

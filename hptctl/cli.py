@@ -101,6 +101,8 @@ def _run() -> None:
     except OSError as error:
         _fail(*_explain(error))
     except Exception as error:
+        if "null byte" in str(error) or "null character" in str(error):  # Python's, of any path
+            _fail("the name of a file or run holds a NUL character; write it without", 2)
         _fail(f"{type(error).__name__}: {error} (this is a fault of hptctl: --debug shows where)", 1)
 
 
@@ -130,6 +132,7 @@ def _explain(error: OSError) -> tuple[str, int]:
         errno.EROFS: denied if setting else "work in a folder that can be written",
         errno.EACCES: denied,
         errno.EPERM: denied,
+        errno.ENAMETOOLONG: "give it a shorter one",
     }.get(error.errno or 0)
     text = f"{error.strerror or error}{where}"
     return (f"{text}; {mend}", 2) if mend else (text, 1)

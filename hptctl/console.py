@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -28,12 +31,16 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 PLAIN_SECONDS = 5.0
 """Seconds between lines of progress where there is no terminal."""
+NARROWEST = 12
+"""Characters of a column of text: below that, words are cut into letters."""
+GAP = 2
+"""Spaces between the columns of a table."""
 _json: IO[str] | None = None
 """Where JSON goes once standard output is its own."""
 
 
 def _safe(text: str) -> str:
-    return escape(masked(text))
+    return escape(visible(masked(text)))
 
 
 def say(text: str) -> None:
@@ -48,17 +55,27 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    err.print(f"[yellow]warning:[/yellow] {_safe(text)}")
+    err.print(f"[yellow]warning:[/yellow] {escape(_message(masked(text)))}")
 
 
 def error(text: str) -> None:
     """Print the one line that ends a failed command."""
-    err.print(f"[bold red]error:[/bold red] {_safe(text)}")
+    err.print(f"[bold red]error:[/bold red] {escape(_message(masked(text)))}")
 
 
 def time_is_up(text: str) -> None:
     """Print the one line that ends a command that has used the time that it was given."""
-    err.print(f"[yellow]time is up:[/yellow] {_safe(text)}")
+    err.print(f"[yellow]time is up:[/yellow] {escape(_message(masked(text)))}")
+
+
+def _line(text: str) -> str:
+    """Text on one line, which names that people give to files and classes may break."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _message(text: str) -> str:
+    """Text on one line that a terminal shows whole: a word of thousands of letters, as a broken list has, is cut."""
+    return re.sub(r"\S{400,}", lambda word: f"{word[0][:150]}...{word[0][-150:]}", _line(text))
 
 
 def print_json(value: Any) -> None:
@@ -88,22 +105,87 @@ def print_text(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table that fits the terminal; a column named '>...' is aligned right, and the first is never wrapped."""
+    """Print a table that fits the terminal; a column named '>...' is aligned right.
+
+    Text is folded, at spaces where it has any, and figures never are. Where that would leave columns of a few letters,
+    each row is printed by itself: its first cell, and below it a line for each other.
+    """
     if title:  # a title of the table itself would wrap at the table's width
         out.print(f"[bold]{_safe(title)}[/bold]")
-    out.print(_table(columns, rows), soft_wrap=False)
+    rows = [[masked(cell) for cell in row] for row in rows]
+    widths = _widths(columns, rows, out.width)
+    if widths is None:
+        _by_row(columns, rows)
+    else:
+        out.print(_table(columns, rows, widths), soft_wrap=False)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Table:
     shown = Table(header_style="bold", box=None, pad_edge=False)
-    for number, column in enumerate(columns):
+    for column, width in zip(columns, widths, strict=True):
         right = column.startswith(">")
         shown.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=number == 0
+            column.removeprefix(">"), justify="right" if right else "left", overflow="fold", width=width, no_wrap=right
         )
     for row in rows:
-        shown.add_row(*(_safe(cell) for cell in row))
+        shown.add_row(*(escape(_folded(_line(cell), width)) for cell, width in zip(row, widths, strict=True)))
     return shown
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """The width of each column; None where some of text would be narrower than `NARROWEST`."""
+    cells = [[column.removeprefix(">"), *(_line(row[i]) for row in rows)] for i, column in enumerate(columns)]
+    widths = [max(map(cell_len, each), default=0) for each in cells]
+    room -= GAP * (len(columns) - 1)
+    least = [
+        width if name.startswith(">") else min(width, NARROWEST) for name, width in zip(columns, widths, strict=True)
+    ]
+    while sum(widths) > room:
+        spare = [width - fewest for width, fewest in zip(widths, least, strict=True)]
+        if not any(spare):
+            return None
+        widest = max(range(len(widths)), key=lambda i: (spare[i] > 0, widths[i]))
+        others = max((width for i, width in enumerate(widths) if i != widest and spare[i]), default=0)
+        widths[widest] -= max(1, min(spare[widest], sum(widths) - room, widths[widest] - others))
+    return widths
+
+
+def _by_row(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    names = [column.removeprefix(">") for column in columns]
+    for row in rows:
+        first, *others = (_line(cell) for cell in row)
+        out.print(Text(_folded(first, out.width), style="bold", overflow="fold"), soft_wrap=False)
+        for name, cell in zip(names[1:], others, strict=True):
+            if cell:
+                said = _folded(f"{name} {cell}".strip(), out.width - 2)
+                out.print(Padding(Text(said, overflow="fold"), (0, 0, 0, 2)), soft_wrap=False)
+
+
+def _folded(text: str, width: int) -> str:
+    """Text whose words are cut where they are too long for a column: after a mark (`_ - / .`), or else anywhere."""
+    if cell_len(text) <= width:
+        return text
+    lines: list[str] = []
+    for word in text.split(" "):
+        line = ""
+        for piece in (part for whole in re.findall(r"[^_/.-]*[_/.-]?", word) for part in chop_cells(whole, width)):
+            if line and cell_len(line + piece) > width:
+                lines.append(f"{line}\n")
+                line = ""
+            line += piece
+        lines.append(f"{line} ")
+    return "".join(lines).rstrip(" ")
+
+
+def visible(text: str) -> str:
+    """Text on a terminal: what would move its cursor or change its colours is shown as an escape."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character in "\n\t\u00a0\u3000":
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 class LiveTable:
@@ -127,7 +209,11 @@ class LiveTable:
         """Update the table; does nothing without a terminal."""
         if self._live is not None:
             self._live.update(
-                Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), _table(columns, rows)), refresh=True
+                Group(
+                    Text(visible(title), style="bold", no_wrap=True, overflow="ellipsis"),
+                    _table(columns, rows, _widths(columns, rows, err.width) or [err.width] * len(columns)),
+                ),
+                refresh=True,
             )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -111,22 +112,23 @@ def list_zip(path: Path) -> Listing:
 
         def head(name: str, size: int) -> bytes:
             try:
-                with archive.open(name) as file:
+                with archive.open(members[name]) as file:
                     return file.read(size)
-            except zip_file.DAMAGED:
+            except Exception:  # each method of packing has errors of its own
                 return b""
 
         tree = Tree()
         for member in archive.infolist():
             zip_file.check_name(member, path)
-            name = member.filename
+        members = zip_file.members(archive)
+        for name in members:
             if _hidden(name):
                 continue
             tree.folders.update(name[: slash.start()] for slash in re.finditer("/", name))
-            if not member.is_dir():
+            if not name.endswith("/"):
                 _add(tree, name, head)
         for name in tree.images:
-            zip_file.check_member(archive.getinfo(name), path)
+            zip_file.check_member(members[name], path)
         tree.images = sorted(set(tree.images))
         return _listing(tree, path, head, lambda prefix: zip_file.Zip(path, prefix), in_archive=True)
 
@@ -154,7 +156,8 @@ def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSo
         text = "may say what is test, and is not read: a list with the columns path, label and split can"
         notes.append(Note(f"{said[0]}{many} {text}"))
     left_out.tell(path.name, notes)
-    return Listing.single_label(source(layout.prefix), layout.images, notes=tuple(notes))
+    images = {name: (split, composed(label) if label else label) for name, (split, label) in layout.images.items()}
+    return Listing.single_label(source(layout.prefix), images, notes=tuple(notes))
 
 
 def _files_of_splits(tree: Tree) -> list[str]:
@@ -240,6 +243,11 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def composed(name: str) -> str:
+    """The name of a class in Unicode's composed form: macOS writes `e` and an accent where others write `\u00e9`."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _hidden(name: str) -> bool:

@@ -55,6 +55,10 @@ def find(dataset: str) -> CatalogRow | Path:
         return found
     names = rows()
     known = ", ".join(names)
+    if "\\" in dataset:
+        raise DataError(
+            f"no such folder, zip file or list: {dataset}", f"write it with /: {dataset.replace(chr(92), '/')}"
+        )
     if is_path or Path(dataset).suffix:
         raise DataError(
             f"no such folder, zip file or list: {dataset}",

@@ -7,8 +7,18 @@ from pathlib import Path
 from hpt.data.folder import list_folder, list_zip
 from hpt.data.listing import Listing
 from hpt.data.table import list_table
-from hpt.data.table_lines import DELIMITERS
+from hpt.data.table_text import DELIMITERS
 from hpt.errors import DataError
+
+_UNPACK = "unpack it, and name the folder"
+_AS_CSV = "write the paths and labels into a .csv, and name that"
+_OTHERS = (
+    ((".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), _UNPACK),
+    ((".xlsx", ".xls", ".ods"), "save the sheet as .csv, and name that"),
+    ((".json", ".jsonl", ".xml", ".yaml", ".parquet", ".pkl", ".npz", ".npy", ".h5", ".tfrecord"), _AS_CSV),
+    ((".001", ".z01"), "join the parts into one .zip, and name that"),
+)
+"""What to do about files that people have, by their endings."""
 
 
 def find_path(text: str) -> Path | None:
@@ -26,9 +36,10 @@ def find_path(text: str) -> Path | None:
     if suffix in DELIMITERS and path.is_file():
         return path.absolute()  # a link to a list is not followed: paths in it are relative to where the link lies
     lists = ", ".join(DELIMITERS)
+    known = next((fix for suffixes, fix in _OTHERS if suffix in suffixes), None)
     raise DataError(
         f"{text} is neither a folder nor a zip file nor a list",
-        f"name a folder of images, a .zip of one, or a list of images ({lists})",
+        known or f"name a folder of images, a .zip of one, or a list of images ({lists})",
     )
 
 

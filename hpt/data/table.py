@@ -4,18 +4,20 @@
     path,split,cat,dog      0 and 1: multi-label; -1 (uncertain) and blank count as 0
     path                    unlabelled
 
-    .csv, .tsv              with a header, separated by commas or tabs; the order of the columns is free
+    .csv, .tsv              with a header, separated by commas or tabs, or otherwise (`hpt.data.table_text`); the order
+                            of the columns is free
     .txt, .list             without a header: `path` or `path,label` on each line
 
-The column of paths may also be called image, file, filename or file_name, that of labels labels, class or target; in
-any case. `table_splits` has what else may say the split: a column set, subset or usage, or is_valid
-and is_test of 0 and 1.
+The column of paths may also be called image, file or filename, or one of the names that published lists have
+(`table_lines.IDS`), that of labels labels, class or target; in any case. `table_splits` has what else may say the
+split: a column set, subset or usage, or is_valid and is_test of 0 and 1.
 Columns without a name, such as pandas' index, are left out, and so are those beside `label` that hold other than 0
 and 1. A split whose labels are all blank is unlabelled. Without splits, `load` cuts them.
 
 A path is relative to the list's folder, or absolute. An image below that folder has the name that `list_folder` of it
-would give, however its path is written, so that a list beside class folders and the folder itself are one dataset with
-one fingerprint and one split. Any other image is named as it is found: `../more/1.png`, or by its absolute path.
+would give, however its path is written (`hpt.data.table_places`: also with backslashes, or without its ending), so that
+a list beside class folders and the folder itself are one dataset with one fingerprint and one split. Any other image is
+named as it is found: `../more/1.png`, or by its absolute path.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ def list_table(path: Path) -> Listing:
     A million lines of 14 classes take about 8 s and 0.5 GiB.
 
     Raises:
-        DataError: the list is not UTF-8 or has no column of paths, an image is listed twice, or a line, a split or a
-            label is not clear.
+        DataError: the list is not text in Unicode or has no column of paths, an image is listed twice, or a line, a
+            split or a label is not clear.
     """
     table = read_lines(path)
     splits = _splits(table)

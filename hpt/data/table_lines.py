@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
+import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -14,23 +13,25 @@ from pathlib import Path
 
 from hpt.data.folder import EXTENSIONS
 from hpt.data.listing import Note, Split
+from hpt.data.table_places import Places
 from hpt.data.table_splits import Cells, candidates, flags, read_splits
+from hpt.data.table_text import HEADERLESS, rows
 from hpt.errors import DataError, did_you_mean
 
 log = logging.getLogger("hpt.data")
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".list": ","}
-HEADERLESS = frozenset({".txt", ".list"})
 PATH, LABEL = ("path", "image", "file", "filename"), ("label", "labels", "class", "target")
 """What a header calls the columns, in lower case."""
-MORE_PATHS = (
-    *("file_name", "filepath", "file_path", "image_path", "img_path", "imagepath"),
-    *("image_name", "img", "images"),
-)
-"""What it calls the column of paths where there is none of `PATH`, as Hugging Face's `metadata.csv` does."""
+IDS = ("image_path", "img_path", "file_path", "filepath", "file_name", "image_name", "img_name", "image_file",
+       "imagepath", "images", "image_id", "img_id", "id_code", "img", "id", "name")  # fmt: skip
+"""What published lists call the column of paths, the first that there is, where none is called as in `PATH`."""
 ZERO, ONE, UNCERTAIN, BLANK = range(4)
-MARKS = {"0": ZERO, "0.0": ZERO, "1": ONE, "1.0": ONE, "-1": UNCERTAIN, "-1.0": UNCERTAIN, "": BLANK}
-"""What the cell of a class may contain."""
+MARKS = {"0": ZERO, "0.0": ZERO, "1": ONE, "1.0": ONE, "-1": UNCERTAIN, "-1.0": UNCERTAIN, "": BLANK} | {
+    "False": ZERO, "FALSE": ZERO, "false": ZERO, "True": ONE, "TRUE": ONE, "true": ONE,
+}  # fmt: skip
+"""What the cell of a class may contain, or what `BLANKS` has."""
+BLANKS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "null"})
+"""What programs write into a cell without a value, in lower case. Not none: it is a class of many lists."""
 NAMED = 6
 """The number of columns or classes that a message names."""
 
@@ -88,32 +89,36 @@ class TableLines:
 
 
 def read_lines(path: Path) -> TableLines:
-    rows = _rows(path)
-    first = next(rows, None)
+    found = rows(path, lambda header: _path_column(header) is not None)
+    first = next(found, None)
     if first is None:
         raise DataError(f"{path} is empty", "list one image on each line")
     if path.suffix.lower() in HEADERLESS:
         columns = _without_header(first[1], path)
-        rows = chain([first], rows)
+        found = chain([first], found)
     else:
-        second = next(rows, None)
-        columns = _columns([cell.strip() for cell in first[1]], second[1] if second else [], path)
-        rows = chain([second] if second else [], rows)
+        second = next(found, None)
+        header = [_cell(cell.strip("\ufeff")) for cell in first[1]]
+        columns = _columns(header, second[1] if second else [], path)
+        found = chain([second] if second else [], found)
     table = TableLines(path, columns)
     table.cells = {i: Cells(columns.header[i]) for i in (*columns.splits, *columns.flags)}
-    places = _Places(path)
+    places = Places(path)
     seen: dict[str, int] = {}
     # Beside a column of labels, what would be a class without it: no cell but of MARKS.
     doubtful = {i: set[int]() for i in columns.others if columns.label is not None and i not in table.cells}
-    for line, cells in rows:
+    for line, cells in found:
         table.lines.append(line)
-        place, name = places.find(_add(table, cells))
+        text = _add(table, cells)
+        if places.doubtful(text):
+            text = places.on_disk(text, table.at(-1))
+        place, name = places.find(text)
         row = len(table.names)
         table.names.append(name)
         if seen.setdefault(place, row) != row:
             raise _twice(table, seen[place], row)
         for i in list(doubtful):
-            doubtful[i].add(MARKS.get(cells[i].strip(), -1))
+            doubtful[i].add(MARKS.get(_cell(cells[i]), -1))
             if -1 in doubtful[i]:
                 del doubtful[i]
     if not table.names:
@@ -170,42 +175,27 @@ def _add(table: TableLines, cells: list[str]) -> str:
             'put a path or a name that holds the separator in quotes: "a,b.jpg"',
         )
     for i, column in table.cells.items():
-        column.add(cells[i].strip())
+        column.add(_cell(cells[i]))
     if columns.label is not None:
-        table.labels.append(table.texts.setdefault(cells[columns.label].strip(), len(table.texts)))
+        table.labels.append(table.texts.setdefault(_cell(cells[columns.label]), len(table.texts)))
     try:
         table.marks.extend([MARKS[cells[i].strip()] for i in columns.classes])
     except KeyError:
-        raise _no_mark(table, cells) from None
-    if not cells[columns.path]:
+        try:
+            table.marks.extend([MARKS[_cell(cells[i])] for i in columns.classes])
+        except KeyError:
+            raise _no_mark(table, cells) from None
+    if not _cell(cells[columns.path]):
         raise DataError(f"{table.at(-1)}: no path", "write one, or remove the line")
     return cells[columns.path]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The number and the cells of each line that is not blank."""
-    done = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = DELIMITERS[path.suffix.lower()]
-            reader = csv.reader(_text(file, path), delimiter=delimiter, skipinitialspace=True, strict=True)
-            for cells in reader:
-                done = reader.line_num
-                if any(cells):
-                    yield done, cells
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 (after line {done})", "save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}, line {done + 1}: {error}", "check the quotes that begin there") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
-    for line in lines:
-        if "\0" in line:
-            raise DataError(f"{path} is not a text file", "save it as UTF-8 text")
-        yield line
+def _cell(text: str) -> str:
+    """What a cell says: in Unicode's composed form, and nothing where a program wrote that there is no value."""
+    text = text.strip()
+    if len(text) < 6 and text.lower() in BLANKS:
+        return ""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _columns(header: list[str], first: list[str], path: Path) -> Columns:
@@ -213,9 +203,8 @@ def _columns(header: list[str], first: list[str], path: Path) -> Columns:
     for name in named:
         if named.count(name) > 1:
             raise DataError(f"{path} has two columns '{name}'", "remove or rename one of them")
-    where = _column(header, PATH, path)
-    if where is None:
-        where = _column(header, MORE_PATHS, path)
+    _column(header, PATH, path)  # which refuses two of them
+    where = _path_column(header)
     if where is None:
         raise _no_path(header, path)
     label = _column(header, LABEL, path)
@@ -236,13 +225,12 @@ def _column(header: list[str], called: tuple[str, ...], path: Path) -> int | Non
     return found[0] if found else None
 
 
+def _path_column(header: list[str]) -> int | None:
+    lower = [name.lower() for name in header]
+    return next((lower.index(name) for name in (*PATH, *IDS) if name in lower), None)
+
+
 def _no_path(header: list[str], path: Path) -> DataError:
-    alone = header[0] if len(header) == 1 else ""
-    if path.suffix.lower() == ".csv" and (";" in alone or "\t" in alone):
-        return DataError(
-            f"{path} is not separated by commas: its header reads '{alone}'",
-            "write it with commas, or with tabs as a .tsv",
-        )
     is_data = any(Path(name).suffix.lower() in EXTENSIONS for name in header)
     guess = "" if is_data else next((hint for hint in (did_you_mean(name, PATH) for name in header) if hint), "")
     return DataError(
@@ -263,48 +251,9 @@ def _without_header(first: list[str], path: Path) -> Columns:
     return Columns(["path", "label"][: len(first)], path=0, label=label, others=())
 
 
-class _Places:
-    """Finds where an image lies and what it is called, from its path as written."""
-
-    def __init__(self, path: Path) -> None:
-        self._root = str(path.parent.resolve())
-        # Absolute paths may come through the same links as the list's own.
-        self._above = sorted({_slash(folder) for folder in (self._root, str(path.parent.absolute()))})
-        self._known: dict[str, tuple[str, str]] = {}
-
-    def find(self, text: str) -> tuple[str, str]:
-        """Where an image lies, the same however its path is written; and its name in the listing."""
-        folder, slash, file = text.rpartition("/")
-        place, name = self._known.get(folder + slash) or self._folder(folder + slash)
-        return place + file, name + file
-
-    def _folder(self, text: str) -> tuple[str, str]:
-        path = Path(self._root, text)
-        place = _slash(str(path))
-        inside = None if ".." in path.parts else self._inside(place)
-        if inside is None:
-            real = _slash(os.path.realpath(path))  # on the disk `link/..` is not where `link` is
-            inside = self._inside(real)
-        if inside is not None:
-            found = inside, inside
-        elif Path(text).is_absolute():
-            found = real, real if ".." in path.parts else place
-        else:
-            found = real, _slash(os.path.relpath(real, self._root))
-        self._known[text] = found
-        return found
-
-    def _inside(self, place: str) -> str | None:
-        return next((place.removeprefix(above) for above in self._above if place.startswith(above)), None)
-
-
-def _slash(folder: str) -> str:
-    return folder.rstrip("/") + "/"
-
-
 def _no_mark(table: TableLines, cells: list[str]) -> DataError:
     columns = table.columns
-    wrong = next(i for i in columns.classes if cells[i].strip() not in MARKS)
+    wrong = next(i for i in columns.classes if _cell(cells[i]) not in MARKS)
     return DataError(
         f"{table.at(-1)}: column '{columns.header[wrong]}' holds '{cells[wrong]}', neither 0 nor 1 ({columns})",
         "remove that column, or call it label if it has the names of the classes",

@@ -6,7 +6,9 @@ it exists, the archive counts as not unpacked: a process that was killed leaves 
 
 from __future__ import annotations
 
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,12 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpt.callbacks import Progress
-from hpt.data.zip_file import BOMB_RATIO, check_name, open_zip
+from hpt.data.zip_file import BOMB_RATIO, check_name, name_of, open_zip
 from hpt.errors import DataError
 
 UNPACKING = ".unpacking-"
 PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 AGAIN = "delete it and get it again"
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError)
+"""What damaged bytes raise, as each method of packing has it; bzip2's is an OSError without a number."""
 
 
 def is_packed(name: str) -> bool:
@@ -62,10 +66,14 @@ def _unzip(archive: Path, into: Path) -> Iterator[tuple[int, int]]:
             raise DataError(f"{archive} is refused: it claims to hold {claimed:,} bytes, which images never do", AGAIN)
         _check_room(archive, claimed)
         for done, member in enumerate(members, start=1):
+            member.filename = name_of(member)
             try:
                 packed.extract(member, into)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            except DAMAGED as error:
                 raise DataError(f"{archive} is damaged: {member.filename}: {error}", AGAIN) from None
+            except OSError as error:
+                _refuse_unless_of_the_disk(error, archive)
+                raise
             yield done, len(members)
 
 
@@ -79,7 +87,15 @@ def _untar(archive: Path, into: Path) -> Iterator[tuple[int, int]]:
                 yield file.tell(), size
     except tarfile.FilterError as error:
         raise DataError(f"{archive} is refused: {error}", "get it again from the publisher") from None
-    except (tarfile.TarError, zlib.error, EOFError) as error:
+    except DAMAGED as error:
+        raise DataError(f"{archive} is damaged: {error}", AGAIN) from None
+    except OSError as error:
+        _refuse_unless_of_the_disk(error, archive)
+        raise
+
+
+def _refuse_unless_of_the_disk(error: OSError, archive: Path) -> None:
+    if error.errno is None:
         raise DataError(f"{archive} is damaged: {error}", AGAIN) from None
 
 

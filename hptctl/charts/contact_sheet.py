@@ -103,6 +103,16 @@ def draw(title: str, headings: Sequence[str], rows: Sequence[SheetRow], place: S
     return sheet
 
 
+def check_path(out: Path) -> None:
+    """Refuse a file whose name says that it is something else than a PNG.
+
+    Raises:
+        ConfigError: it is such a file.
+    """
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"a contact sheet is a PNG, and '{out.name}' is not", "end --out in .png")
+
+
 def write(sheet: Image.Image, out: Path) -> None:
     """Write the sheet as a PNG file, atomically.
 

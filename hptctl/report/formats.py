@@ -27,13 +27,19 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json"
 
 
 def of(out: Path, format: str | None) -> str:
-    """The format that was asked for, or else that of the file's suffix; HTML where the suffix is unknown.
+    """The format that was asked for, or else that of the file's suffix.
 
     Raises:
-        ConfigError: the format is unknown.
+        ConfigError: the format is unknown, or none was asked for and the suffix is.
     """
-    wanted = format or SUFFIXES.get(out.suffix.lower(), "html")
+    wanted = format or SUFFIXES.get(out.suffix.lower())
     known = ("html", *FORMATS)
+    if wanted is None:
+        hint = "; a browser prints the .html as PDF" if out.suffix.lower() == ".pdf" else ""
+        raise ConfigError(
+            f"a report cannot be written as '{out.name}'{did_you_mean(out.suffix, SUFFIXES) if out.suffix else ''}",
+            f"end it in {', '.join(SUFFIXES)}, or say what it is with --format{hint}",
+        )
     if wanted not in known:
         raise ConfigError(
             f"unknown --format '{wanted}'{did_you_mean(wanted, known)}", f"choose one of {', '.join(known)}"

@@ -131,6 +131,8 @@ def write(
         raise ConfigError(f"there is no folder {out.parent} for {out.name}", "make it, or choose another --out")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", "name a file as --out, for example runs.tar")
+    if out.suffix.lower() != ".tar":
+        raise ConfigError(f"runs travel in a plain tar, and '{out.name}' is not called so", "end --out in .tar")
     found = sorted(found, key=lambda run: f"{run.name}/")  # the order of their files' paths
     files: dict[str, list[Path]] = {}
     for run in found:

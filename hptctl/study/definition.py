@@ -233,16 +233,18 @@ def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str
     values = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "study"} | values
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     values |= given
-    if "grids" in values:
-        values["grids"] = [{k: v for k, v in grid.items() if k not in given} for grid in values["grids"]]
-    in_file = dict(values.get("set", {}))
+    if isinstance(grids := values.get("grids"), list):  # what else it may be, `check` refuses
+        values["grids"] = [
+            {k: v for k, v in grid.items() if k not in given} if isinstance(grid, dict) else grid for grid in grids
+        ]
+    in_file = values.get("set", {})
     on_line: dict[str, str] = {}
     for each in sets:
         key, equals, value = each.partition("=")
         if not equals:
             raise ConfigError(f"--set {each!r} is not of the form field=value", "for example --set linear.steps=1000")
         on_line[key.strip()] = value.strip()
-    study = check(Study, values | {"set": in_file | on_line})
+    study = check(Study, values | {"set": in_file | on_line if isinstance(in_file, dict) else in_file})
     study.parts()
     if taken := [key for key in study.set if key in OF_THE_GRID]:
         where = {key: "--set" if key in on_line else "[set]" for key in taken}

@@ -49,7 +49,9 @@ def check(
     from hpt.data.names import find, name_of
     from hpt.errors import ConfigError
     from hptctl import console
+    from hptctl.charts import contact_sheet
 
+    contact_sheet.check_path(out)
     if not 0.9 <= near <= 1:
         raise ConfigError(f"--near {near:g} is not between 0.9 and 1", "0.99 is usual; lower finds look-alikes")
     found = find(dataset)

@@ -45,6 +45,7 @@ def preview(
     for option, number in (("--images", images), ("--views", views)):
         if number < 1:
             raise ConfigError(f"{option} {number} leaves nothing to show", "give 1 or more")
+    contact_sheet.check_path(out)
     augment = {"policy": policy} if policy is not None else None
     flags = {"strategy": "target", "dataset": dataset, "image_size": image_size, "seed": seed, "augment": augment}
     config = resolve(PretrainConfig, sets=sets or (), flags=flags)

@@ -308,3 +308,66 @@ def test_listing_says_nothing_where_nothing_is_doubtful(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         list_folder(fill(tmp_path, *SPLITS_AND_CLASSES))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_bytes_that_are_damaged_in_any_way_of_packing_are_one_unreadable_image(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "damaged.zip"
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("cat/1.png", "cat/2.png"):
+            archive.writestr(name, random.bytes(3000))
+        start = archive.getinfo("cat/1.png").header_offset + 39
+    whole, damaged = path.read_bytes(), 0
+    with list_zip(path).source.open() as read:
+        right = read("1.png")
+    for place in (start, start + 4, start + 9, start + 500):
+        for length in (1, 5, 900):
+            data = bytearray(whole)
+            for at in range(place, place + length):
+                data[at] ^= 0x5A
+            path.write_bytes(data)
+            with list_zip(path).source.open() as read:
+                assert len(read("2.png")) == 3000
+                try:
+                    assert read("1.png") == right  # not every byte of LZMA's head matters
+                except Unreadable as error:
+                    assert str(error).startswith("damaged in the archive: ")
+                    damaged += 1
+    assert damaged >= 10
+
+
+@pytest.mark.parametrize(("method", "called"), [(9, "deflate64"), (93, "zstd"), (98, "PPMd"), (77, "method 77")])
+def test_a_way_of_packing_that_python_does_not_read_is_named(tmp_path: Path, method: int, called: str) -> None:
+    path = zipped(tmp_path / "a.zip", "cat/1.png")
+    patch_directory(path, 10, struct.pack("<H", method))
+    with pytest.raises(DataError, match=f"member 'cat/1.png' is packed by {called}; zip the folder again with deflate"):
+        list_zip(path)
+
+
+def test_a_part_of_a_zip_is_refused_with_the_way_to_join_them(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", "cat/1.png")
+    patch_directory(path, 34, struct.pack("<H", 1))
+    with pytest.raises(DataError, match=r"a.zip is the last part of a zip file .*; join them: zip -s 0 a.zip --out"):
+        list_zip(path)
+    path.write_bytes(path.read_bytes()[-30:])
+    (tmp_path / "a.z01").touch()
+    with pytest.raises(DataError, match="the last part"):
+        list_zip(path)
+
+
+def test_names_of_other_systems_archivers_are_read(tmp_path: Path) -> None:
+    """Backslashes, as Windows has written them, and UTF-8 that is not said to be so, as macOS has."""
+    path = zipped(tmp_path / "a.zip", "set\\xaf\\1.png", "set\\dog\\2.png")
+    path.write_bytes(path.read_bytes().replace(b"xaf", "\u00e9f".encode()))
+    listing = list_zip(path)
+    assert table(listing) == {"dog/2.png": ("train", "dog"), "\u00e9f/1.png": ("train", "\u00e9f")}
+    with listing.source.open() as read:
+        assert read("\u00e9f/1.png") == PNG.getvalue()
+    assert len(list(listing.source.stamp(listing.names))) == 2
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has one form")
+def test_a_class_is_one_in_both_of_unicodes_forms(tmp_path: Path) -> None:
+    fill(tmp_path, "train/caf\u00e9/1.png", "train/tea/2.png", "test/cafe\u0301/3.png")
+    assert table(list_folder(tmp_path))["test/cafe\u0301/3.png"] == ("test", "caf\u00e9")

@@ -229,6 +229,74 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
     assert table(list_table(path)) == {"b.png": ("train", "dog"), "ü.png": ("train", "cat")}
 
 
+LINES = ["img/1.png,cat", "img/2 b.png,big dog", "img/3.png,cat"]
+
+
+def with_marks(separator: str) -> list[str]:
+    return [line.replace(",", separator) for line in ("path,label", *LINES)]
+
+
+@pytest.mark.parametrize(
+    ("file", "lines"),
+    [
+        ("my.csv", with_marks(";")),
+        ("my.csv", with_marks("\t")),
+        ("my.csv", with_marks("|")),
+        ("my.tsv", with_marks(",")),
+        ("my.csv", ["sep=;", *with_marks(";")]),
+        ("my.csv", ["path label", "img/1.png cat", '"img/2 b.png" "big dog"', "img/3.png cat"]),
+        ("my.txt", with_marks(" ")[1:]),
+        ("my.list", ["", *with_marks("\t")[1:]]),
+        ("my.txt", with_marks(";")[1:]),
+        ("my.csv", [line.replace("/", "\\") for line in with_marks(",")]),
+        ("my.csv", ["id_code,label", *(line.replace(".png", "") for line in LINES)]),
+        ("my.txt", [line.replace(".png", "").replace(",", ";") for line in LINES]),
+        ("my.csv", ["path,label", *(line.replace(",", " ,") for line in LINES)]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_is_read_however_its_program_wrote_it(
+    tmp_path: Path, file: str, lines: list[str], encoding: str
+) -> None:
+    grey_images(tmp_path / "img", "1.png", "2 b.png", "3.png")
+    (tmp_path / file).write_bytes("\r\n".join(lines).encode(encoding))
+    found = table(list_table(tmp_path / file))
+    assert found == {
+        "img/1.png": ("train", "cat"),
+        "img/2 b.png": ("train", "big dog"),
+        "img/3.png": ("train", "cat"),
+    }
+
+
+def test_an_image_has_the_name_of_the_disk_in_either_of_unicodes_forms(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    grey_images(tmp_path, f"{composed}/1.png", f"{decomposed}2.png")
+    lines = [f"{decomposed}/1.png,{composed}", f"{composed}2.png,{decomposed}", "3.png,tea"]
+    assert table(list_table(written(tmp_path / "my.csv", "path,label", *lines))) == {
+        f"{composed}/1.png": ("train", composed),
+        f"{decomposed}2.png": ("train", composed),
+        "3.png": ("train", "tea"),
+    }
+
+
+def test_a_name_without_an_ending_is_the_one_image_that_has_it(tmp_path: Path) -> None:
+    grey_images(tmp_path, "a/1.png", "a/1.gif", "a/2.JPG", "train_images/00ab.png")
+    (tmp_path / "a" / "2.txt").touch()
+    assert list_table(written(tmp_path / "a" / "my.csv", "id", "2")).names == ("2.JPG",)
+    with pytest.raises(DataError, match=r"line 2: 1 may be 1.gif or 1.png; write names with their endings"):
+        list_table(written(tmp_path / "a" / "my.csv", "id", "1"))
+    with pytest.raises(DataError, match=r"line 2: 00ab is not here, but train_images/00ab.png is; write train_images/"):
+        list_table(written(tmp_path / "train.csv", "id_code,label", "00ab,0"))
+
+
+def test_what_programs_write_for_no_value_is_blank(tmp_path: Path) -> None:
+    lines = ["path,split,label", "1.png,train,cat", "2.png,train,none", "3.png,test,NaN", "4.png,test,<NA>"]
+    listing = list_table(written(tmp_path / "my.csv", *lines))
+    assert (listing.classes, listing.labels.tolist()) == (("cat", "none"), [0, 1, -1, -1])
+    marks = ["path,cat,dog", "1.png,True,nan", "2.png,False,TRUE"]
+    assert list_table(written(tmp_path / "my.csv", *marks)).labels.tolist() == [[1, 0], [0, 1]]
+
+
 @pytest.mark.parametrize(
     ("file", "lines", "message"),
     [
@@ -236,8 +304,22 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         ("my.csv", ["path,label"], "lists no images: it has a header only"),
         ("my.csv", ["a/1.png,cat", "a/2.png,dog"], "no column of paths: its header reads 'a/1.png', 'cat'; name one"),
         ("my.csv", ["imge,label"], "reads 'imge', 'label' (did you mean 'image'?)"),
-        ("my.csv", ["path;label", "1.png;cat"], "not separated by commas: its header reads 'path;label'"),
-        ("my.tsv", ["path,label", "1.png,cat"], "no column of paths: its header reads 'path,label'"),
+        ("my.csv", ["way;label", "1.png;cat"], "no column of paths: its header reads 'way;label'"),
+        ("my.txt", ["1.png cat", "2.png"], "line 2: 1 cells instead of 2"),
+        ("my.txt", ["1.png 0 1 0", "2.png 1 0 0"], "line 1: 3 numbers behind 1.png; several classes need a .csv"),
+        ("my.csv", ["path,label", "1.png,cat", "C:\\pets\\2.png,dog"], "line 3: C:\\pets\\2.png is a path of Windows"),
+        ("my.csv", ["path,label", "1.png,cat", "NaN,dog"], "line 3: no path"),
+        ("my.csv", ["path,split", "1.png,train", "2.png,nan"], "line 3: 2.png is in no split, although others are"),
+        (
+            "my.csv",
+            ["path", "1.png", "2"],
+            "line 3: 2 does not end as an image does, and no image 2.*",
+        ),
+        (
+            "my.csv",
+            ["path", "https://example.com/1"],
+            "line 2: https://example.com/1 is an address; download the images",
+        ),
         ("my.csv", ["path,file", "1.png,2.png"], "2 columns that may be the path: 'path', 'file'; keep one"),
         ("my.csv", ["path,label,class", "1.png,a,b"], "2 columns that may be the label: 'label', 'class'"),
         ("my.csv", ["path,cat,cat", "1.png,0,1"], "two columns 'cat'"),
@@ -289,9 +371,12 @@ def test_what_is_not_clear_is_one_line(tmp_path: Path, file: str, lines: list[st
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path,label\nä.png,cat\n".encode("latin-1"), r"not UTF-8 \(after line 0\); save it as UTF-8"),
-        ("path,label\n1.png,cat\n".encode("utf-16"), "not UTF-8"),
-        ("path,label\n1.png,cat\n".encode("utf-16-le"), "is not a text file"),
+        (
+            "path,label\n1.png,cat\nä.png,cat\n".encode("latin-1"),
+            r"line 3 is not UTF-8 \(as Windows-1252 it reads 'ä.png,cat'\); save it as UTF-8: iconv -f WINDOWS-1252",
+        ),
+        ("path\n1.png\n".encode("utf-16") + b"1", "begins as UTF-16 and does not go on so; save it as UTF-8"),
+        (b"path\n1\0.png\n", "is not a text file"),
         (b'path\n"' + b"x" * 200_000, "field larger than field limit"),
     ],
 )

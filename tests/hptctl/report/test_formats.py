@@ -86,7 +86,7 @@ def test_latex_escapes_what_latex_would_read(findings: Findings) -> None:
         ("a.html", None, "html"),
         ("a.md", None, "md"),
         ("a.TEX", None, "latex"),
-        ("a.txt", None, "html"),
+        ("a.txt", "html", "html"),
         ("a", "csv", "csv"),
     ],
 )
@@ -97,6 +97,20 @@ def test_the_suffix_says_the_format_where_nothing_else_does(out: str, given: str
 def test_an_unknown_format_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown --format 'latx' \(did you mean 'latex'\?\)"):
         formats.of(Path("a"), "latx")
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("a.xlsx", "end it in .html, .htm, .md, .csv, .json, .tex, or say what it is with --format"),
+        ("a.pdf", "a browser prints the .html as PDF"),
+        ("a.jsn", r"(did you mean '.json'?)"),
+        ("page", "'page'; end it in"),
+    ],
+)
+def test_a_suffix_that_says_no_format_is_refused(out: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        formats.of(Path(out), None)
 
 
 def test_a_copied_store_is_reported_on_without_its_folders(report_folder: Path, workplace: Path) -> None:
