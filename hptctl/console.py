@@ -80,7 +80,7 @@ def _message(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """Print JSON for scripts; nothing else goes to standard output."""
-    stream = _json or sys.stdout
+    stream = sys.stdout if _json is None or _json.closed else _json  # that of an earlier command in this process
     stream.write(json.dumps(masked_in(value), indent=2) + "\n")
     stream.flush()
 

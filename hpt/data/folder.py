@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from hpt.data import left_out, zip_file
 from hpt.data.decode import FORMATS
-from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, says_splits
+from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, says_splits
 from hpt.data.layout import Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
 from hpt.errors import DataError
@@ -243,11 +242,6 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def composed(name: str) -> str:
-    """The name of a class in Unicode's composed form: macOS writes `e` and an accent where others write `\u00e9`."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _hidden(name: str) -> bool:

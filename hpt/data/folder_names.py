@@ -15,6 +15,11 @@ from functools import lru_cache
 from hpt.data.listing import Split
 
 
+def composed(name: str) -> str:
+    """The name of a class in Unicode's composed form: macOS writes `e` and an accent where others write `\u00e9`."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
 def _plain(text: str) -> str:
     """In small letters, without accents."""
     apart = unicodedata.normalize("NFKD", text.casefold())

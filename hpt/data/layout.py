@@ -407,12 +407,12 @@ def _arrange_splits(
     if "train" in labelled:
         train = {top for top, (split, _) in tops.items() if split == "train"}
         folders = {
-            parts[1]
+            called.composed(parts[1])
             for parts in (name.split("/") for name in tree.folders)
             if len(parts) == 2 and parts[0] in train and not _inner_name(parts[1], parts[0])
         }
         folders -= {label for _, label in tops.values()}
-        known = {label for split, label in images.values() if split == "train" and label is not None}
+        known = {called.composed(label) for split, label in images.values() if split == "train" and label is not None}
         _refuse_empty(folders - known, tree.below(f"{min(train)}/"), where / min(train))
         _check_train(images, where / min(train))
     return images
@@ -465,8 +465,8 @@ def _check_split_labels(images: Mapping[str, tuple[Split, str | None]], where: P
 
 
 def _check_train(images: Arranged, where: Path) -> None:
-    train = {label for split, label in images.values() if split == "train"}
-    if only := {label for _, label in images.values() if label is not None} - train:
+    labels = {(split, called.composed(label)) for split, label in images.values() if label is not None}
+    if only := {label for _, label in labels} - {label for split, label in labels if split == "train"}:
         raise DataError(
             f"class '{min(only)}' has no images in {where}, but has some in another split",
             f"move some there, or name {where} alone to pretrain on it",
