@@ -67,7 +67,7 @@ def test_a_command_has_no_more_time_than_the_command_that_started_it(monkeypatch
 def test_a_pretraining_that_is_out_of_time_goes_on_to_the_same_bits(
     hptctl, workplace: Path, digits_folder: Path, slices: pytest.MonkeyPatch
 ) -> None:
-    words = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "12")
+    words = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "5")
     hptctl(*words, "--name", "whole")
     give(slices, 0.5)
     said = hptctl(*words, "--name", "cut", code=75).stderr
@@ -90,9 +90,6 @@ def test_a_study_begins_no_cell_that_would_get_nowhere_and_says_what_it_takes(
     assert said.startswith("time is up: study 'mine' was stopped, 0 of 9 cells done; to begin ")
     assert "takes about 60 min, and 30 min were left; go on with `hptctl study run mine.toml`" in said
     assert {each.spec().kind for each in runs.all_runs()} == {"study"}
-    slices.setattr(leads, "UNKNOWN_LEAD_SECONDS", 3.0)
-    said = hptctl("study", "run", "mine.toml", "--only", "knn-target*", "--json")  # now there is time
-    assert '"failed": []' in said.stdout
 
 
 @pytest.mark.slow

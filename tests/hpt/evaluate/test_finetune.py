@@ -46,6 +46,7 @@ def test_micro_batches_add_up_to_the_batch_and_the_schedule_counts_optimizer_ste
         torch.testing.assert_close(value, outcomes[1][name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in_the_same_bits(
     dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
 ) -> None:

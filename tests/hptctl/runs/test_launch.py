@@ -109,6 +109,7 @@ def two_workers(
     return process, workers
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_no_worker_behind(start, workplace: Path, digits_folder: Path) -> None:
     process, workers = two_workers(start, workplace, digits_folder)
     process.send_signal(signal.SIGINT)
