@@ -23,8 +23,8 @@ ABOUT = """# What has been measured
 
 Made by `benchmarks/results.py` of the runs that it names; `results.json` beside this page has every figure with its
 interval, seeds and runs. Test figures are computed once, of what val chose. Verdicts are the report's: intervals cover
-the chance in images and seeds, and all verdicts of a study hold together at 95 %. A section says what it rests on and
-what is left.
+the chance in images and seeds, and all verdicts of a study hold together at 95 %; "not sure" is a difference whose own
+interval leaves out zero, but that does not hold among all of them. A section says what it rests on and what is left.
 """
 
 
@@ -137,6 +137,8 @@ def table(evaluation: str, figures: list[dict[str, Any]]) -> list[str]:
             if each.get("less_base_low") is not None:
                 above += f" ({100 * each['less_base_low']:+.1f} to {100 * each['less_base_high']:+.1f})"
         verdict = each.get("less_base_verdict") or ""
+        if verdict == "tie" and each["less_base_low"] * each["less_base_high"] > 0:
+            verdict = "not sure"  # by itself at 95 %, but not among all verdicts together
         lines.append(
             f"| {each['dataset']} | {each['arm']} | {each['seeds']} | {100 * each['val']:.1f} |"
             f" {100 * each['test']:.1f}{spread} | {above} | {verdict} |"
