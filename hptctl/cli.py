@@ -72,7 +72,7 @@ def main() -> None:
     """Run the command, and end the process."""
     from hpt.errors import Interrupted
     from hpt.user_folders import give_home
-    from hptctl import collector, secrets
+    from hptctl import collector, ending, secrets
     from hptctl.runs import children, signals
 
     collector.spare()
@@ -87,7 +87,7 @@ def main() -> None:
         sys.stderr.write(f"error: {second}\n")
         sys.exit(second.exit_code)
     finally:
-        signals.end_at_once()
+        ending.end_at_once()
 
 
 def _run() -> None:
@@ -107,9 +107,9 @@ def _run() -> None:
 
 
 def _fail(text: str, exit_code: int) -> None:
-    from hptctl.runs import signals
+    from hptctl import ending
 
-    signals.end_at_once()
+    ending.end_at_once()
     from hpt.errors import TIME_IS_UP_CODE
     from hptctl import console
 

@@ -55,22 +55,22 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    err.print(f"[yellow]warning:[/yellow] {escape(_message(masked(text)))}")
+    err.print(f"[yellow]warning:[/yellow] {escape(_message(text))}")
 
 
 def error(text: str) -> None:
     """Print the one line that ends a failed command."""
-    err.print(f"[bold red]error:[/bold red] {escape(_message(masked(text)))}")
+    err.print(f"[bold red]error:[/bold red] {escape(_message(text))}")
 
 
 def time_is_up(text: str) -> None:
     """Print the one line that ends a command that has used the time that it was given."""
-    err.print(f"[yellow]time is up:[/yellow] {escape(_message(masked(text)))}")
+    err.print(f"[yellow]time is up:[/yellow] {escape(_message(text))}")
 
 
 def _line(text: str) -> str:
     """Text on one line, which names that people give to files and classes may break."""
-    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    return visible(masked(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _message(text: str) -> str:
@@ -112,7 +112,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """
     if title:  # a title of the table itself would wrap at the table's width
         out.print(f"[bold]{_safe(title)}[/bold]")
-    rows = [[masked(cell) for cell in row] for row in rows]
     widths = _widths(columns, rows, out.width)
     if widths is None:
         _by_row(columns, rows)
@@ -210,7 +209,7 @@ class LiveTable:
         if self._live is not None:
             self._live.update(
                 Group(
-                    Text(visible(title), style="bold", no_wrap=True, overflow="ellipsis"),
+                    Text(visible(masked(title)), style="bold", no_wrap=True, overflow="ellipsis"),
                     _table(columns, rows, _widths(columns, rows, err.width) or [err.width] * len(columns)),
                 ),
                 refresh=True,

@@ -68,4 +68,9 @@ def follow(done: int, total: int, what: str) -> None:
         Interrupted: it is.
     """
     if done < total and passes_in(0.0):
-        raise Interrupted(TIME_IS_UP, f"stopped at {what} {done} of {total}, which starts again")
+        raise starts_again(TIME_IS_UP, done, total, what)
+
+
+def starts_again(signum: int, done: int, total: int, what: str) -> Interrupted:
+    """The end of work of which nothing is saved on its way."""
+    return Interrupted(signum, f"stopped at {what} {done} of {total}, which starts again")

@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
+from functools import cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
@@ -49,11 +50,16 @@ def masked_in(value: Any) -> Any:
 
 def _known() -> list[str]:
     """The secrets of the environment, as they are and as they are in addresses; the longest first."""
-    found = {value for name, value in os.environ.items() if SECRET_NAME.search(name)}
+    found = {value for name, value in os.environ.items() if _is_secret(name)}
     for name in ADDRESSES:
         if match := _IN_ADDRESS.search(os.environ.get(name, "")):
             found |= {match[2], unquote(match[2])}
     return sorted((each for each in found if len(each) >= SHORTEST), key=len, reverse=True)
+
+
+@cache  # each cell of a table asks for every variable
+def _is_secret(name: str) -> bool:
+    return SECRET_NAME.search(name) is not None
 
 
 def mask_tracebacks() -> None:

@@ -27,7 +27,7 @@ from filelock import FileLock
 from typer.main import get_command
 
 from hptctl import cli
-from hptctl.runs.signals import SIGNALS
+from hptctl.ending import SIGNALS
 
 LOGGERS = ("hpt", "hptctl")
 

@@ -122,9 +122,7 @@ def write(sheet: Image.Image, out: Path) -> None:
     try:
         with replacing(out) as part:
             made_by = PngInfo()
-            made_by.add_text(
-                "Software", "hptctl"
-            )  # so that in a working folder it is not taken for an image of the dataset
+            made_by.add_text("Software", "hptctl")  # in a dataset's folder it is then known as no image of the set
             sheet.save(part, format="PNG", pnginfo=made_by)
     except OSError as error:
         raise ConfigError(f"the sheet cannot be written to {out}: {error.strerror}", "choose another --out") from None

@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from hpt.errors import TIME_IS_UP, Interrupted
+from hptctl.ending import SIGNALS
 
 COMMAND_VARIABLE = "HPTCTL_COMMAND"
 """Environment variable of a process that a command started: the number of the command's process."""
-SIGNALS = (
-    *(signal.SIGINT, signal.SIGTERM),
-    *(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name)),
-)
 
 
 def raise_on_signals() -> None:
@@ -26,12 +23,6 @@ def raise_on_signals() -> None:
     for number in SIGNALS:
         signal.signal(number, _raise)
     _unblock()
-
-
-def end_at_once() -> None:
-    """From now on a signal ends the process: there is nothing more to save."""
-    for number in SIGNALS:
-        signal.signal(number, _end)
 
 
 def _unblock() -> None:
@@ -109,11 +100,6 @@ def held_back() -> Iterator[Pending]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, f"error: stopped by {signal.Signals(number).name}\n".encode())
-    os._exit(Interrupted(number, "").exit_code)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

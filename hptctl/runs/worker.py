@@ -199,7 +199,7 @@ class _Asked:
         self._longest = max(self._longest, now - self._since) if what == self._work else 0.0
         self._work, self._since = what, now
         if (done < total or not total) and (signum := self.stop(self._longest)):
-            raise Interrupted(signum, f"stopped at {what} {done} of {total}, which starts again")
+            raise deadline.starts_again(signum, done, total, what)
 
     @contextmanager
     def held_back(self, saves: bool) -> Iterator[None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hptctl import runs, tracking
+from hptctl import console, runs, tracking
 from hptctl.secrets import masked, masked_in
 
 
@@ -87,3 +87,10 @@ def test_a_traceback_hides_a_password() -> None:
     program = "from hptctl import secrets\nsecrets.mask_tracebacks()\nraise ValueError('http://u:geheim@h')\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "ValueError: http://u:***@h" in done.stderr
+
+
+def test_a_table_hides_a_password_too(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table("of http://u:geheim@h", ("trial", "why"), [("0", "no answer from http://u:geheim@h")])
+    shown = capsys.readouterr().out
+    assert "geheim" not in shown
+    assert shown.count("http://u:***@h") == 2
