@@ -20,14 +20,15 @@ from torch import Tensor
 
 from hpt.config import AugmentConfig
 from hpt.data.images import RawBatch
+from hpt.data.raw import Colours
 
 ATTEMPTS = 10
 """The number of crops that are tried before the central one, as in torchvision's RandomResizedCrop."""
 ASPECT = (3 / 4, 4 / 3)
 """The smallest and largest ratio of a crop's width to its height."""
-COLUMNS = 2 * ATTEMPTS + 2 + 1 + 1 + 4 + 4 + 1 + 2
-"""The uniform numbers of a view: crop areas and aspects, position, flip, jitter, its factors, their order, gray,
-blur."""
+COLUMNS = 2 * ATTEMPTS + 2 + 1 + 1 + 4 + 4 + 1 + 2 + 2
+"""The uniform numbers of a view: crop areas and aspects, position, flip, jitter, its factors, their order, gray, blur,
+vertical flip, turn."""
 PUBLISHED_SIDE = 224
 """The side of the published view, in whose pixels the blur is given."""
 RESIZE = 256 / 224
@@ -36,6 +37,8 @@ LUMA = (0.2989, 0.587, 0.114)
 """The weights of red, green and blue in the luma of ITU-R 601-2."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 """The operations of the colour jitter, by their column in `View.factors`."""
+WHITE = {torch.uint8: 255, torch.uint16: 65535}
+"""The highest value of a channel."""
 SMALLEST_CHROMA = 1e-12
 """The smallest chroma that is divided by: gray pixels have no hue, and a chroma of zero."""
 BLUR_SIGMAS = 3
@@ -50,6 +53,10 @@ class View:
     """[n, 4] the top, left, height and width of the crop, in whole pixels of the image."""
     flip: Tensor
     """[n] bool: whether the view is mirrored, left to right."""
+    flop: Tensor
+    """[n] bool: whether it is mirrored, top to bottom."""
+    turn: Tensor
+    """[n] bool: whether its rows become columns, after the mirrorings: with them, any turn by right angles."""
     jitter: Tensor
     """[n] bool: whether brightness, contrast, saturation and hue change."""
     factors: Tensor
@@ -69,14 +76,27 @@ def crop_policy(min_scale: float, flip_p: float) -> AugmentConfig:
 
 def draw(n: int, generator: torch.Generator) -> Tensor:
     """The uniform numbers of n views, [n, COLUMNS] in [0, 1)."""
-    return torch.rand(n, COLUMNS, generator=generator, dtype=torch.float64)
+    # The columns of version 0.1 first, so that those who ask for no turns see the views that they saw before.
+    first = torch.rand(n, COLUMNS - 2, generator=generator, dtype=torch.float64)
+    return torch.cat([first, torch.rand(n, 2, generator=generator, dtype=torch.float64)], dim=1)
+
+
+def suited(config: AugmentConfig, colours: Colours) -> AugmentConfig:
+    """The policy for images whose channels are these: without changes of colour where there are no colours, and without
+    any of intensity where channels are neither colours nor a grey."""
+    if colours == "rgb":
+        return config
+    without: dict[str, float] = {"grayscale_p": 0.0, "saturation": 0.0, "hue": 0.0}
+    return config.model_copy(update=without | ({"jitter_p": 0.0} if colours == "none" else {}))
 
 
 def parameters(uniform: Tensor, sizes: Tensor, config: AugmentConfig) -> View:
     """The view that `uniform` [n, COLUMNS] stands for, of images of `sizes` [n, 2] (height, width)."""
-    area, aspect, place, flip, jitter, strength, order, gray, blur = uniform.split(
-        [ATTEMPTS, ATTEMPTS, 2, 1, 1, 4, 4, 1, 2], dim=1
+    area, aspect, place, flip, jitter, strength, order, gray, blur, flop, turns = uniform.split(
+        [ATTEMPTS, ATTEMPTS, 2, 1, 1, 4, 4, 1, 2, 1, 1], dim=1
     )
+    # 0 to 3 right angles, counterclockwise: a quarter turn is a mirroring and an exchange of rows and columns.
+    quarters = torch.where(turns < config.rotate90, (4 * turns / max(config.rotate90, 1e-9)).floor(), 0.0)[:, 0].long()
     reach = torch.tensor([config.brightness, config.contrast, config.saturation, config.hue], dtype=uniform.dtype)
     spread = (2 * strength - 1) * reach
     factors = torch.cat([(1 + spread[:, :3]).clamp(min=0), spread[:, 3:]], dim=1)
@@ -84,7 +104,9 @@ def parameters(uniform: Tensor, sizes: Tensor, config: AugmentConfig) -> View:
     sigma = low + (high - low) * blur[:, 1]
     return View(
         box=_boxes(area, aspect, place, sizes, config.min_scale),
-        flip=flip[:, 0] < config.flip_p,
+        flip=(flip[:, 0] < config.flip_p) ^ (quarters == 1) ^ (quarters == 2),
+        flop=(flop[:, 0] < config.vertical_flip_p) ^ (quarters == 2) ^ (quarters == 3),
+        turn=quarters % 2 == 1,
         jitter=jitter[:, 0] < config.jitter_p,
         factors=factors.float(),
         order=order.argsort(dim=1),
@@ -102,7 +124,7 @@ def train_view(
     sigma_max: float = 2.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Augmented, normalised images, [n, 3, size, size] fp32 on the device of `raw.pixels`; into `out`, where given.
+    """Augmented, normalised images, [n, C, size, size] fp32 on the device of `raw.pixels`; into `out`, where given.
 
     `sigma_max` is the largest sigma that `view` may hold, in its unit: the kernel's length, which is the same for all
     images, so that none depends on its neighbours.
@@ -110,12 +132,15 @@ def train_view(
     device = raw.pixels.device
     # Rows are picked while the parameters are on the CPU: on a GPU each `nonzero` would wait for the device.
     with torch.autocast(device.type, enabled=False):  # pixels are not for bf16
-        images = crop(raw, view.box, view.flip, size)
+        images = crop(raw, view.box, view.flip, size, view.flop)
+        if len(rows := view.turn.nonzero()[:, 0]):
+            rows = rows.to(device)
+            images[rows] = images[rows].transpose(2, 3)
         for operation in view.order.unbind(1):
             adjust(images, torch.where(view.jitter, operation, NOTHING), view.factors)
         if len(rows := view.grayscale.nonzero()[:, 0]):
             rows = rows.to(device)
-            images[rows] = luma(images[rows]).expand(-1, 3, -1, -1)
+            images[rows] = luma(images[rows]).expand(-1, images.shape[1], -1, -1)
         if len(rows := (view.sigma > 0).nonzero()[:, 0]):
             here = size / PUBLISHED_SIDE  # at 32 px, the published sigmas would blur seven times as much of the image
             sigma, rows = (view.sigma[rows] * here).to(device), rows.to(device)
@@ -124,7 +149,7 @@ def train_view(
 
 
 def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """The centre of each image resized to 256/224 of `size`, normalised: [n, 3, size, size] fp32."""
+    """The centre of each image resized to 256/224 of `size`, normalised: [n, C, size, size] fp32."""
     sizes = raw.sizes.double()
     short = sizes.min(dim=1, keepdim=True).values
     new = (round(size * RESIZE) * sizes / short).floor()  # torchvision truncates the longer side
@@ -136,16 +161,18 @@ def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[fl
         return _normalise(images, mean, std, None)
 
 
-def crop(raw: RawBatch, box: Tensor, flip: Tensor | None, size: int) -> Tensor:
+def crop(raw: RawBatch, box: Tensor, flip: Tensor | None, size: int, flop: Tensor | None = None) -> Tensor:
     """Each image's box resized to [size, size] with an antialiased bilinear filter, fp32 in [0, 1]."""
     box = box.double()
     start, extent = box[:, :2], box[:, 2:]
     bounds = torch.stack([start, start + extent], dim=2)
-    return _resample(raw, start, extent / size, bounds, size, flip)
+    return _resample(raw, start, extent / size, bounds, size, flip, flop)
 
 
 def luma(images: Tensor) -> Tensor:
-    """[n, 3, h, w] -> [n, 1, h, w]: ITU-R 601-2 luma, as torchvision and Pillow."""
+    """[n, 3, h, w] -> [n, 1, h, w]: ITU-R 601-2 luma, as torchvision and Pillow; grey [n, 1, h, w] as it is."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.unbind(1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
 
@@ -171,7 +198,9 @@ def adjust(images: Tensor, operation: Tensor, factors: Tensor) -> None:
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """The hue of HSV, turned by `turn` [n] of a full circle."""
+    """The hue of HSV, turned by `turn` [n] of a full circle; grey has none."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.unbind(1)
     value = torch.maximum(red, green).maximum(blue)
     low = torch.minimum(red, green).minimum(blue)
@@ -235,8 +264,16 @@ def _boxes(area: Tensor, aspect: Tensor, place: Tensor, sizes: Tensor, min_scale
     return torch.cat([top, left, h, w], dim=1).long()
 
 
-def _resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size: int, flip: Tensor | None) -> Tensor:
-    """Rows and columns of each image under triangle filters: [n, 3, size, size] in [0, 1].
+def _resample(
+    raw: RawBatch,
+    start: Tensor,
+    scale: Tensor,
+    bounds: Tensor,
+    size: int,
+    flip: Tensor | None,
+    flop: Tensor | None = None,
+) -> Tensor:
+    """Rows and columns of each image under triangle filters: [n, C, size, size] in [0, 1].
 
     Output pixel i lies at `start + (i + 0.5) * scale` of the image (start and scale [n, 2]: rows, columns), sees a
     triangle of half-width max(scale, 1), and nothing outside `bounds` [n, 2, 2].
@@ -244,8 +281,9 @@ def _resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size:
     device = raw.pixels.device
     at = torch.arange(size, dtype=torch.float64) + 0.5
     centre = start[:, :, None] + at * scale[:, :, None]  # n x 2 x size
-    if flip is not None:
-        centre[:, 1] = torch.where(flip[:, None], centre[:, 1].flip(1), centre[:, 1])
+    for side, mirrored in enumerate((flop, flip)):
+        if mirrored is not None:
+            centre[:, side] = torch.where(mirrored[:, None], centre[:, side].flip(1), centre[:, side])
     wide = scale.clamp(min=1)
     small = torch.cat([centre / wide[:, :, None], bounds, 1 / wide[:, :, None]], dim=2).float().to(device)
     made = []
@@ -255,7 +293,7 @@ def _resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size:
             _filters(mine[:, side, :size], mine[:, side, size:-1], mine[:, side, -1:], length)
             for side, length in enumerate(pixels.shape[2:])
         )
-        made.append(_both_sides(rows.div_(255), pixels, columns))
+        made.append(_both_sides(rows.div_(WHITE[pixels.dtype]), pixels, columns))
     if len(made) == 1:
         return made[0]
     return torch.cat(made)[torch.cat([part.rows for part in raw.parts]).argsort().to(device)]
@@ -281,7 +319,7 @@ def _both_sides(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
 
 
 def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], out: Tensor | None) -> Tensor:
-    shift = torch.tensor(mean).view(1, 3, 1, 1).to(images.device)
-    scale = torch.tensor(std).view(1, 3, 1, 1).to(images.device)
+    shift = torch.tensor(mean).view(1, -1, 1, 1).to(images.device)
+    scale = torch.tensor(std).view(1, -1, 1, 1).to(images.device)
     images.sub_(shift).div_(scale)
     return images if out is None else out.copy_(images)

@@ -60,7 +60,7 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
     processes = Processes(1, config.device)
     device = processes.device
     clock = _StageClock(device)
-    backbone = encoder.build(config.backbone, seed=config.seed)
+    backbone = encoder.build(config.backbone, seed=config.seed, channels=images.form.channels)
     moco = _MarkedMoCo(clock, backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
     step = Step(config, moco, processes)
     with Views(config, images, [0], processes) as views:

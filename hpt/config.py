@@ -26,17 +26,21 @@ Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
-Policy = Literal["baseline", "no-grayscale", "no-color", "crop-blur", "crop-only"]
+Policy = Literal["baseline", "no-grayscale", "no-color", "crop-blur", "crop-only", "rotate90", "vertical-flip"]
 EvaluationKind = Literal["linear", "knn", "finetune"]
 Metric = Literal["top1", "top5", "balanced_accuracy", "auroc", "map"]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+WINDOWS = ("auto", "own", "image", "full")
+"""The windows of intensity that are found rather than given."""
 DEFAULT_WEIGHTS = "moco-v2-800ep"
 UNTRAINED = "untrained"
 """What an evaluation may name in place of weights: the floor, a network that was never trained (`hpt.floor`)."""
 PROTOCOL_LABELS = 1000
+MOST_CHANNELS = 16
+"""The most channels of an image that a network is given."""
 MICRO_BATCH_PIXELS = 256 * 64 * 64
 """The pixels that go through an encoder at once on a CPU: about 0.5 GiB of activations of a ResNet-18, 1.7 GiB of a
 ResNet-50."""
@@ -44,6 +48,11 @@ ResNet-50."""
 
 def _split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _as_share(value: object) -> object:
+    known: dict[object, float] = {True: 1.0, "true": 1.0, False: 0.0, "false": 0.0}
+    return known.get(value.lower() if isinstance(value, str) else value, value)
 
 
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split_commas), Field(min_length=1)]
@@ -54,6 +63,72 @@ class Config(BaseModel):
     """The base of all configurations: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def parse_window(text: str) -> tuple[tuple[float, float], ...] | None:
+    """`"0:3000"` -> ((0, 3000),), and `"0:3000,10:400"` one for each channel; None for what is no numbers: `auto`,
+    `own`, `image`, `full`.
+
+    Raises:
+        ValueError: anything else, or an empty window.
+    """
+    if text in WINDOWS:
+        return None
+    windows = []
+    for part in text.split(","):
+        try:
+            low, high = (float(number) for number in part.split(":"))
+        except ValueError:
+            raise ValueError(
+                f"window '{text}' is not LOW:HIGH, nor one of {', '.join(WINDOWS)}{did_you_mean(text, WINDOWS)}"
+            ) from None
+        if not low < high or not math.isfinite(high - low):
+            raise ValueError(f"window '{part}' is empty: give LOW:HIGH with LOW below HIGH")
+        windows.append((low, high))
+    return tuple(windows)
+
+
+def _as_window(value: object) -> object:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(each, int | float) for each in value):
+        return f"{value[0]}:{value[1]}"
+    if isinstance(value, str):
+        parse_window(value)
+    return value
+
+
+def _as_channels(value: object) -> object:
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        numbers = [int(part) if part.isdecimal() else part for part in parts]
+        return numbers[0] if len(numbers) == 1 and isinstance(numbers[0], int) else numbers
+    return value
+
+
+def _check_channels(value: Any) -> Any:
+    if isinstance(value, int):
+        if not 1 <= value <= MOST_CHANNELS:
+            raise ValueError(f"{value} channels: give 1 to {MOST_CHANNELS}, or the numbers or names of the channels")
+    elif value is not None:
+        if not 1 <= len(value) <= MOST_CHANNELS:
+            raise ValueError(f"{len(value)} channels: give 1 to {MOST_CHANNELS} of them")
+        if len(set(value)) < len(value):
+            raise ValueError("a channel is named twice")
+        if any(isinstance(each, int) and each < 0 for each in value):
+            raise ValueError("channels are counted from 0")
+    return value
+
+
+Window = Annotated[str, BeforeValidator(_as_window)]
+ChannelChoice = Annotated[
+    int | tuple[int | str, ...] | None, BeforeValidator(_as_channels), AfterValidator(_check_channels)
+]
+
+
+def _as_frame(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+FrameChoice = Annotated[Literal["first", "middle"] | Annotated[int, Field(ge=0)], BeforeValidator(_as_frame)]
 
 
 class DataConfig(Config):
@@ -67,6 +142,20 @@ class DataConfig(Config):
     cache_side: Positive | None = None
     """The shorter side of the decoded images in the cache, in pixels; an image is never enlarged there. None: 2.24
     times `image_size`, so that MoCo-v2's smallest crop (0.2 of the area) is not enlarged."""
+    channels: ChannelChoice = None
+    """The channels that the network sees, 1 to 16: their number, or a list of their names or numbers, from 0. `1` makes
+    grey of colours. None: RGB; and all channels of images that have others."""
+    window: Window = "auto"
+    """The intensities that become black and white, in files of more than 8 bits. `auto`: the files' own window (DICOM),
+    else the range that the training images use; `own`: each file's own; `image`: each image's lowest and highest, which
+    removes what may be the signal; `full`: all that the type holds; or `LOW:HIGH`, for all channels or one for each."""
+    bits: Literal["auto", "8", "16"] = "auto"
+    """The bits of a channel in the cache. `auto`: 16 where 8 would leave visibly fewer grey levels."""
+    frame: FrameChoice = "first"
+    """The page, frame or slice of a file that is its image: `first`, `middle`, or a number from 0."""
+    first_conv: Literal["repeat", "mean"] = "repeat"
+    """How RGB weights start a network of other channels: the three filters in turn, or their mean for each; rescaled,
+    so that the sum stays. One channel gets their sum."""
 
     def side(self, image_size: int) -> int:
         """The shorter side in the cache for views of `image_size`; the same for pretraining and evaluation."""
@@ -101,6 +190,9 @@ POLICIES: dict[Policy, dict[str, float]] = {
     "no-color": {"jitter_p": 0.0},
     "crop-blur": {"jitter_p": 0.0, "grayscale_p": 0.0, "flip_p": 0.0},
     "crop-only": {"jitter_p": 0.0, "grayscale_p": 0.0, "flip_p": 0.0, "blur_p": 0.0},
+    # Ours, not the study's: for images without up and down, such as cells and tiles.
+    "rotate90": {"rotate90": 1.0},
+    "vertical-flip": {"vertical_flip_p": 0.5},
 }
 
 
@@ -131,6 +223,11 @@ class AugmentConfig(Config):
     another side s it is s / 224 times as many pixels, so that the same share of what an image shows is blurred."""
     flip_p: Share = 0.5
     """The probability that the view is mirrored, left to right."""
+    vertical_flip_p: Share = 0.0
+    """The probability that the view is mirrored, top to bottom, for images without up and down."""
+    rotate90: Annotated[Share, BeforeValidator(_as_share)] = 0.0
+    """The probability that the view is turned by 0, 90, 180 or 270 degrees, each alike, for images without up and down;
+    `true` is 1."""
 
     @model_validator(mode="before")
     @classmethod
@@ -153,6 +250,10 @@ class AugmentConfig(Config):
             steps.append(f"blur of sigma {low:g}-{high:g} px at 224 px (p={self.blur_p:g})")
         if self.flip_p:
             steps.append(f"flip (p={self.flip_p:g})")
+        if self.vertical_flip_p:
+            steps.append(f"vertical flip (p={self.vertical_flip_p:g})")
+        if self.rotate90:
+            steps.append(f"turn by right angles (p={self.rotate90:g})")
         return "; ".join(steps)
 
 

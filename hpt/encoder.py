@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpt.config import MOST_CHANNELS
 from hpt.encoder_variants import by_shapes
 from hpt.errors import WeightsError, did_you_mean
 from hpt.resnet import ResNet
@@ -67,8 +68,8 @@ class BatchNorm(nn.BatchNorm2d):
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 
 
-def build(backbone: str, *, seed: int) -> nn.Module:
-    """A randomly initialised encoder: images [n, 3, H, W] -> pooled features [n, feature_dim(backbone)].
+def build(backbone: str, *, seed: int, channels: int = 3) -> nn.Module:
+    """A randomly initialised encoder: images [n, channels, H, W] -> pooled features [n, feature_dim(backbone)].
 
     The weights depend on `seed` alone, and the global random state is left as it was. The state dict has the
     keys of torchvision's ResNet without `fc`.
@@ -79,7 +80,40 @@ def build(backbone: str, *, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the CUDA generators too.
         torch.default_generator.manual_seed(seed)
-        return _resnet(backbone)
+        return _resnet(backbone, channels)
+
+
+def channels_of(state: Mapping[str, Tensor]) -> int:
+    """The number of channels that the first convolution of a state sees."""
+    return int(state["conv1.weight"].shape[1])
+
+
+def adapted(state: Mapping[str, Tensor], channels: int, how: str = "repeat") -> Mapping[str, Tensor]:
+    """A state of a network of RGB images for images of other channels; one of these channels is left as it is.
+
+    Only the first convolution changes. One channel, a grey, gets the sum of the three filters, so that it gives what
+    grey as RGB gave. More get the three filters in turn (`repeat`, as timm does), or their `mean`, times 3 / channels,
+    so that equal channels give what they gave.
+
+    Raises:
+        WeightsError: it is of neither these channels nor three.
+    """
+    has = channels_of(state)
+    if has == channels:
+        return state
+    if has != 3:
+        raise WeightsError(
+            f"weights of a network of {has} channel{'' if has == 1 else 's'}, and the images have {channels}",
+            f"choose {has} by --set data.channels, or weights of RGB images, which are adapted",
+        )
+    rgb = state["conv1.weight"]
+    if channels == 1:
+        stem = rgb.sum(dim=1, keepdim=True)
+    elif how == "mean":
+        stem = rgb.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1) * (3 / channels)
+    else:
+        stem = rgb[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
+    return {**state, "conv1.weight": stem.contiguous()}
 
 
 def feature_dim(backbone: str) -> int:
@@ -93,14 +127,14 @@ def feature_dim(backbone: str) -> int:
 
 
 @functools.cache
-def shapes(backbone: str) -> Mapping[str, torch.Size]:
+def shapes(backbone: str, channels: int = 3) -> Mapping[str, torch.Size]:
     """The shape of every tensor in the encoder's state dict, in its order; no weights are allocated.
 
     Raises:
         WeightsError: unknown backbone.
     """
     with torch.device("meta"):
-        return MappingProxyType({key: value.shape for key, value in _resnet(backbone).state_dict().items()})
+        return MappingProxyType({key: value.shape for key, value in _resnet(backbone, channels).state_dict().items()})
 
 
 def detect(state: Mapping[str, Tensor]) -> str:
@@ -109,7 +143,7 @@ def detect(state: Mapping[str, Tensor]) -> str:
     Further keys, such as `fc`, do not matter; whether the state is complete is not checked.
 
     Raises:
-        WeightsError: it is not a ResNet, or not one of these five (another depth, ResNeXt, wide, not RGB).
+        WeightsError: it is not a ResNet, or not one of these five (another depth, ResNeXt, wide).
     """
     stem, first = state.get("conv1.weight"), state.get("layer1.0.conv1.weight")
     if stem is None or first is None:
@@ -123,9 +157,9 @@ def detect(state: Mapping[str, Tensor]) -> str:
         raise WeightsError(
             f"a ResNet with {'+'.join(map(str, blocks))} {kind} blocks is none of {', '.join(_ARCHITECTURES)}"
         )
-    if stem.ndim == 4 and stem.shape[1] != 3:
+    if stem.ndim == 4 and stem.shape[1] > MOST_CHANNELS:
         raise WeightsError(
-            f"a {name} for images of {stem.shape[1]} channels, but images here have 3 (RGB)",
+            f"a {name} for images of {stem.shape[1]} channels, but images here have at most {MOST_CHANNELS}",
             "use weights that were trained on RGB images",
         )
     if (variant := by_shapes(state)) is not None:
@@ -138,9 +172,9 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
-def _resnet(backbone: str) -> nn.Module:
+def _resnet(backbone: str, channels: int) -> nn.Module:
     blocks, bottleneck = _architecture(backbone)
-    return ResNet(blocks, bottleneck=bottleneck, norm=BatchNorm)
+    return ResNet(blocks, bottleneck=bottleneck, norm=BatchNorm, channels=channels)
 
 
 def _architecture(backbone: str) -> tuple[tuple[int, ...], bool]:

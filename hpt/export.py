@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpt import weights
+from hpt import encoder, weights
 from hpt.errors import ConfigError, did_you_mean
 from hpt.files import replacing
 
@@ -59,6 +59,15 @@ _TORCHVISION = "model = torchvision.models.{backbone}(); model.load_state_dict(%
 _TORCHVISION_CLASSIFIER = "model = torchvision.models.{backbone}(num_classes={classes}); model.load_state_dict(%s)"
 _TIMM = "model = timm.create_model({backbone!r}, num_classes={classes}, checkpoint_path={path!r})"
 _SUFFIXES = (".safetensors", ".pth")
+_OTHER_CHANNELS = (
+    (
+        "; model.load_state_dict(",
+        "; model.conv1 = torch.nn.Conv2d({channels}, 64, 7, 2, 3, bias=False); model.load_state_dict(",
+    ),
+    (", num_classes=", ", in_chans={channels}, num_classes="),
+    ("cfg.INPUT.FORMAT = 'RGB'", "cfg.MODEL.PIXEL_MEAN = [0.0] * {channels}  # one for each channel"),
+)
+"""What a loading line has for images that are not RGB."""
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
@@ -142,4 +151,8 @@ def write(state: Mapping[str, Tensor], backbone: str, layout: Layout, path: Path
             else:
                 torch.save(layout.nest(tensors), file)
     lines = layout.classifies if classes else layout.load
-    return lines[path.suffix].format(path=str(path), backbone=backbone, classes=classes)
+    line = lines[path.suffix].format(path=str(path), backbone=backbone, classes=classes)
+    channels = encoder.channels_of(state)
+    for plain, adapted in _OTHER_CHANNELS if channels != 3 else ():
+        line = line.replace(plain, adapted.format(channels=channels))
+    return line

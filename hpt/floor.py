@@ -25,8 +25,8 @@ def untrained(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> d
     Raises:
         DataError: train and val have fewer than two images. ConfigError: the device is missing.
     """
-    backbone = encoder.build(config.backbone, seed=config.seed)
     images = dataset.pretraining_images(1.0, config.seed)
+    backbone = encoder.build(config.backbone, seed=config.seed, channels=images.form.channels)
     device = Compute.of(config).device
     estimate_statistics(backbone, images, device, progress, image_size=config.image_size, seed=config.seed)
     return {key: value.cpu() for key, value in backbone.state_dict().items()}

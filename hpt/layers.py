@@ -23,7 +23,7 @@ def activations(
     The layers are the stem and each residual block, the last of which gives the pooled feature. Averaging keeps a
     layer's channels and discards where in the image they respond. Computed in fp32 on every device.
     """
-    model = load_backbone(backbone, state, device)
+    model = load_backbone(backbone, state, device, channels=images.form.channels)
     parts: dict[str, list[Tensor]] = {}
 
     def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -59,8 +59,8 @@ def pretrain(
     A run that was interrupted goes on from the newest checkpoint in `folder`.
 
     Args:
-        start: the base (torchvision's keys without `fc`), None for random weights.
-        processes: those of the run, None to join them as the configuration says.
+        start: the base (torchvision's keys without `fc`), adapted where the images are not RGB; None for random
+        weights. processes: those of the run, None to join them as the configuration says.
         callbacks: `log` gets metrics every `log_every` steps, on the main process.
         watch: looks at the backbone every `config.probe_interval` steps, on the main process; `config.keep_best` keeps
             the one that it favours.
@@ -69,13 +69,15 @@ def pretrain(
         Interrupted: `callbacks.stop` said so; a checkpoint of that step is saved.
         HptError: the loss or a feature is no longer finite.
         DataError: fewer images than one batch, or one image for strategy `base`.
-        ConfigError: `keep_best`, and no `watch`.
+        ConfigError: `keep_best`, and no `watch`. WeightsError: `start` is of neither RGB images nor such as these.
     """
     processes = processes or Processes(config.processes, config.device)
     if config.keep_best and config.probe_interval and watch is None and processes.main:
         raise ConfigError("keep_best needs something that looks at the backbone", "pass `watch`")
-    backbone = encoder.build(config.backbone, seed=config.seed)
+    channels = images.form.channels
+    backbone = encoder.build(config.backbone, seed=config.seed, channels=channels)
     if start is not None:
+        start = encoder.adapted(start, channels, config.data.first_conv)
         backbone.load_state_dict(dict(start), strict=True)
     milestones = Milestones(config, backbone, folder, watch, callbacks.log)
     if STRATEGIES[config.strategy].trains == "running-statistics":

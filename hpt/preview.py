@@ -15,6 +15,7 @@ from hpt.config import PretrainConfig
 from hpt.data import decode
 from hpt.data.dataset import Dataset
 from hpt.data.images import Images
+from hpt.data.pixel_format import PLAIN, PixelFormat, first_shown
 from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.randomness import generator
@@ -62,21 +63,27 @@ def choose(dataset: Dataset, split: str, count: int, seed: int) -> Indices:
     return by_class
 
 
-def look(images: Images, config: PretrainConfig, views: int) -> list[PreviewedImage]:
-    """Each of the images, with `views` random views by the configuration's augmentation and seed."""
+def look(
+    images: Images, config: PretrainConfig, views: int, channels: tuple[int, int, int] | None = None
+) -> list[PreviewedImage]:
+    """Each of the images, with `views` random views by the configuration's augmentation and seed.
+
+    `channels` are those shown as red, green and blue, where there are more or fewer than three.
+    """
+    channels = channels or first_shown(images.form.channels)
     indices = range(len(images))
     raw = images.batch(indices)
     size, mean, std = config.image_size, images.mean, images.std
     drawn = []
     for number in range(views):
         uniform = augment.draw(len(images), generator(config.seed, "preview", number))
-        view = augment.parameters(uniform, raw.sizes, config.augment)
+        view = augment.parameters(uniform, raw.sizes, augment.suited(config.augment, images.form.colours))
         seen = augment.train_view(raw, view, size, mean, std, config.augment.blur_sigma[1])
-        drawn.append(_pixels(seen, images))
-    centre = _pixels(augment.centre_view(raw, size, mean, std), images)
+        drawn.append(_pixels(seen, images, channels))
+    centre = _pixels(augment.centre_view(raw, size, mean, std), images, channels)
     return [
         PreviewedImage(
-            cached=raw.image(i).permute(1, 2, 0).numpy(),
+            cached=shown(raw.image(i), channels),
             centre=centre[i],
             views=np.stack([view[i] for view in drawn]),
         )
@@ -84,13 +91,13 @@ def look(images: Images, config: PretrainConfig, views: int) -> list[PreviewedIm
     ]
 
 
-def in_square(data: bytes, side: int) -> ImagePixels:
+def in_square(data: bytes, side: int, form: PixelFormat = PLAIN) -> ImagePixels:
     """[side, side, 3] an image file's pixels in the middle of a grey square: reduced, or enlarged by whole pixels.
 
     Raises:
         Unreadable: as `decode.decode`.
     """
-    pixels = decode.decode(data, side)[:, :side, :side].transpose(1, 2, 0)
+    pixels = shown(torch.from_numpy(decode.decode(data, side, form)[:, :side, :side]))
     pixels = np.kron(pixels, np.ones((side // max(pixels.shape[:2]),) * 2 + (1,), dtype=np.uint8))
     square = np.full((side, side, 3), GREY, dtype=np.uint8)
     top, left = ((side - length) // 2 for length in pixels.shape[:2])
@@ -98,8 +105,15 @@ def in_square(data: bytes, side: int) -> ImagePixels:
     return square
 
 
-def _pixels(views: Tensor, images: Images) -> ImagePixels:
-    """Normalised [n, 3, s, s] -> [n, s, s, 3] of 0 to 255."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (images.mean, images.std))
-    shown: ImagePixels = (views * std + mean).mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+def shown(image: Tensor, channels: tuple[int, int, int] | None = None) -> ImagePixels:
+    """[H, W, 3] of 8 bits, of an image of any channels [C, H, W] and of 8 or 16 bits."""
+    pixels = image.numpy()[list(channels or first_shown(len(image)))].transpose(1, 2, 0)
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+
+
+def _pixels(views: Tensor, images: Images, channels: tuple[int, int, int]) -> ImagePixels:
+    """Normalised [n, C, s, s] -> [n, s, s, 3] of 0 to 255."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (images.mean, images.std))
+    views = (views * std + mean)[:, list(channels)]
+    shown: ImagePixels = views.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return shown

@@ -17,12 +17,12 @@ CLASSES = 1000
 
 
 class ResNet(nn.Module):
-    """Images [n, 3, H, W] -> pooled features [n, 512 or 2048] (arXiv 1512.03385, table 1), without a classifier."""
+    """Images [n, C, H, W] -> pooled features [n, 512 or 2048] (arXiv 1512.03385, table 1), without a classifier."""
 
-    def __init__(self, blocks: tuple[int, ...], *, bottleneck: bool, norm: Norm) -> None:
+    def __init__(self, blocks: tuple[int, ...], *, bottleneck: bool, norm: Norm, channels: int = 3) -> None:
         super().__init__()
         kind: type[BasicBlock | Bottleneck] = Bottleneck if bottleneck else BasicBlock
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -38,7 +38,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, 3, H, W] -> [n, d]."""
+        """[n, C, H, W] -> [n, d]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # n x 64 x H/4 x W/4
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # n x d x H/32 x W/32
         return torch.flatten(self.avgpool(x), 1)

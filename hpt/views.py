@@ -19,7 +19,7 @@ class StepViews(NamedTuple):
     """One step's views, of which each process has its share; they are made as they are asked for, keys first."""
 
     query: Iterable[Tensor]
-    """Micro-batches [m, 3, s, s], normalised, on the device."""
+    """Micro-batches [m, C, s, s], normalised, on the device."""
     key: Iterable[Tensor]
     """Likewise, of the images in the order of `shuffle`."""
     shuffle: Tensor
@@ -38,6 +38,7 @@ class Views:
             DataError: fewer images than one batch.
         """
         self.config, self.images, self.processes = config, images, processes
+        self.augment = augment.suited(config.augment, images.form.colours)
         self.compute = Compute.of(config, processes.device)
         device = processes.device.type
         self.micro_batch = config.micro_batch(device)
@@ -62,19 +63,21 @@ class Views:
         return StepViews(self.augmented(draw.images, draw.query), keys, draw.shuffle)
 
     def augmented(self, indices: Tensor, random: torch.Generator) -> Iterator[Tensor]:
-        """This process's views of the images `indices` [B], a micro-batch [m, 3, s, s] at a time."""
-        config, size = self.config, self.config.image_size
+        """This process's views of the images `indices` [B], a micro-batch [m, C, s, s] at a time."""
+        size = self.config.image_size
         mine = self.processes.share(indices).split(self.micro_batch)
         uniform = self.processes.share(augment.draw(len(indices), random)).split(self.micro_batch)
         for rows, numbers in zip(mine, uniform, strict=True):
             views = torch.empty(
-                (len(rows), 3, size, size), device=self.compute.device, memory_format=self.compute.memory_format
+                (len(rows), self.images.form.channels, size, size),
+                device=self.compute.device,
+                memory_format=self.compute.memory_format,
             )
             parts = (whole.split(self.together) for whole in (rows, numbers, views))
             for some, own, out in zip(*parts, strict=True):
                 raw = self.read(some)
-                view = augment.parameters(own, raw.sizes, config.augment)
-                blur = config.augment.blur_sigma[1]
+                view = augment.parameters(own, raw.sizes, self.augment)
+                blur = self.augment.blur_sigma[1]
                 augment.train_view(raw, view, size, self.images.mean, self.images.std, blur, out=out)
             yield views
 

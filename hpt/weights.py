@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hpt import encoder, encoder_variants
+from hpt.config import MOST_CHANNELS
 from hpt.encoder_layouts import Encoder, companion, containers, dialect, encoders, few
 from hpt.errors import WeightsError
 from hpt.files import replacing
@@ -131,7 +132,7 @@ def read(path: Path, *, backbone: str | None = None, allow_partial: bool = False
                 f"weights are of a {name}, asked for {backbone}",
                 f"use --backbone {name} or other weights",
             )
-        _refuse_foreign(encoder_variants.foreign(found.tensors, encoder.shapes(name)), found, name)
+        _refuse_foreign(encoder_variants.foreign(found.tensors, _shapes(found, name)), found, name)
         state, missing = _take(found, name, allow_partial)
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error.what}", error.fix) from None
@@ -202,9 +203,16 @@ def _refuse_foreign(names: Sequence[str], found: Encoder, kind: str) -> None:
         )
 
 
+def _shapes(found: Encoder, backbone: str) -> Mapping[str, torch.Size]:
+    """The shapes of an encoder for images of as many channels as the first convolution has."""
+    stem = found.tensors.get("conv1.weight")
+    many = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
+    return encoder.shapes(backbone, many if 1 <= many <= MOST_CHANNELS else 3)
+
+
 def _take(found: Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str, Tensor], list[str]]:
     """The encoder's tensors, checked and copied out of the file, and those that it lacks."""
-    shapes = encoder.shapes(backbone)
+    shapes = _shapes(found, backbone)
     absent = [name for name in shapes if name not in found.tensors]
     lost = [name for name in absent if not name.endswith(_COUNTER)]
     odd = [name for name, shape in shapes.items() if name in found.tensors and found.tensors[name].shape != shape]
@@ -229,7 +237,8 @@ def _take(found: Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str,
             f"{len(lost) + len(odd)} of the {len(shapes)} tensors of a {backbone} would be a fresh model's",
             "use weights of that architecture",
         )
-    afresh = encoder.build(backbone, seed=0).state_dict() if lost or odd else {}
+    channels = shapes["conv1.weight"][1]
+    afresh = encoder.build(backbone, seed=0, channels=channels).state_dict() if lost or odd else {}
     state = {}
     for name in shapes:
         if name in afresh and (name in odd or name in lost):

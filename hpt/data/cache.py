@@ -1,10 +1,10 @@
-"""Images decoded once into a memory-mapped file of 8-bit pixels that all runs of a dataset share.
+"""Images decoded once into a memory-mapped file of 8- or 16-bit pixels that all runs of a dataset share.
 
     <cache>/images/
       <stamp>.json         names, sizes and times of the files (or the archive's checksums) -> their entry, and
                            the dataset that it was last read for
       <entry>/             content of the images, side and version of the decoder
-        images.bin         each image as [3, H, W], one after the other; locked while it is open
+        images.bin         each image as [C, H, W], one after the other; locked while it is open
         index.npz          height, width, digest of the file, sums of the pixels, losses; one row an image
         thumbnails.npy     uint8 [N, 256], by which a copy of an image is known (`hpt.data.thumbnails`)
         index.json         names, and what could not be read; its time is that of the last use
@@ -38,6 +38,7 @@ from hpt.data import cache_store, decode
 from hpt.data.cache_store import Damaged
 from hpt.data.images import OpenEntry, PackedPixels
 from hpt.data.listing import Listing
+from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.reading import reading
 from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 from hpt.files import sync, write_text
@@ -45,18 +46,21 @@ from hpt.files import sync, write_text
 log = logging.getLogger("hpt.data")
 
 
-def open_or_build(listing: Listing, side: int, progress: Progress | None = None, *, dataset: str = "") -> OpenEntry:
-    """The decoded images of a listing; they are read only where no entry holds them yet.
+def open_or_build(
+    listing: Listing, side: int, progress: Progress | None = None, *, dataset: str = "", form: PixelFormat = PLAIN
+) -> OpenEntry:
+    """The decoded images of a listing, as `form` says; they are read only where no entry holds them yet.
 
     Processes that need the same images wait for the first of them. Memory holds a few chunks of images per core. The
     entry is listed as `dataset`: a path or a name of the catalogue.
 
     Raises:
         OSError: the cache cannot be written, for example because the disk is full; nothing is left behind.
+        Unmeasured: the format knows no window for an image.
     """
     folder = cache_store.images_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    stamp = _stamp(listing, side)
+    stamp = _stamp(listing, side, form)
     entry = _find(folder, stamp, dataset)
     if entry is not None:
         return entry
@@ -74,7 +78,7 @@ def open_or_build(listing: Listing, side: int, progress: Progress | None = None,
             building.mkdir()
             try:
                 (building / "about.json").write_text(json.dumps({"dataset": dataset, "side": side}))
-                key = _build(listing, side, building, progress)
+                key = _build(listing, side, form, building, progress)
                 entry = _publish(building, folder / key)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
@@ -84,8 +88,8 @@ def open_or_build(listing: Listing, side: int, progress: Progress | None = None,
         lock.release()
 
 
-def _stamp(listing: Listing, side: int) -> str:
-    digest = hashlib.sha256(f"{decode.VERSION} {side}\n".encode())
+def _stamp(listing: Listing, side: int, form: PixelFormat) -> str:
+    digest = hashlib.sha256(f"{decode.VERSION} {side} {form.model_dump_json(exclude_defaults=True)}\n".encode())
     for text in (*listing.names, *listing.source.stamp(listing.names)):
         digest.update(text.encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()[:32]
@@ -116,11 +120,12 @@ def _find(folder: Path, stamp: str, dataset: str) -> OpenEntry | None:
 
 def _open(path: Path) -> OpenEntry:
     index = cache_store.read_index(path)
-    flat = torch.zeros(0, dtype=torch.uint8)
+    flat = torch.from_numpy(np.zeros(0, dtype=index.form.dtype))
     if index.bytes:  # an empty file cannot be mapped
         with cache_store.open_pixels(path) as file:  # the map keeps the file open, and so its lock
-            flat = mapped(file)
-    return OpenEntry(**vars(index), pixels=PackedPixels(flat, index.sizes), kept_thumbnails=_thumbnails(path, index))
+            flat = mapped(file, index.form.dtype)
+    pixels = PackedPixels(flat, index.sizes, index.form.channels)
+    return OpenEntry(**vars(index), pixels=pixels, kept_thumbnails=_thumbnails(path, index))
 
 
 def _thumbnails(path: Path, index: cache_store.EntryIndex) -> Thumbnails | None:
@@ -132,13 +137,13 @@ def _thumbnails(path: Path, index: cache_store.EntryIndex) -> Thumbnails | None:
     return kept if kept.shape == (len(index.names), SIDE**2) and kept.dtype == np.uint8 else None
 
 
-def mapped(file: BinaryIO) -> torch.Tensor:
-    """uint8 [bytes of the file]: a read-only map, whose pages are read as they are used.
+def mapped(file: BinaryIO, dtype: np.dtype[Any]) -> torch.Tensor:
+    """[numbers in the file]: a read-only map, whose pages are read as they are used.
 
     Writing into it would kill the process. Linux counts a writable map as memory in use, and refuses one that is larger
     than the memory.
     """
-    flat = np.memmap(file, dtype=np.uint8, mode="r")
+    flat = np.memmap(file, dtype=dtype, mode="r")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(flat)
@@ -168,7 +173,7 @@ class _Decoded:
     pixels: bytes
 
 
-def _build(listing: Listing, side: int, folder: Path, progress: Progress | None) -> str:
+def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progress: Progress | None) -> str:
     """Write an entry's files into `folder`, and return the key under which it is kept."""
     names: list[str] = []
     quarantined: list[tuple[str, str]] = []
@@ -176,7 +181,7 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
     thumbnails: list[Thumbnails] = []
     with (
         (folder / "images.bin").open("wb") as file,
-        reading(listing, lambda data: _decode(data, side), progress) as images,
+        reading(listing, lambda data: _decode(data, side, form), progress) as images,
     ):
         for name, image in zip(listing.names, images, strict=True):
             if isinstance(image, str):
@@ -191,12 +196,12 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
     arrays: dict[str, Any] = {
         "sizes": np.array(sizes, dtype=np.int64).reshape(-1, 2),
         "digests": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16),
-        "sums": np.array(sums, dtype=np.uint64).reshape(-1, 2, 3),
+        "sums": np.array(sums, dtype=np.uint64).reshape(-1, 2, form.channels),
         "losses": np.array(losses, dtype=np.int64).reshape(-1, 3),
     }
     np.savez(folder / "index.npz", **arrays)
     np.save(folder / "thumbnails.npy", np.array(thumbnails, dtype=np.uint8).reshape(-1, SIDE**2))
-    facts = json.dumps({"names": names, "quarantined": quarantined})
+    facts = json.dumps({"names": names, "quarantined": quarantined, "form": form.model_dump(mode="json")})
     (folder / "index.json").write_text(facts, encoding="utf-8")
     for file_name in ("images.bin", "index.npz", "thumbnails.npy", "index.json", "about.json"):
         sync(folder / file_name)
@@ -205,9 +210,9 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
     return key.hexdigest()[:32]
 
 
-def _decode(data: bytes, side: int) -> _Decoded:
-    pixels, loss = decode.decode_counting(data, side)
-    squares = np.square(pixels, dtype=np.uint16)  # 255 squared fits
+def _decode(data: bytes, side: int, form: PixelFormat) -> _Decoded:
+    pixels, loss = decode.decode_counting(data, side, form)
+    squares = np.square(pixels, dtype=np.uint16 if form.bits == 8 else np.uint32)  # 255 and 65535 squared fit
     sums = np.stack([values.sum(axis=(1, 2), dtype=np.uint64) for values in (pixels, squares)])
     digest = hashlib.blake2b(data, digest_size=16).digest()
     return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), loss, pixels.tobytes())

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from hpt.data.pixel_format import PixelFormat
 from hpt.user_folders import cache_folder
 
 EntryState = Literal["whole", "damaged", "being built", "abandoned"]
@@ -54,14 +55,16 @@ class EntryIndex:
     digests: npt.NDArray[np.uint8]
     """[N, 16] a digest of the bytes of each file."""
     sums: npt.NDArray[np.uint64]
-    """[N, 2, 3] the sum of the pixels of each image and of their squares, per channel."""
+    """[N, 2, C] the sum of the pixels of each image and of their squares, per channel."""
     losses: npt.NDArray[np.int64]
     """[N, 3] what `decode.Loss` counts of each image: pages left out, grey levels of the file, and of the pixels."""
+    form: PixelFormat
+    """How the files became pixels."""
 
     @property
     def bytes(self) -> int:
         """The size that images.bin must have."""
-        return int(3 * self.sizes.prod(axis=1).sum())
+        return int(self.form.channels * self.form.dtype.itemsize * self.sizes.prod(axis=1).sum())
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,11 @@ def images_folder() -> Path:
     return cache_folder() / "images"
 
 
+def formats_folder() -> Path:
+    """The folder of the pixel formats that were measured: some hundred bytes for each dataset and setting."""
+    return cache_folder() / "formats"
+
+
 def read_index(path: Path) -> EntryIndex:
     """The index of an entry whose images.bin has the right length.
 
@@ -124,6 +132,7 @@ def read_index(path: Path) -> EntryIndex:
         index = EntryIndex(
             names=tuple(facts["names"]),
             quarantined=tuple((name, reason) for name, reason in facts["quarantined"]),
+            form=PixelFormat.model_validate(facts.get("form", {})),
             **arrays,
         )
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -11,7 +11,6 @@ One pass reads each image once and writes nothing. On two cores photographs of 5
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,13 @@ import torch
 from PIL import Image
 
 from hpt.callbacks import Progress
+from hpt.config import DataConfig
 from hpt.data import decode
-from hpt.data.dataset import split
+from hpt.data.dataset import format_of, split
 from hpt.data.left_out import notes_of_losses, tell
-from hpt.data.listing import SPLITS, ImageSource, Labels, unlabelled
+from hpt.data.listing import SPLITS, ImageSource, Labels, Listing, unlabelled
 from hpt.data.names import list_images, name_of
+from hpt.data.pixel_format import PixelFormat, Unmeasured
 from hpt.data.reading import reading
 from hpt.data.row import CatalogRow
 from hpt.data.splits import Indices
@@ -90,7 +91,11 @@ class CheckResult:
     notes: tuple[str, ...]
     """How the dataset was read where that is not plain, and what lies there and is not used."""
     modes: Mapping[str, int]
-    """The number of images of each of Pillow's modes, such as `RGB` or `L`."""
+    """The number of images of each of Pillow's modes, such as `RGB` or `L`, or type of numbers, such as `uint16`."""
+    form: PixelFormat
+    """How the files become pixels."""
+    levels: tuple[int, int] | None
+    """The grey levels of the files of more than 8 bits, and of their pixels, as medians; None where there are none."""
     odd: tuple[tuple[str, str], ...]
     """The name of each image that is odd, and what is odd about its size or content."""
     miscounted: Mapping[str, tuple[int, int]]
@@ -108,7 +113,7 @@ class CheckResult:
 
 def check(
     found: CatalogRow | Path,
-    split_seed: int,
+    config: DataConfig,
     *,
     left_out: Collection[str] = (),
     near: float = NEAR,
@@ -124,19 +129,25 @@ def check(
         DataError: as `dataset.load`; or nearly all images are alike.
     """
     listing = list_images(found, progress)
-    with reading(listing, _look, progress) as looked:
-        seen = list(looked)
+    form = format_of(found, listing, config, progress)
+    try:
+        seen = _looks(listing, form, progress)
+    except Unmeasured:
+        form = format_of(found, listing, config, progress, thorough=True)
+        seen = _looks(listing, form, progress)
     unreadable = tuple((listing.names[i], look) for i, look in enumerate(seen) if isinstance(look, str))
     readable = np.array([i for i, look in enumerate(seen) if isinstance(look, _Look)], dtype=np.int64)
     where = np.full(len(seen), "", dtype="<U5")
-    for name, indices in split(found, listing, readable, split_seed).items():
+    for name, indices in split(found, listing, readable, config.split_seed).items():
         where[readable[indices]] = name
     where[[listing.names[i] in left_out for i in range(len(seen))]] = ""
     rows = np.flatnonzero(where != "")
     looks = [look for i in rows.tolist() if isinstance(look := seen[i], _Look)]
     if not looks:
         raise DataError(f"none of the {len(seen):,} images can be read: {unreadable[0][1]}", "check the files")
-    losses = notes_of_losses(np.array([(a.loss.pages, a.loss.levels, a.loss.kept) for a in looks], dtype=np.int64))
+    losses = notes_of_losses(
+        np.array([(a.loss.pages, a.loss.levels, a.loss.kept) for a in looks], dtype=np.int64), form
+    )
     tell(name_of(found), losses)
     where, labels, names = where[rows], listing.labels[rows], tuple(listing.names[i] for i in rows.tolist())
     splits: dict[str, Indices] = {name: np.flatnonzero(where == name) for name in SPLITS}
@@ -156,12 +167,19 @@ def check(
         repeats=_once(repeats, key=lambda pair: pair.second),
         contradictions=tuple(p for p in pairs if p.exact and not _same(labels[p.first], labels[p.second])),
         absent=_absent(labels, listing.classes, splits),
-        sizes=np.array([look.size for look in looks], dtype=np.int64),
+        sizes=np.array([look.loss.size for look in looks], dtype=np.int64),
         notes=tuple(note.text for note in (*listing.notes, *losses)),
-        modes=Counter(look.mode for look in looks),
+        form=form,
+        levels=_levels(looks),
+        modes=Counter(look.loss.mode for look in looks),
         odd=tuple((name, why) for name, look in zip(names, looks, strict=True) if (why := _odd(look))),
         miscounted=_miscounted(row, splits, len(listing.classes)) if row else {},
     )
+
+
+def _looks(listing: Listing, form: PixelFormat, progress: Progress | None) -> list[_Look | str]:
+    with reading(listing, lambda data: _look(data, form), progress) as looked:
+        return list(looked)
 
 
 @dataclass(frozen=True)
@@ -169,19 +187,27 @@ class _Look:
     """What one image looks like."""
 
     digest: bytes
-    size: tuple[int, int]
-    mode: str
     loss: decode.Loss
     thumbnail: npt.NDArray[np.uint8]
 
 
-def _look(data: bytes) -> _Look:
-    pixels, loss = decode.decode_counting(data, SIDE)
-    with Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:  # its header, once more
-        mode, (width, height) = image.mode, image.size
-    grey = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
+def _look(data: bytes, form: PixelFormat) -> _Look:
+    pixels, loss = decode.decode_counting(data, SIDE, form)
+    pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    if len(pixels) == 3:
+        grey = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
+    else:
+        grey = Image.fromarray(np.rint(pixels.mean(axis=0)).astype(np.uint8))
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
-    return _Look(hashlib.blake2b(data, digest_size=16).digest(), (height, width), mode, loss, thumbnail)
+    return _Look(hashlib.blake2b(data, digest_size=16).digest(), loss, thumbnail)
+
+
+def _levels(looks: Sequence[_Look]) -> tuple[int, int] | None:
+    deep = [(look.loss.levels, look.loss.kept) for look in looks if look.loss.levels]
+    if not deep:
+        return None
+    before, kept = np.median(np.array(deep), axis=0)
+    return int(before), int(kept)
 
 
 def _pairs(
@@ -274,11 +300,11 @@ def _absent(labels: Labels, classes: Sequence[str], splits: Mapping[str, Indices
 
 
 def _odd(look: _Look) -> str:
-    short, long = sorted(look.size)
+    short, long = sorted(look.loss.size)
     if short < SMALL:
-        return f"{look.size[1]} x {look.size[0]} px"
+        return f"{look.loss.size[1]} x {look.loss.size[0]} px"
     if long > LONG * short:
-        return f"{look.size[1]} x {look.size[0]} px, {long / short:.0f} times as long as wide"
+        return f"{look.loss.size[1]} x {look.loss.size[0]} px, {long / short:.0f} times as long as wide"
     return "one colour" if look.thumbnail.std() < FLAT else ""
 
 

@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
-from hpt.data import cache, quarantine, splits
+from hpt.data import cache, intensity, quarantine, splits
 from hpt.data.images import Images, OpenEntry
 from hpt.data.left_out import notes_of_losses, tell
 from hpt.data.listing import Labels, Listing, unlabelled
 from hpt.data.names import find, list_images, name_of
+from hpt.data.pixel_format import PixelFormat, Unmeasured
 from hpt.data.row import METRICS, CatalogRow, Task
 from hpt.errors import DataError
 
@@ -107,9 +108,9 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     listing = list_images(found, progress)
     name = name_of(found)
     task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
-    entry = cache.open_or_build(listing, side, progress, dataset=row.name if row else str(found))
+    entry = _open(found, listing, config, side, progress)
     _check_quarantine(name, entry, config.max_unreadable)
-    losses = notes_of_losses(entry.losses)
+    losses = notes_of_losses(entry.losses, entry.form)
     tell(name, losses)
 
     at = {image: i for i, image in enumerate(listing.names)}
@@ -120,8 +121,9 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     left_out = quarantine.read(quarantine.place(found))
     if left_out:
         indices, left_out = quarantine.apply(name, entry.names, indices, left_out)
-    mean, std = row.mean if row else None, row.std if row else None
-    if mean is None or std is None:
+    if row and row.mean and row.std and entry.form.plain:
+        mean, std = (tuple(published) for published in (row.mean, row.std))
+    else:
         mean, std = entry.mean_std(_pretraining(indices))
     images = Images(entry, np.arange(len(entry.names)), mean, std)
     _warn_of_copies(name, dataset, images, indices)
@@ -140,14 +142,52 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     )
 
 
-def split(found: CatalogRow | Path, listing: Listing, rows: splits.Indices, seed: int) -> dict[str, splits.Indices]:
+def split(
+    found: CatalogRow | Path, listing: Listing, rows: splits.Indices, seed: int, *, tell: bool = True
+) -> dict[str, splits.Indices]:
     """The splits of some images of a listing, as indices into `rows`; what the dataset lacks is cut by `seed`."""
     names = [listing.names[i] for i in rows]
     given = [listing.splits[i] for i in rows]
     groups = None if listing.groups is None else [listing.groups[i] for i in rows]
     shares = found.cut if isinstance(found, CatalogRow) else splits.SHARES
     labels = listing.labels[rows]
-    return splits.complete(name_of(found), names, labels, given, seed, groups=groups, shares=shares)
+    return splits.complete(name_of(found), names, labels, given, seed, groups=groups, shares=shares, tell=tell)
+
+
+def format_of(
+    found: CatalogRow | Path,
+    listing: Listing,
+    config: DataConfig,
+    progress: Progress | None = None,
+    *,
+    thorough: bool = False,
+) -> PixelFormat:
+    """How the files of a dataset become pixels, measured on its training images, or kept from an earlier run.
+
+    `thorough` measures all of them, where some of another kind than those that were measured turned up.
+
+    Raises:
+        DataError: the images differ in their channels. ConfigError: a channel does not exist.
+    """
+    place, form = intensity.kept_format(listing, config)
+    if form is None or thorough:
+        train = split(found, listing, np.arange(len(listing.names)), config.split_seed, tell=False)["train"]
+        form = intensity.pixel_format(listing, train, config, progress, thorough=thorough)
+        intensity.keep(place, form)
+    return form
+
+
+def _open(
+    found: CatalogRow | Path, listing: Listing, config: DataConfig, side: int, progress: Progress | None
+) -> OpenEntry:
+    form = format_of(found, listing, config, progress)
+    dataset = found.name if isinstance(found, CatalogRow) else str(found)
+    try:
+        return cache.open_or_build(listing, side, progress, dataset=dataset, form=form)
+    except Unmeasured:
+        log.info("%s has images of a kind that the measured ones are not: measuring all", name_of(found))
+        form = format_of(found, listing, config, progress, thorough=True)
+        return cache.open_or_build(listing, side, progress, dataset=dataset, form=form)
 
 
 def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:

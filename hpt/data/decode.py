@@ -1,15 +1,16 @@
-"""An image file's bytes to 8-bit RGB pixels.
+"""An image file's bytes to pixels, as a dataset's pixel format (`hpt.data.pixel_format`) says: 8-bit RGB by default.
 
 What becomes of the less common kinds:
 
-    greyscale, palette      RGB
+    greyscale, palette      RGB, or one channel
     transparency            laid on white
-    16-bit grey             65535 becomes 255: scaled, not clipped
-    32-bit integers         as 16-bit where they fit it, else the image's own lowest..highest becomes 0..255
-    floating point          0..1, else 0..255, else lowest..highest becomes 0..255; NaN is unreadable
+    more than 8 bits        the format's window becomes 0 to 255, or to 65535 where it keeps 16 bits
+    without a window        65535 becomes white: scaled, not clipped; 32-bit integers as 16-bit where they fit it, else
+                            the image's own lowest..highest; floating point 0..1, else 0..255, else lowest..highest
+    values not finite       unreadable, unless the file says that they are none
     CMYK                    RGB without colour management; JPEGs hold it inverted, as Adobe writes it
     EXIF orientation        applied
-    animation, pages        the first; `Loss` counts the others
+    animation, pages        the first, or the format's `frame`; `Loss` counts the others
 
 A file is read whole or not at all: a truncated image is unreadable, and so is one above Pillow's limit of
 pixels.
@@ -17,34 +18,32 @@ pixels.
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image
 
 from hpt.data.listing import Unreadable
+from hpt.data.pixel_format import PLAIN, PixelFormat, Unmeasured
+from hpt.data.raw import Raw
+from hpt.data.readers import FileKind, kind_of, number_of, pictures, read
 
-VERSION = 2
+VERSION = 3
 """The version of the decoder, a part of the cache's key: raise it when the same bytes become other pixels."""
-FORMATS = (
-    *("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM"),
-    *(name for name, part in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")) if features.check(part)),
-)
-"""Pillow may be built without the last two."""
 DRAFT = 2
 """A JPEG is decoded at a half, quarter or eighth where that leaves this many times the side: twice as quick
 on big photographs, and with a factor of two the resize that follows hides the difference."""
-
 PAGED = frozenset({"TIFF", "GIF", "WEBP", "PNG", "AVIF"})
 """Formats whose further images are pages or frames; a JPEG's are previews and depth maps."""
+COUNTED = 1 << 20
+"""The values of an image of which the different ones are counted."""
 
-_SUBFILE_TYPE = 254
+_SUBFILE_TYPE, _EXTRA_SAMPLES = 254, 338
 _ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,55 +54,55 @@ _ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 
+Pixels = npt.NDArray[Any]
+"""uint8 or uint16 [C, H, W]."""
+
 
 @dataclass(frozen=True)
 class Loss:
     """What of a file is not in its pixels."""
 
     pages: int = 0
-    """The pages or frames after the first."""
+    """The pages or frames that were not taken."""
     levels: int = 0
     """The number of different values of an image of more than 8 bits; 0 where it has no more."""
     kept: int = 0
-    """The number of different values that it has as 8 bits."""
+    """The number of different values that it has as a pixel."""
+    size: tuple[int, int] = field(default=(0, 0), compare=False)
+    """The height and width of the file's image."""
+    mode: str = field(default="", compare=False)
+    """Pillow's name of its kind of pixels, such as `RGB`, or the type of its numbers, such as `5 x uint16`."""
 
 
-def decode(data: bytes, side: int) -> npt.NDArray[np.uint8]:
+def decode(data: bytes, side: int, form: PixelFormat = PLAIN) -> Pixels:
     """As `decode_counting`, without what is lost."""
-    return decode_counting(data, side)[0]
+    return decode_counting(data, side, form)[0]
 
 
-def decode_counting(data: bytes, side: int) -> tuple[npt.NDArray[np.uint8], Loss]:
-    """Pixels [3, H, W] of an image whose shorter side is reduced to `side` pixels, and never enlarged.
+def decode_counting(data: bytes, side: int, form: PixelFormat = PLAIN) -> tuple[Pixels, Loss]:
+    """Pixels [C, H, W] of an image whose shorter side is reduced to `side` pixels, and never enlarged.
 
     The reduction is Pillow's antialiased bilinear to torchvision's sizes, so that it equals
     `transforms.Resize`. The longer side follows, however long the image is.
 
     Raises:
-        Unreadable: not an image, damaged, or above `PIL.Image.MAX_IMAGE_PIXELS`.
+        Unreadable: not an image, damaged, or above `PIL.Image.MAX_IMAGE_PIXELS`. Unmeasured: the format knows no window
+            for such an image.
     """
     if not data:
         raise Unreadable("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image)
-            pages = _pages(image) - 1
-            image.draft(None, (DRAFT * side, DRAFT * side))
-            is_deep = _is_deep(image)
-            image.load()
-            orientation = _orientation(image)  # which loading a TIFF applies
-            rgb = _rgb(image)
-            loss = Loss(pages, *(_levels(image, rgb) if is_deep else ()))
-            small = _reduce(rgb, side)
-    except (Unreadable, MemoryError):
+        kind = kind_of(data)
+        if kind in ("picture", "tiff") and form.keeps_eight():
+            picture = _picture(data, kind, side, form)
+            if picture is not None:
+                return picture
+        raw = read(data, frame=form.frame, pages_are_channels=form.pages_are_channels)
+        return _developed(raw, side, form)
+    except (Unreadable, Unmeasured, MemoryError):
         raise
-    except UnidentifiedImageError:
-        raise Unreadable("not an image in a known format") from None
-    except Exception as error:  # Pillow's readers raise anything on damaged files: struct.error, KeyError, ...
+    except Exception as error:  # readers raise anything on damaged files: struct.error, KeyError, ...
         raise Unreadable(str(error) or type(error).__name__) from None
-    if orientation in _ORIENTATION:
-        small = small.transpose(_ORIENTATION[orientation])
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)), loss
 
 
 @contextmanager
@@ -120,10 +119,59 @@ def ppm(pixels: npt.NDArray[np.uint8]) -> bytes:
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
-def _check_size(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise Unreadable(f"{image.width} x {image.height} pixels, above the limit of {limit / 1e6:.0f} million")
+def _picture(data: bytes, kind: FileKind, side: int, form: PixelFormat) -> tuple[Pixels, Loss] | None:
+    """An image that Pillow keeps whole: colours or grey of 8 bits. None for any other."""
+    try:
+        image = pictures.open_image(data)
+    except Unreadable:
+        if kind == "tiff":
+            return None
+        raise
+    with image:
+        mode, size = image.mode, (image.height, image.width)
+        if pictures.is_deep(data, image) or (kind == "tiff" and not _is_colour(image)):
+            return None
+        pages = _pages(image)
+        if (number := number_of(form.frame, pages)) > 0:
+            image.seek(number)
+        image.draft(None, (DRAFT * side, DRAFT * side))
+        image.load()
+        orientation = _orientation(image)  # which loading a TIFF applies
+        small = _reduce(pictures.flat(image, "RGB" if form.channels == 3 else "L"), side)
+    if orientation in _ORIENTATION:
+        small = small.transpose(_ORIENTATION[orientation])
+    pixels: Pixels = np.asarray(small)
+    pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
+    if form.bits == 16:
+        pixels = pixels.astype(np.uint16) * 257
+    return pixels, Loss(pages - 1, size=size, mode=mode)
+
+
+def _developed(raw: Raw, side: int, form: PixelFormat) -> tuple[Pixels, Loss]:
+    """The pixels of an image's numbers."""
+    shares = form.shares(raw)
+    height, width, channels = shares.shape
+    shorter = min(height, width)
+    planes = [shares[:, :, channel] for channel in range(channels)]
+    if shorter > side:
+        size = (side * width // shorter, side * height // shorter)
+        planes = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)) for plane in planes]
+    pixels = np.rint(np.stack(planes) * form.white).astype(form.dtype)
+    if channels != form.channels:  # grey as RGB
+        pixels = np.repeat(pixels, form.channels, axis=0)
+    many = raw.values.shape[2]
+    mode = f"{many} x {raw.values.dtype}" if many > 1 else str(raw.values.dtype)
+    loss = Loss(raw.pages - 1, *_levels(raw, shares, form), size=(height, width), mode=mode)
+    return np.ascontiguousarray(pixels), loss
+
+
+def _levels(raw: Raw, shares: npt.NDArray[np.float32], form: PixelFormat) -> tuple[int, int]:
+    """The number of different values in a file, and as pixels, before any reduction; 0 for a file of 8 bits."""
+    if raw.depth == "8-bit":
+        return 0, 0
+    step = -(-shares[:, :, 0].size // COUNTED)
+    values, kept = form.select(raw)[:, :, 0].ravel()[::step], shares[:, :, 0].ravel()[::step]
+    return len(np.unique(values)), len(np.unique(np.rint(kept * form.white)))
 
 
 def _pages(image: Image.Image) -> int:
@@ -140,19 +188,10 @@ def _pages(image: Image.Image) -> int:
     return pages
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file that is not loaded yet has more than 8 bits a channel."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return True
-    return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # a raw mode such as RGB;16B
-
-
-def _levels(image: Image.Image, rgb: Image.Image) -> tuple[int, int]:
-    """The number of different values in a file and in its 8 bits; where Pillow gives 8 only, it may have had all."""
-    kept = int(np.count_nonzero(rgb.getchannel(0).histogram()))
-    if image.mode.startswith("I") or image.mode == "F":
-        return len(np.unique(np.asarray(image))), kept
-    return 1 << 16, kept
+def _is_colour(image: Image.Image) -> bool:
+    """Whether a TIFF holds colours or grey, and nothing besides but transparency."""
+    extra = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES, ())
+    return all(int(each) in (1, 2) for each in (extra if isinstance(extra, tuple) else (extra,)))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -160,28 +199,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF beside sound pixels
         return 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        return white.convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    if not np.isfinite(values).all():
-        raise Unreadable("holds values that are not finite")
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and low >= 0 and high <= 255:
-        low, high = 0, 1 if high <= 1 else 255
-    elif values.dtype.kind != "f" and low >= 0 and high <= 65535:
-        low, high = 0, 65535
-    scaled = (values.astype(np.float64) - low) * (255 / max(high - low, np.finfo(np.float64).tiny))
-    return np.rint(scaled).astype(np.uint8)
 
 
 def _reduce(image: Image.Image, side: int) -> Image.Image:

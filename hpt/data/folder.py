@@ -25,27 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hpt.data import left_out, zip_file
-from hpt.data.decode import FORMATS
 from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, says_splits
 from hpt.data.layout import Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
+from hpt.data.readers import ARRAYS, EXTENSIONS, EXTRA, FORMATS, WITH_EXTRA, suffix_of
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")
 
-_SUFFIXES = {
-    "JPEG": ".jpg .jpeg .jfif .jpe .jif",
-    "PNG": ".png .apng",
-    "BMP": ".bmp .dib",
-    "GIF": ".gif",
-    "TIFF": ".tif .tiff",
-    "WEBP": ".webp",
-    "PPM": ".ppm .pgm .pbm .pnm",
-    "AVIF": ".avif .avifs",
-    "JPEG2000": ".jp2 .j2k .j2c .jpf .jpx .jpc",
-}
-EXTENSIONS = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name].split())
-"""The suffixes of images that can be read."""
 OWN_PICTURES = 32
 """Up to so many images directly in a folder, they are looked at for those that this program has drawn."""
 OWN_MARK = b"Software\0hptctl"
@@ -54,7 +41,7 @@ OWN_FILES = ("check.png", "preview.png", "mlflow.db")
 FOREIGN_RUN = re.compile(r"runs/(detect|classify|segment|pose|obb|train|predict|val|exp)\d*/")
 """What YOLO's tools write into a working folder."""
 LISTS = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".parquet", ".xlsx"})
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "dicomdir"})
 
 
 @dataclass(frozen=True)
@@ -137,6 +124,9 @@ Head = Callable[[str, int], bytes]
 
 
 def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSource], *, in_archive: bool) -> Listing:
+    if not tree.images:
+        tree.images = sorted(name for name, kind in tree.others.items() if kind in ARRAYS)
+        tree.others = {name: kind for name, kind in tree.others.items() if kind not in ARRAYS}
     found = Counter(tree.others.values())
     notes: list[Note] = []
     tree = _without_own(tree, head, notes)
@@ -144,6 +134,8 @@ def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSo
     if not tree.images:
         packed = sum(count for kind, count in found.items() if kind in left_out.PACKED)
         unpack = "unpack the archives; " if packed else ""
+        if any(kind in WITH_EXTRA for kind in found):
+            unpack += f"{EXTRA} reads {', '.join(sorted(WITH_EXTRA & set(found)))}; "
         raise DataError(
             f"{path} holds no images ({f'found {left_out.counts(found)}' if found else 'it is empty'})",
             f"{unpack}images end in {', '.join(sorted(EXTENSIONS))}",
@@ -192,13 +184,15 @@ def _without_own(tree: Tree, head: Head, notes: list[Note]) -> Tree:
 
 
 def _add(tree: Tree, name: str, head: Head) -> None:
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = suffix_of(name)
     start = b""
     if suffix not in EXTENSIONS and suffix not in left_out.NOT_IMAGES | left_out.OTHER_IMAGES:
         start = head(name, left_out.HEAD)
-    if suffix in EXTENSIONS or left_out.is_image(start, FORMATS):
+    if PurePosixPath(name).name.lower() in SYSTEM_FILES:
+        return
+    if (suffix in EXTENSIONS and suffix not in ARRAYS) or left_out.is_image(start, FORMATS):
         tree.images.append(name)
-    elif PurePosixPath(name).name.lower() not in SYSTEM_FILES:
+    else:
         tree.others[name] = left_out.kind_of(name, start)
 
 

@@ -12,9 +12,11 @@ import numpy.typing as npt
 import torch
 
 from hpt.data.cache_store import EntryIndex
+from hpt.data.pixel_format import PixelFormat
 from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 
-RGB = tuple[float, float, float]
+PerChannel = tuple[float, ...]
+"""A figure for each channel."""
 
 SMALLEST_STD = 1e-3
 """Images of one colour would otherwise be divided by zero."""
@@ -31,7 +33,7 @@ class Part(NamedTuple):
     rows: torch.Tensor
     """int64 [m]: which of the batch's they are."""
     pixels: torch.Tensor
-    """uint8 [m, 3, H, W]: each at the top left, padded with zeros to the largest of them."""
+    """uint8 or uint16 [m, C, H, W]: each at the top left, padded with zeros to the largest of them."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class RawBatch:
     """A batch of images as the cache holds them."""
 
     pixels: torch.Tensor
-    """uint8 [n, 3, H, W]: each image at the top left, padded with zeros to the largest of the batch; of no images where
-    there are `parts`."""
+    """uint8 or uint16 [n, C, H, W]: each image at the top left, padded with zeros to the largest of the batch; of no
+    images where there are `parts`."""
     sizes: torch.Tensor
     """int64 [n, 2]: the height and width of each image."""
     parts: tuple[Part, ...] = ()
@@ -51,7 +53,7 @@ class RawBatch:
         yield from self.parts or [(slice(None), self.pixels)]
 
     def image(self, row: int) -> torch.Tensor:
-        """[3, H, W] an image of the batch, without padding."""
+        """[C, H, W] an image of the batch, without padding."""
         height, width = self.sizes[row].tolist()
         for part in self.parts:
             if len(at := (part.rows == row).nonzero()):
@@ -68,29 +70,31 @@ class PackedPixels:
     """Images of any sizes, packed one after the other: in a map, or in the memory of a device."""
 
     flat: torch.Tensor
-    """uint8 [total]: the pixels [3, H, W] of one image after the other."""
+    """uint8 or uint16 [total]: the pixels [C, H, W] of one image after the other."""
     sizes: npt.NDArray[np.int64]
     """[N, 2] the height and width of each image."""
+    channels: int = 3
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
         """[N] the index in `flat` at which each image starts."""
-        lengths = 3 * self.sizes.prod(axis=1)
+        lengths = self.channels * self.sizes.prod(axis=1)
         offsets: npt.NDArray[np.int64] = np.cumsum(lengths) - lengths
         return offsets
 
     @cached_property
     def equal(self) -> torch.Tensor | None:
-        """`flat` as [N, 3, H, W] where all images are of one size."""
+        """`flat` as [N, C, H, W] where all images are of one size."""
         if (self.sizes == self.sizes[0]).all():
-            return self.flat.view(-1, 3, *self.sizes[0].tolist())
+            return self.flat.view(-1, self.channels, *self.sizes[0].tolist())
         return None
 
     def image(self, row: int) -> torch.Tensor:
-        """[3, H, W] one image, as a view."""
+        """[C, H, W] one image, as a view."""
         height, width = self.sizes[row].tolist()
         start = int(self.offsets[row])
-        return self.flat[start : start + 3 * height * width].view(3, height, width)
+        length = self.channels * height * width
+        return self.flat[start : start + length].view(self.channels, height, width)
 
     def batch(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
         """A copy of some images; images of one size cost one gather, others a copy each and the padding."""
@@ -102,10 +106,10 @@ class PackedPixels:
         if len(alike) == 1:
             return RawBatch(self._padded(rows, sizes), torch.from_numpy(sizes))
         parts = tuple(Part(torch.from_numpy(some), self._padded(rows[some], sizes[some])) for some in alike)
-        return RawBatch(self.flat.new_zeros(0, 3, 0, 0), torch.from_numpy(sizes), parts)
+        return RawBatch(self.flat.new_zeros(0, self.channels, 0, 0), torch.from_numpy(sizes), parts)
 
     def _padded(self, rows: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> torch.Tensor:
-        pixels = self.flat.new_zeros(len(rows), 3, *sizes.max(axis=0).tolist())
+        pixels = self.flat.new_zeros(len(rows), self.channels, *sizes.max(axis=0).tolist())
         for padded, row, (height, width) in zip(_plain(pixels), rows.tolist(), sizes.tolist(), strict=True):
             padded[:, :height, :width] = _plain(self.image(row))
         return pixels
@@ -113,7 +117,8 @@ class PackedPixels:
     def on(self, device: torch.device, rows: npt.NDArray[np.int64]) -> PackedPixels:
         """A copy of some images in the memory of a device."""
         sizes = self.sizes[rows]
-        copy = PackedPixels(torch.empty(int(3 * sizes.prod(axis=1).sum()), dtype=torch.uint8, device=device), sizes)
+        flat = torch.empty(int(self.channels * sizes.prod(axis=1).sum()), dtype=self.flat.dtype, device=device)
+        copy = PackedPixels(flat, sizes, self.channels)
         for place, row in enumerate(rows.tolist()):
             copy.image(place).copy_(self.image(row))
         return copy
@@ -147,7 +152,10 @@ def _plain(pixels: torch.Tensor) -> Any:
 def _gather(pixels: torch.Tensor, rows: npt.NDArray[np.int64]) -> torch.Tensor:
     if pixels.device.type == "cpu":
         return torch.from_numpy(pixels.numpy().take(rows, axis=0))
-    return pixels.index_select(0, torch.from_numpy(rows).to(pixels.device, non_blocking=True))
+    some = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+    if pixels.dtype == torch.uint16:  # which not every device can select from
+        return pixels.view(torch.int16).index_select(0, some).view(torch.uint16)
+    return pixels.index_select(0, some)
 
 
 @dataclass(frozen=True)
@@ -159,19 +167,20 @@ class OpenEntry(EntryIndex):
     kept_thumbnails: Thumbnails | None = None
     """[N, 256] the thumbnail of each image, mapped from the disk; None where the entry has none."""
 
-    def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[RGB, RGB]:
+    def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[PerChannel, PerChannel]:
         """The mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
         total = self.sums[rows].sum(axis=0).astype(np.float64)
         pixels = float(self.sizes[rows].prod(axis=1).sum())
         mean = total[0] / pixels
         std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
-        return _rgb(mean / 255), _rgb(np.maximum(std / 255, SMALLEST_STD))
+        white = self.form.white
+        return tuple((mean / white).tolist()), tuple(np.maximum(std / white, SMALLEST_STD).tolist())
 
 
 class Images:
     """Images without labels: all that pretraining ever gets."""
 
-    def __init__(self, entry: OpenEntry, rows: npt.NDArray[np.int64], mean: RGB, std: RGB) -> None:
+    def __init__(self, entry: OpenEntry, rows: npt.NDArray[np.int64], mean: PerChannel, std: PerChannel) -> None:
         self._entry = entry
         self._rows = rows
         self.mean = mean
@@ -185,7 +194,13 @@ class Images:
     @property
     def bytes(self) -> int:
         """The size of all pixels."""
-        return int(3 * self._entry.sizes[self._rows].prod(axis=1).sum())
+        form = self._entry.form
+        return int(form.channels * form.dtype.itemsize * self._entry.sizes[self._rows].prod(axis=1).sum())
+
+    @property
+    def form(self) -> PixelFormat:
+        """How the files became pixels."""
+        return self._entry.form
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -213,7 +228,7 @@ class Images:
         made = [thumbnail(self._entry.pixels.image(row).numpy()) for row in self._rows.tolist()]
         return np.array(made, dtype=np.uint8).reshape(-1, SIDE**2)
 
-    def statistics(self) -> tuple[RGB, RGB]:
+    def statistics(self) -> tuple[PerChannel, PerChannel]:
         """The mean and standard deviation of these images' own pixels, from which `mean` and `std` may differ."""
         return self._entry.mean_std(self._rows)
 
@@ -228,8 +243,3 @@ class Images:
     def on(self, device: torch.device) -> PackedPixels:
         """The images in the memory of a device, under the same indices: for small sets that are visited many times."""
         return self._entry.pixels.on(device, self._rows)
-
-
-def _rgb(values: npt.NDArray[np.float64]) -> RGB:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

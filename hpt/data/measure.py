@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpt.data.dataset import Dataset
-from hpt.data.images import RGB
+from hpt.data.images import PerChannel
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class SplitMeasure:
     """The name of the split, or `train+val`: what pretraining sees."""
     images: int
     """The number of images."""
-    mean: RGB
+    mean: PerChannel
     """The mean of all their pixels, per channel, in [0, 1]."""
-    std: RGB
+    std: PerChannel
     """The standard deviation of all their pixels, per channel, in [0, 1]."""
     height: tuple[int, int, int]
     """The smallest, median and largest height in pixels, as decoded."""

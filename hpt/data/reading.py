@@ -21,10 +21,12 @@ CHUNK = 8
 
 
 @contextmanager
-def reading(listing: Listing, work: Callable[[bytes], T], progress: Progress | None) -> Iterator[Iterator[T | str]]:
+def reading(
+    listing: Listing, work: Callable[[bytes], T], progress: Progress | None, *, what: str = "reading images"
+) -> Iterator[Iterator[T | str]]:
     """What `work` makes of the bytes of each image, in the order of the listing; a text says why one is unreadable.
 
-    Memory holds a few chunks of images per core. The iterator ends with the block.
+    Memory holds a few chunks of images per core. The iterator ends with the block. `what` is said of the progress.
     """
 
     def attempt(name: str) -> T | str:
@@ -38,7 +40,7 @@ def reading(listing: Listing, work: Callable[[bytes], T], progress: Progress | N
         for done, result in enumerate(_in_order(attempt, listing.names), start=1):
             yield result
             if progress is not None and (done % CHUNK == 0 or done == total):
-                progress(done, total, "reading images")
+                progress(done, total, what)
 
     with decode.quiet(), listing.source.open() as read:
         yield results()

@@ -32,6 +32,7 @@ def complete(
     *,
     groups: Sequence[str] | None = None,
     shares: Mapping[Split, Fraction] = SHARES,
+    tell: bool = True,
 ) -> dict[str, Indices]:
     """Sorted indices of train, val and test; what the dataset lacks is cut from a labelled train, class by
     class, and whole groups at a time where images belong together.
@@ -50,7 +51,8 @@ def complete(
         given = _cut(names, labels, given, train, wanted, seed, groups)
         cut = ", ".join(f"{split} ({float(shares[split]):.0%})" for split in reversed(missing))
         whole = "per class" if groups is None else "per class and group"
-        log.info("%s comes without %s: cut from train, %s, by data.split_seed=%d", dataset, cut, whole, seed)
+        say = log.info if tell else log.debug
+        say("%s comes without %s: cut from train, %s, by data.split_seed=%d", dataset, cut, whole, seed)
     return {split: np.flatnonzero(given == split) for split in SPLITS}
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,14 +58,18 @@ DIFFERENT = 0.99
 Thumbnails = npt.NDArray[np.uint8]
 
 
-def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnails:
-    """[256] the grey thumbnail of an image's pixels [3, H, W].
+def thumbnail(pixels: npt.NDArray[Any]) -> Thumbnails:
+    """[256] the grey thumbnail of an image's 8- or 16-bit pixels [C, H, W]: the luma of three channels, the mean of
+    others.
 
     The channels are reduced before they are mixed, which is the same but for rounding and takes a sixth of the time.
     """
     to, how = (SIDE, SIDE), Image.Resampling.BILINEAR
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> 8).astype(np.uint8)
     planes = [Image.fromarray(plane).resize(to, how, reducing_gap=REDUCING_GAP) for plane in pixels]
-    grey: Thumbnails = np.rint(LUMA @ np.stack([np.asarray(plane).reshape(-1) for plane in planes])).astype(np.uint8)
+    weights = LUMA if len(planes) == 3 else np.full(len(planes), 1 / len(planes))
+    grey: Thumbnails = np.rint(weights @ np.stack([np.asarray(plane).reshape(-1) for plane in planes])).astype(np.uint8)
     return grey
 
 

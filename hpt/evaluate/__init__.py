@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
@@ -62,7 +62,7 @@ def evaluate(
     check_labels(dataset, config)
     _check_metric(config, dataset, splits)
     compute, checkpoints = Compute.of(config), folder / CHECKPOINTS
-    backbone = load_backbone(config.backbone, state, compute.device)
+    backbone = _backbone(config, dataset, state, compute)
     setup = Setup(config, dataset, backbone, compute, callbacks, checkpoints, common)
     used, available = setup.train.images.names, len(dataset.splits["train"])
     facts = {"metric": setup.metric} | write_labels(folder, config, used, available)
@@ -90,11 +90,16 @@ def score_on_test(
     """
     _check_metric(config, dataset, ("test",))
     compute = Compute.of(config)
-    setup = Setup(config, dataset, load_backbone(config.backbone, state, compute.device), compute, callbacks)
+    setup = Setup(config, dataset, _backbone(config, dataset, state, compute), compute, callbacks)
     evaluator = KINDS[config.kind](setup)
     evaluator.load(folder)
     scores = evaluator.scores("test")
     return EvaluationResult(*report(folder, "test", scores, dataset), {"test": scores})
+
+
+def _backbone(config: EvaluateConfig, dataset: Dataset, state: Mapping[str, Tensor], compute: Compute) -> nn.Module:
+    channels, first_conv = dataset.images.form.channels, config.data.first_conv
+    return load_backbone(config.backbone, state, compute.device, channels=channels, first_conv=first_conv)
 
 
 def _check_metric(config: EvaluateConfig, dataset: Dataset, splits: Iterable[str]) -> None:

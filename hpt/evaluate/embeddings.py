@@ -67,7 +67,8 @@ def extract(
     if not any(map(len, rows)):
         raise DataError(f"{dataset.name} has no images in {', '.join(splits)}", "choose another --split")
     compute = Compute.of(config)
-    backbone = load_backbone(config.backbone, state, compute.device)
+    channels, first_conv = dataset.images.form.channels, config.data.first_conv
+    backbone = load_backbone(config.backbone, state, compute.device, channels=channels, first_conv=first_conv)
     every = np.concatenate(rows)
     images = dataset.images.subset(every)
     features = embed(backbone, images, config.image_size, compute, progress, "features")

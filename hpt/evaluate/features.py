@@ -19,9 +19,22 @@ from hpt.processes import Compute
 BATCH = 256
 
 
-def load_backbone(architecture: str, state: Mapping[str, Tensor], device: torch.device) -> nn.Module:
-    """The encoder with these weights (torchvision's keys without `fc`, all of them), on the device."""
-    backbone = encoder.build(architecture, seed=0)
+def load_backbone(
+    architecture: str,
+    state: Mapping[str, Tensor],
+    device: torch.device,
+    *,
+    channels: int | None = None,
+    first_conv: str = "repeat",
+) -> nn.Module:
+    """The encoder with these weights (torchvision's keys without `fc`, all of them), on the device.
+
+    Raises:
+        WeightsError: the weights are of neither RGB images nor such as have `channels`.
+    """
+    if channels is not None:
+        state = encoder.adapted(state, channels, first_conv)
+    backbone = encoder.build(architecture, seed=0, channels=encoder.channels_of(state))
     backbone.load_state_dict(dict(state), strict=True)
     return backbone.to(device)
 
@@ -86,7 +99,7 @@ def embed_views(
     with frozen(backbone), compute.autocast():
         for some, numbers in zip(rows.split(BATCH), uniform.split(BATCH), strict=True):
             raw = raw_batch(images, some, compute.device)
-            view = augment.parameters(numbers, raw.sizes, policy)
+            view = augment.parameters(numbers, raw.sizes, augment.suited(policy, images.form.colours))
             seen = augment.train_view(raw, view, size, images.mean, images.std, policy.blur_sigma[1])
             parts.append(backbone(seen).float())
             done += len(some)

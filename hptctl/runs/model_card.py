@@ -9,7 +9,7 @@ from hpt.errors import RunError
 from hptctl import __version__, runs
 from hptctl.format import count, thousands, with_spread
 from hptctl.runs import Run
-from hptctl.runs.record import recorded
+from hptctl.runs.record import Facts, recorded
 
 _HEAD = ["| evaluation | dataset | labels | metric | test | test images |", "|---|---|---|---|---|---|"]
 
@@ -84,6 +84,7 @@ def _page(
         "started from": " <- ".join([each.spec().tags.weights or "random weights" for each in chain]),
         "preset, seed": f"{config['preset']}, {config['seed']}",
         "normalisation": f"mean {stored.get('mean', '?')}, std {stored.get('std', '?')}, by channel",
+        **({"pixels": facts.pixels} if facts.pixels else {}),
         "hardware": facts.hardware or "",
         "images (fingerprint)": facts.data_fingerprint or "",
         "made by": f"hptctl {tags.version or __version__} {tags.commit or ''}".strip(),
@@ -91,7 +92,14 @@ def _page(
     }
     out = [f"# {title}", "", what, ""]
     out += ["| | |", "|---|---|", *(f"| {key} | {_cell(str(value))} |" for key, value in rows.items()), ""]
-    out += ["```python", line, "```", "", f"Input: RGB in [0, 1], normalised as above; output: {output}.", ""]
+    out += [
+        "```python",
+        line,
+        "```",
+        "",
+        f"Input: {_input(facts)} in [0, 1], normalised as above; output: {output}.",
+        "",
+    ]
     out += ["## Figures", "", *figures, ""]
     out += [
         "## Licence",
@@ -101,6 +109,13 @@ def _page(
         "",
     ]
     return "\n".join(out)
+
+
+def _input(facts: Facts) -> str:
+    channels = len(facts.mean or (0, 0, 0))
+    if channels == 3 and not facts.pixels:
+        return "RGB"
+    return f"{channels} channel{'' if channels == 1 else 's'} (see pixels above)"
 
 
 def _steps(run: Run) -> int:

@@ -142,6 +142,8 @@ class Facts(Recorded):
     """Mean of the train images by channel, in [0, 1]: what views are normalised by."""
     std: Channels | None = None
     """Standard deviation, likewise."""
+    pixels: str | None = None
+    """How files became pixels, where not plainly: channels, intensity windows, bits."""
     images: int | None = None
     """Images that a pretraining sees."""
     hardware: str | None = None

@@ -433,6 +433,7 @@ def data_facts(dataset: Dataset) -> Facts:
         split_fingerprint=dataset.split_fingerprint,
         split_counts=" ".join(f"{key}={len(rows)}" for key, rows in dataset.splits.items()),
         quarantined=len(dataset.quarantined),
+        pixels=dataset.images.form.in_words() or None,
         mean=tuple(dataset.images.mean),
         std=tuple(dataset.images.std),
     )

@@ -1,4 +1,4 @@
-"""A backbone as an MLflow model: images [n, 3, H, W], RGB in [0, 1] -> features [n, d].
+"""A backbone as an MLflow model: images [n, C, H, W], mostly RGB, in [0, 1] -> features [n, d].
 
 MLflow keeps this file with the model. It needs torch, torchvision and safetensors, and not the program that wrote it.
 """
@@ -18,8 +18,11 @@ class Embedder(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         about = json.loads(Path(context.artifacts["about"]).read_text())
-        self.mean, self.std = (torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        self.mean, self.std = (torch.tensor(about[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
         self.model = getattr(torchvision.models, about["backbone"])()
+        channels = len(about["mean"])
+        if channels != 3:
+            self.model.conv1 = torch.nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
         self.model.fc = torch.nn.Identity()
         self.model.load_state_dict(load_file(context.artifacts["backbone"]))
         self.model.eval()

@@ -226,13 +226,15 @@ def test_an_image_of_one_pixel_and_a_panorama_can_be_cropped() -> None:
 NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 
 
-#                jitter, grayscale, blur, flip
+#                jitter, grayscale, blur, flip, vertical flip, turn
 PROBABILITIES = {
-    "baseline": (0.8, 0.2, 0.5, 0.5),
-    "no-grayscale": (0.8, 0.0, 0.5, 0.5),
-    "no-color": (0.0, 0.2, 0.5, 0.5),
-    "crop-blur": (0.0, 0.0, 0.5, 0.0),
-    "crop-only": (0.0, 0.0, 0.0, 0.0),
+    "baseline": (0.8, 0.2, 0.5, 0.5, 0.0, 0.0),
+    "no-grayscale": (0.8, 0.0, 0.5, 0.5, 0.0, 0.0),
+    "no-color": (0.0, 0.2, 0.5, 0.5, 0.0, 0.0),
+    "crop-blur": (0.0, 0.0, 0.5, 0.0, 0.0, 0.0),
+    "crop-only": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "rotate90": (0.8, 0.2, 0.5, 0.5, 1.0, 0.75),
+    "vertical-flip": (0.8, 0.2, 0.5, 0.5, 0.5, 0.0),
 }
 
 
@@ -260,7 +262,9 @@ def test_crop_only_crops_and_does_nothing_else_with_the_boxes_of_the_baseline() 
 def test_the_other_policies_differ_from_it_in_exactly_what_they_keep() -> None:
     raw = shapes(200)
     kept = {
-        policy: [bool(rows.any()) for rows in (view.jitter, view.grayscale, view.sigma > 0, view.flip)]
+        policy: [
+            bool(rows.any()) for rows in (view.jitter, view.grayscale, view.sigma > 0, view.flip, view.flop, view.turn)
+        ]
         for policy, view in ((policy, views(policy, raw)[0]) for policy in POLICIES)
     }
     assert kept == {policy: [p > 0 for p in row] for policy, row in PROBABILITIES.items()}

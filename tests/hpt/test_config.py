@@ -29,6 +29,8 @@ PROBABILITIES = {
     "no-color": (0.0, 0.2, 0.5, 0.5),
     "crop-blur": (0.0, 0.0, 0.5, 0.0),
     "crop-only": (0.0, 0.0, 0.0, 0.0),
+    "rotate90": (0.8, 0.2, 0.5, 0.5),
+    "vertical-flip": (0.8, 0.2, 0.5, 0.5),
 }
 
 
@@ -41,7 +43,7 @@ def test_a_policy_is_resolved_to_its_numbers_and_leaves_the_others_alone(policy:
     config = resolved(augment={"policy": policy})
     found = config.augment
     assert (found.jitter_p, found.grayscale_p, found.blur_p, found.flip_p) == PROBABILITIES[policy]
-    probabilities = {"policy", "jitter_p", "grayscale_p", "blur_p", "flip_p"}
+    probabilities = {"policy", "jitter_p", "grayscale_p", "blur_p", "flip_p", "vertical_flip_p", "rotate90"}
     assert found.model_dump(exclude=probabilities) == AugmentConfig().model_dump(exclude=probabilities)
     assert AugmentConfig(policy=policy) == found == resolved(f"augment.policy={policy}").augment
     assert PretrainConfig.model_validate(config.model_dump(mode="json")) == config  # as run.json holds it

@@ -114,11 +114,28 @@ def test_a_depth_that_is_not_in_the_table_is_refused_with_its_blocks() -> None:
         encoder.detect(state)
 
 
-def test_a_stem_for_grey_images_is_refused_by_its_channels() -> None:
-    with torch.device("meta"):
-        state = timm.create_model("resnet18", in_chans=1).state_dict()
-    with pytest.raises(WeightsError, match="resnet18 for images of 1 channels"):
-        encoder.detect(state)
+def test_rgb_weights_adapted_to_other_channels_see_the_same_in_equal_channels() -> None:
+    rgb = encoder.build("resnet18", seed=0).eval()
+    grey = torch.rand(2, 1, 32, 32)
+    seen = rgb(grey.expand(-1, 3, -1, -1))
+    for channels in (1, 2, 3, 5, 16):
+        for how in ("repeat", "mean"):
+            adapted = encoder.adapted(rgb.state_dict(), channels, how)
+            model = encoder.build("resnet18", seed=1, channels=channels).eval()
+            model.load_state_dict(dict(adapted))
+            close = {"rtol": 1e-3, "atol": 1e-3}
+            if how == "mean" or (channels % 3 in (0, 1) and channels < 4):
+                torch.testing.assert_close(model(grey.expand(-1, channels, -1, -1)), seen, **close)
+    theirs = timm.models._manipulate.adapt_input_conv(5, rgb.state_dict()["conv1.weight"])
+    torch.testing.assert_close(encoder.adapted(rgb.state_dict(), 5)["conv1.weight"], theirs)
+
+
+def test_weights_of_other_channels_are_left_as_they_are_and_adapted_to_no_others() -> None:
+    five = encoder.build("resnet18", seed=0, channels=5).state_dict()
+    assert encoder.detect(five) == "resnet18"
+    assert encoder.adapted(five, 5) is five
+    with pytest.raises(WeightsError, match="weights of a network of 5 channels, and the images have 3"):
+        encoder.adapted(five, 3)
 
 
 def test_an_unknown_backbone_gets_a_suggestion() -> None:

@@ -484,10 +484,14 @@ def test_quantised_and_sparse_weights_are_refused_by_name(tmp_path: Path, state:
         weights.read(tmp_path / "w.pth")
 
 
-def test_a_stem_for_grey_images_is_refused(tmp_path: Path) -> None:
-    torch.save(timm.create_model("resnet18", in_chans=1).state_dict(), tmp_path / "grey.pth")
-    with pytest.raises(WeightsError, match=r"grey.pth: a resnet18 for images of 1 channels, but images here have 3"):
-        weights.read(tmp_path / "grey.pth")
+def test_a_stem_for_other_channels_is_read_and_one_for_more_than_sixteen_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("resnet18", in_chans=5).state_dict()
+    torch.save(state, tmp_path / "five.pth")
+    loaded = weights.read(tmp_path / "five.pth")
+    assert torch.equal(loaded.state["conv1.weight"], state["conv1.weight"])
+    torch.save(timm.create_model("resnet18", in_chans=17).state_dict(), tmp_path / "many.pth")
+    with pytest.raises(WeightsError, match=r"many.pth: a resnet18 for images of 17 channels, .* at most 16"):
+        weights.read(tmp_path / "many.pth")
 
 
 def test_a_known_name_is_its_file_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,8 @@ def check(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="List what leaks, so that runs leave it out of train and val.")
     ] = False,
-    split_seed: Annotated[int, typer.Option("--split-seed", help="data.split_seed of the runs.")] = 0,
+    split_seed: Annotated[int | None, typer.Option("--split-seed", help="data.split_seed of the runs.")] = None,
+    sets: options.Sets = None,
     data_root: options.DataRoot = None,
     as_json: options.Json = False,
 ) -> None:
@@ -50,15 +51,19 @@ def check(
     from hpt.errors import ConfigError
     from hptctl import console
     from hptctl.charts import contact_sheet
+    from hptctl.commands.datasets.list_info import data_config
 
     contact_sheet.check_path(out)
     if not 0.9 <= near <= 1:
         raise ConfigError(f"--near {near:g} is not between 0.9 and 1", "0.99 is usual; lower finds look-alikes")
+    config = data_config(
+        dataset, [*(sets or ()), *([f"data.split_seed={split_seed}"] if split_seed is not None else [])]
+    )
     found = find(dataset)
     place = lists.place(found)
     before = lists.read(place)
     with console.Display() as display:
-        report = guard.check(found, split_seed, left_out=before, near=near, progress=display.progress)
+        report = guard.check(found, config, left_out=before, near=near, progress=display.progress)
     sheet = _draw(name_of(found), report, out)
     written = quarantine and bool(report.leaks)
     if written:
@@ -97,6 +102,9 @@ def _show(name: str, report: CheckResult, left_out: int, near: float) -> None:
         ("odd", len(report.odd), _some(f"{image} ({why})" for image, why in report.odd)),
     ]
     console.table("", ("what", ">found", "which"), [(what, thousands(many), which) for what, many, which in rows])
+    if report.levels:
+        before, kept = map(thousands, report.levels)
+        console.say(f"grey levels: {kept} of {before} survive (median); {report.form.in_words()}")
     console.say(f"sizes {widths.min()} x {heights.min()} to {widths.max()} x {heights.max()} px, modes {odd_modes}")
     if left_out:
         console.say(f"its quarantine list leaves {count(left_out, 'image')} out, here as in runs")
@@ -118,7 +126,7 @@ def _draw(name: str, report: CheckResult, out: Path) -> str | None:
     with report.source.open() as read:
         for pair in pairs:
             both = (pair.first, pair.second)
-            first, second = (preview.in_square(read(report.names[row]), TILE) for row in both)
+            first, second = (preview.in_square(read(report.names[row]), TILE, report.form) for row in both)
             above, below = (f"{report.where[row]} {report.names[row].rpartition('/')[2]}" for row in both)
             kind = "equal" if pair.exact else f"{pair.likeness:.4f}"
             rows.append(contact_sheet.SheetRow(image=first, tiles=[second], caption=(above, f"{kind} {below}")))
@@ -127,6 +135,8 @@ def _draw(name: str, report: CheckResult, out: Path) -> str | None:
 
 
 def _facts(name: str, report: CheckResult, left_out: int, sheet: str | None, written: Path | None) -> dict[str, Any]:
+    from hptctl.commands.datasets.list_info import pixel_facts
+
     def pairs(found: Any) -> list[dict[str, Any]]:
         return [
             {
@@ -152,6 +162,8 @@ def _facts(name: str, report: CheckResult, left_out: int, sheet: str | None, wri
         "not_as_published": {key: {"found": f, "published": p} for key, (f, p) in report.miscounted.items()},
         "odd": [list(each) for each in report.odd],
         "modes": dict(report.modes),
+        "levels": dict(zip(("in_files", "in_pixels"), report.levels, strict=True)) if report.levels else None,
+        "pixels": pixel_facts(report.form),
         "notes": list(report.notes),
         "sheet": sheet,
         "quarantine": str(written) if written else None,

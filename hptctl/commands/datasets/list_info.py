@@ -9,7 +9,9 @@ from hptctl import options
 from hptctl.format import count, gigabytes, thousands
 
 if TYPE_CHECKING:
+    from hpt.config import DataConfig
     from hpt.data.dataset import Dataset
+    from hpt.data.pixel_format import PixelFormat
     from hpt.data.row import CatalogRow
 
 
@@ -85,14 +87,25 @@ def _readiness(row: CatalogRow) -> str:
 
 def read(dataset: str, image_size: int | None, sets: list[str] | None) -> Dataset:
     """A dataset as a run would read it for views of that size."""
-    from hpt.config import EvaluateConfig, resolve
     from hpt.data.dataset import load
     from hptctl import console
 
-    flags = {"kind": "knn", "weights": "", "dataset": dataset, "image_size": image_size}
-    config = resolve(EvaluateConfig, sets=sets or (), flags=flags).data
+    config = data_config(dataset, sets, image_size)
     with console.Display() as display:
         return load(dataset, config, side=config.side(image_size or 224), progress=display.progress)
+
+
+def data_config(dataset: str, sets: list[str] | None, image_size: int | None = None) -> DataConfig:
+    """The settings of a dataset that `--set data.*` gives."""
+    from hpt.config import EvaluateConfig, resolve
+
+    flags = {"kind": "knn", "weights": "", "dataset": dataset, "image_size": image_size}
+    return resolve(EvaluateConfig, sets=sets or (), flags=flags).data
+
+
+def pixel_facts(form: PixelFormat) -> dict[str, Any]:
+    """How files become pixels, for scripts."""
+    return form.model_dump(mode="json") | {"in_words": form.in_words()}
 
 
 def row_facts(row: CatalogRow) -> dict[str, Any]:
@@ -121,6 +134,7 @@ def _data_facts(data: Dataset) -> dict[str, Any]:
         "classes": list(data.classes),
         "images": {split: len(rows) for split, rows in data.splits.items()},
         "per_class": {split: data.per_class(split).tolist() for split in data.splits},
+        "pixels": pixel_facts(data.images.form),
         "mean": list(data.images.mean),
         "std": list(data.images.std),
         "notes": list(data.notes),
@@ -151,6 +165,8 @@ def _show_splits(data: Dataset) -> None:
     counts = {split: data.per_class(split).tolist() for split in data.splits}
     sizes = ", ".join(f"{thousands(len(rows))} {split}" for split, rows in data.splits.items())
     console.say(f"{data.name}: {count(len(data.images), 'image')} ({sizes}), {len(data.classes)} classes, {data.task}")
+    if words := data.images.form.in_words():
+        console.say(words)
     console.say(f"mean {numbers(data.images.mean)}  std {numbers(data.images.std)}")
     if data.classes:
         rows = [(name, *(thousands(counts[split][i]) for split in data.splits)) for i, name in enumerate(data.classes)]

@@ -10,7 +10,7 @@ import typer
 from hptctl import options
 
 if TYPE_CHECKING:
-    pass
+    from hpt.data.pixel_format import PixelFormat
 
 
 def preview(
@@ -22,6 +22,12 @@ def preview(
     image_size: options.ImageSize = None,
     seed: options.Seed = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "train",
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            "--channels", metavar="R,G,B", help="Channels shown as red, green and blue.", show_default="0,1,2"
+        ),
+    ] = None,
     sets: options.Sets = None,
     data_root: options.DataRoot = None,
     as_json: options.Json = False,
@@ -52,6 +58,7 @@ def preview(
     size = config.image_size
     with console.Display() as display:
         data = load(dataset, config.data, side=config.data.side(size), progress=display.progress)
+    three = _three(channels, data.images.form)
     chosen = preview.choose(data, split, images, config.seed)
     words = f"{config.augment.policy}: {config.augment.in_words()}"
     title = f"{data.name}, {split}, views of {size} px, seed {config.seed}. Policy {words}"
@@ -66,7 +73,7 @@ def preview(
                 f"{seen.cached.shape[1]} × {seen.cached.shape[0]} px",
             ),
         )
-        for index, seen in zip(chosen.tolist(), preview.look(shown, config, views), strict=True)
+        for index, seen in zip(chosen.tolist(), preview.look(shown, config, views, three), strict=True)
     ]
     headings = ("in the cache", "test view", *(f"view {number}" for number in range(1, views + 1)))
     contact_sheet.write(contact_sheet.draw(title, headings, rows, place), out)
@@ -82,3 +89,22 @@ def preview(
         return
     console.say(f"{out}: {len(rows)} {split} images of {data.name}, {views} views each of {size} px")
     console.say(f"policy {words}")
+
+
+def _three(text: str | None, form: PixelFormat) -> tuple[int, int, int] | None:
+    """The channels to show, by number or name, of those that a run sees."""
+    from hpt.errors import ConfigError, did_you_mean
+
+    if text is None:
+        return None
+    names = [name.casefold() for name in form.names]
+    parts = [part.strip().casefold() for part in text.split(",")]
+    found = [int(part) if part.isdecimal() else names.index(part) if part in names else -1 for part in parts]
+    if len(found) != 3 or not all(0 <= each < form.channels for each in found):
+        wrong = next((part for part, at in zip(parts, found, strict=True) if not 0 <= at < form.channels), "")
+        hint = did_you_mean(wrong, form.names) if wrong and form.names else ""
+        raise ConfigError(
+            f"--channels {text} does not name three channels{hint}",
+            f"give three of {', '.join(form.names) or f'0 to {form.channels - 1}'}, for example --channels 0,0,0",
+        )
+    return found[0], found[1], found[2]

@@ -99,7 +99,7 @@ def test_pixels_larger_than_the_machines_memory_can_be_mapped(tmp_path: Path) ->
         file.seek(size - 1)
         file.write(b"\x07")
     with path.open("rb") as file:
-        pixels = cache.mapped(file)
+        pixels = cache.mapped(file, np.dtype(np.uint8))
     assert (len(pixels), int(pixels[-1]), int(pixels[size // 2])) == (size, 7, 0)
 
 

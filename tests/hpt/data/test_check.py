@@ -43,7 +43,7 @@ def named(report: CheckResult, pairs: tuple[Duplicate, ...]) -> set[tuple[str, s
 
 
 def test_nothing_is_found_where_nothing_is_wrong(folder: Path) -> None:
-    report = check(folder, 0)
+    report = check(folder, DataConfig())
     assert (report.leaks, report.repeats, report.contradictions, report.unreadable, report.odd) == ((),) * 5
     assert (dict(report.absent), dict(report.miscounted), dict(report.modes)) == ({}, {}, {"RGB": 32})
     assert report.sizes.tolist() == [[64, 64]] * 32
@@ -54,7 +54,7 @@ def test_copies_in_two_splits_leak_however_they_were_saved(folder: Path) -> None
     with Image.open(folder / "test" / "b" / "07.png") as original:
         original.save(folder / "val" / "b" / "recompressed.jpg", quality=60)
         ImageEnhance.Brightness(original.resize((97, 97))).enhance(0.8).save(folder / "train" / "b" / "darker.png")
-    report = check(folder, 0)
+    report = check(folder, DataConfig())
     exact = tuple(pair for pair in report.leaks if pair.exact)
     near = tuple(pair for pair in report.leaks if not pair.exact)
     assert named(report, exact) == {("train/a/copy.png", "test/a/03.png")}
@@ -62,13 +62,13 @@ def test_copies_in_two_splits_leak_however_they_were_saved(folder: Path) -> None
     assert all(0.99 <= pair.likeness < 1 for pair in near)
     assert set(report.to_leave_out()) == {"train/a/copy.png", "val/b/recompressed.jpg", "train/b/darker.png"}
     assert "test image test/a/03.png" in report.to_leave_out()["train/a/copy.png"]
-    assert named(check(folder, 0, near=1), check(folder, 0, near=1).leaks) == named(report, exact)
+    assert named(check(folder, DataConfig(), near=1), check(folder, DataConfig(), near=1).leaks) == named(report, exact)
 
 
 def test_what_is_repeated_in_a_split_is_no_leak_but_other_labels_are_said(folder: Path) -> None:
     shutil.copy(folder / "train" / "a" / "00.png", folder / "train" / "a" / "again.png")
     shutil.copy(folder / "train" / "a" / "02.png", folder / "train" / "b" / "other.png")
-    report = check(folder, 0)
+    report = check(folder, DataConfig())
     assert report.leaks == ()
     assert named(report, report.repeats) == {
         ("train/a/00.png", "train/a/again.png"),
@@ -80,7 +80,7 @@ def test_what_is_repeated_in_a_split_is_no_leak_but_other_labels_are_said(folder
 def test_a_cut_of_ours_is_checked_as_runs_make_it(tmp_path: Path) -> None:
     for number in range(30):
         image(tmp_path / "mine" / "ab"[number % 2] / f"{number // 2:02d}.png", number // 2)  # each under both classes
-    report = check(tmp_path / "mine", 3)
+    report = check(tmp_path / "mine", DataConfig(split_seed=3))
     dataset = load(str(tmp_path / "mine"), DataConfig(split_seed=3), side=32)
     for split, rows in dataset.splits.items():
         assert [report.names[i] for i in report.splits[split]] == [dataset.images.names[i] for i in rows]
@@ -95,7 +95,7 @@ def test_a_quarantine_list_is_left_out_of_runs_and_moves_no_other_image(tmp_path
     test_image = before.images.names[before.splits["test"][0]]
     train_image = before.images.names[before.splits["train"][0]]
     shutil.copy(tmp_path / "mine" / test_image, tmp_path / "mine" / train_image)
-    report = check(tmp_path / "mine", 0)
+    report = check(tmp_path / "mine", DataConfig())
     assert named(report, report.leaks) == {(train_image, test_image)}
 
     place = quarantine.place(tmp_path / "mine")
@@ -111,7 +111,7 @@ def test_a_quarantine_list_is_left_out_of_runs_and_moves_no_other_image(tmp_path
         assert after.splits[split].tolist() == before.splits[split].tolist()
     assert after.split_fingerprint != before.split_fingerprint
     assert train_image not in after.pretraining_images().names
-    again = check(tmp_path / "mine", 0, left_out=quarantine.read(place))
+    again = check(tmp_path / "mine", DataConfig(), left_out=quarantine.read(place))
     assert (again.leaks, len(again.names)) == ((), 39)
 
 
@@ -141,7 +141,7 @@ def test_unreadable_odd_and_absent_are_named(folder: Path) -> None:
     image(folder / "train" / "b" / "long.png", 5, (200, 20))
     image(folder / "train" / "b" / "small.png", 6, (9, 9))
     image(folder / "train" / "c" / "new.png", 7)
-    report = check(folder, 0)
+    report = check(folder, DataConfig())
     assert report.unreadable == (("train/a/00.png", "not an image in a known format"),)
     assert dict(report.odd) == {
         "train/a/flat.png": "6 x 5 px",
@@ -157,7 +157,7 @@ def test_blank_images_are_not_alike_unless_they_are_equal(tmp_path: Path) -> Non
         path = tmp_path / "blank" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (20, 20), 255 - number // 2).save(path)
-    report = check(tmp_path / "blank", 0)
+    report = check(tmp_path / "blank", DataConfig())
     pairs = (*report.leaks, *report.repeats)
     assert pairs and all(pair.exact for pair in pairs)
     assert {why for _, why in report.odd} == {"one colour"}
@@ -167,10 +167,10 @@ def test_blocks_find_what_one_block_finds(folder: Path, monkeypatch: pytest.Monk
     for number in (3, 7, 11):
         with Image.open(next(folder.glob(f"*/*/{number:02d}.png"))) as original:
             original.save(folder / "train" / "a" / f"{number}.jpg")
-    whole = check(folder, 0)
+    whole = check(folder, DataConfig())
     assert len(whole.leaks) == 3
     monkeypatch.setattr(guard, "BLOCK", 5)
-    assert check(folder, 0).leaks == whole.leaks
+    assert check(folder, DataConfig()).leaks == whole.leaks
 
 
 def test_a_set_of_one_picture_is_one_line_and_no_flood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,12 +178,12 @@ def test_a_set_of_one_picture_is_one_line_and_no_flood(folder: Path, monkeypatch
     for number in range(10):
         shutil.copy(folder / "test" / "a" / "03.png", folder / "train" / "a" / f"copy{number}.png")
     with pytest.raises(DataError, match="11 files are equal, byte for byte"):
-        check(folder, 0)
+        check(folder, DataConfig())
 
 
 @pytest.mark.shared
 def test_the_flowers_that_are_in_val_and_test_are_found(shared_data: Path) -> None:
-    report = check(shared_data / "flowers102.zip", 0)
+    report = check(shared_data / "flowers102.zip", DataConfig())
     assert named(report, report.leaks) == {
         ("val/039/image_07029.jpg", "test/039/image_08080.jpg"),
         ("val/078/image_01835.jpg", "test/078/image_01858.jpg"),

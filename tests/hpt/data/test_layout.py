@@ -134,7 +134,7 @@ def test_splits_below_the_classes_are_splits_and_a_note_says_so(tmp_path: Path) 
             "versions of the same images, not classes; name one of them: .*color",
         ),
         (["test/train/cat/1.png", "test/val/cat/2.png", "train/cat/3.png"], "which may belong to test or not"),
-        (["train/cat/1.png", "val/dog/2.png", "train/dog/x.heic"], "class 'dog' has no images in .* only 1 .heic that"),
+        (["train/cat/1.png", "val/dog/2.png", "train/dog/x.psd"], "class 'dog' has no images in .* only 1 .psd that"),
     ],
 )
 def test_what_would_cost_a_result_is_refused_with_what_to_do(tmp_path: Path, names: list[str], message: str) -> None:
@@ -224,12 +224,13 @@ def test_images_are_known_by_suffix_or_by_content(tmp_path: Path) -> None:
         fill(tmp_path, f"ab/{name}", content=picture(kind, 40))
     fill(tmp_path, "ab/7", content=b"no image")
     fill(tmp_path, "ab/8", content=bytes(128) + b"DICM")
-    fill(tmp_path, "ab/9.heic", "ab/10.mp4", content=b"x")
+    fill(tmp_path, "ab/9.psd", "ab/10.mp4", content=b"x")
     fill(tmp_path, "cd/x.png")
-    dataset = load(str(tmp_path), DataConfig(), side=8)
+    dataset = load(str(tmp_path), DataConfig(max_unreadable=0.2), side=8)
     assert len(dataset.images) == 7
     (unread,) = [note for note in dataset.notes if "does not read" in note]
-    assert all(f"1 {suffix}" in unread for suffix in (".dcm", ".heic", ".mp4"))
+    assert all(f"1 {suffix}" in unread for suffix in (".psd", ".mp4"))
+    assert [name for name, _ in dataset.quarantined] == ["ab/8"]
     assert "no images: 1 without extension" in "\n".join(dataset.notes)
 
 
