@@ -6,15 +6,18 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 
+from hpt import augment
 from hpt.callbacks import Log
 from hpt.config import PretrainConfig
+from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.processes import choose_device, cpu_has_bf16
 
 logger = logging.getLogger(__name__)
 
 
-def notes(config: PretrainConfig, images: int) -> Iterator[str]:
-    """What to know of a run before it starts, a line each; `images` is the number that it pretrains on.
+def notes(config: PretrainConfig, images: int, form: PixelFormat = PLAIN) -> Iterator[str]:
+    """What to know of a run before it starts, a line each; `images` is the number that it pretrains on, and `form` says
+    what their channels are.
 
     Raises:
         ConfigError: the device is not on this machine.
@@ -23,6 +26,9 @@ def notes(config: PretrainConfig, images: int) -> Iterator[str]:
         return
     if config.precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
         yield "this processor computes in bf16 too: --precision bf16 takes about three quarters of the time at 64 px"
+    if (suited := augment.suited(config.augment, form.colours)) != config.augment:
+        what = "greys" if form.colours == "grey" else f"{form.channels} channels that are no colours"
+        yield f"of {what} the views are {suited.in_words()}"
     queue = config.moco.queue_size
     if queue > images:
         yield (

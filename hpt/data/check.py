@@ -148,7 +148,7 @@ def check(
     losses = notes_of_losses(
         np.array([(a.loss.pages, a.loss.levels, a.loss.kept) for a in looks], dtype=np.int64), form
     )
-    tell(name_of(found), losses)
+    tell(name_of(found), [note for note in losses if note.doubtful])
     where, labels, names = where[rows], listing.labels[rows], tuple(listing.names[i] for i in rows.tolist())
     splits: dict[str, Indices] = {name: np.flatnonzero(where == name) for name in SPLITS}
     thumbnails = np.stack([look.thumbnail for look in looks])

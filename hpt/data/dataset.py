@@ -93,11 +93,14 @@ class Dataset:
         return np.bincount(labels[labels >= 0], minlength=len(self.classes))
 
 
-def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | None = None) -> Dataset:
+def load(
+    dataset: str, config: DataConfig, *, side: int, progress: Progress | None = None, brief: bool = False
+) -> Dataset:
     """The dataset of a name of the catalogue, or else in a folder, zip file or list (`names.find`).
 
     Images are decoded on the first call, with their shorter side reduced to `side` pixels (`config.side` of the view's
     size), and come from the cache afterwards. A small dataset of the catalogue that is missing is downloaded first.
+    `brief` logs only what is doubtful of how numbers became pixels, for who shows the rest.
 
     Raises:
         DataError: there is nothing of that name, no images, too many unreadable ones, or an ambiguous layout.
@@ -111,7 +114,7 @@ def load(dataset: str, config: DataConfig, *, side: int, progress: Progress | No
     entry = _open(found, listing, config, side, progress)
     _check_quarantine(name, entry, config.max_unreadable)
     losses = notes_of_losses(entry.losses, entry.form)
-    tell(name, losses)
+    tell(name, [note for note in losses if note.doubtful or not brief])
 
     at = {image: i for i, image in enumerate(listing.names)}
     readable = np.array([at[image] for image in entry.names], dtype=np.int64)

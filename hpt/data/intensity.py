@@ -174,14 +174,15 @@ def _sampled(raw: Raw) -> _Sampled:
     height, width, channels = raw.values.shape
     flat = raw.values.reshape(-1, channels)
     some = np.ascontiguousarray(flat[:: max(1, -(-height * width * channels // VALUES))])
-    usable = some.astype(np.float64)
+    usable = some.astype(np.float64)  # n x C
     if raw.absent is not None:
         absent = raw.absent.reshape(-1, channels)[:: max(1, -(-height * width * channels // VALUES))]
         usable[absent] = np.nan
     ends = None
     if np.isfinite(usable).any(axis=0).all():
         usable[~np.isfinite(usable)] = np.nan
-        ends = np.nanquantile(usable, (0, TAIL, 1 - TAIL, 1), axis=0).T
+        tail = max(TAIL, 1.5 / len(usable))  # a hot pixel of a small image too
+        ends = np.nanquantile(usable, (0, tail, 1 - tail, 1), axis=0).T
     return _Sampled(raw.depth, channels, raw.colours, raw.names, some, ends, raw.window, raw.physical, _noise(raw))
 
 

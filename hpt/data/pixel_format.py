@@ -135,22 +135,27 @@ class PixelFormat(Config):
             return ""
         parts = []
         if self.channels != 3 or self.picks is not None:
-            names = f" ({', '.join(name or str(i) for i, name in enumerate(self.names))})" if any(self.names) else ""
-            picks = (
-                "" if self.picks is None or any(self.names) else f" ({', '.join(map(str, self.picks))} of the files)"
-            )
-            what = {"rgb": "colours", "grey": "grey", "none": "no colours"}[self.colours]
-            parts.append(f"{self.channels} channel{'' if self.channels == 1 else 's'}{names or picks}, {what}")
-        for depth, windows in self.windows.items():
-            of = {"8-bit": " of 8-bit images", "integer": "", "float": " of floating-point images"}[depth]
-            shown = ", ".join(f"{_number(low)} to {_number(high)}" for low, high in windows)
-            parts.append(f"intensity window{of} {shown}{self._source(depth)}")
+            parts.append(self._channels_in_words())
+        for depth, windows in list(self.windows.items())[: 1 if self.scaling == "given" else None]:
+            what = f"intensity window{'' if len(windows) == 1 else 's'}"
+            of = " of floating-point images" if depth == "float" else ""
+            parts.append(f"{what}{of} {', '.join(map(_range, windows))}{self._source(depth)}")
         if self.scaling == "own" and "integer" not in self.windows:
             parts.append("each file's own intensity window")
         if self.scaling == "image":
             parts.append("each image's lowest to highest value")
         parts.append(f"{self.bits} bits")
         return "; ".join(parts)
+
+    def _channels_in_words(self) -> str:
+        if self.colours == "grey":
+            return "one grey channel"
+        names = [name or str(pick) for name, pick in zip(self.names, self.picks or (), strict=False)]
+        if not any(self.names) and self.picks != tuple(range(self.channels)):
+            names = [f"{pick} of the files" for pick in self.picks or ()]
+        named = f" ({', '.join(names)})" if names and any(names) else ""
+        colours = "" if self.colours == "rgb" else ", which are no colours"
+        return f"{self.channels} channel{'' if self.channels == 1 else 's'}{named}{colours}"
 
     def _source(self, depth: Depth) -> str:
         if self.scaling == "given":
@@ -192,6 +197,10 @@ def _extremes(values: npt.NDArray[Any]) -> Range:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Unreadable("holds values that are not finite")
     return low, high
+
+
+def _range(window: Range) -> str:
+    return f"{_number(window[0])} to {_number(window[1])}"
 
 
 def _number(value: float) -> str:

@@ -248,7 +248,7 @@ def _pretrain(
             with replacing(run.path / name) as part, part.open("wb") as file:
                 np.save(file, rows)
         run.write_status(facts=facts)
-        for line in advice.notes(config, len(images)) if not display.silent else ():
+        for line in advice.notes(config, len(images), images.form) if not display.silent else ():
             console.note(f"note: {line}")
     watch = None
     if processes.main and config.probe_interval:

@@ -14,6 +14,7 @@ from hpt.config import POLICIES, AugmentConfig, Policy
 from hpt.data import images as image_batches
 from hpt.data.embedded import draw_shape
 from hpt.data.images import PackedPixels, RawBatch
+from hpt.data.raw import Colours
 from hpt.randomness import generator
 
 NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
@@ -271,3 +272,73 @@ def test_the_other_policies_differ_from_it_in_exactly_what_they_keep() -> None:
     blurred, shown = views("crop-blur", raw)
     sharp = blurred.sigma == 0
     torch.testing.assert_close(shown[sharp], views("crop-only", raw)[1][sharp])
+
+
+def test_turns_and_vertical_flips_are_those_of_the_crop_each_turn_alike() -> None:
+    raw = shapes(400)
+    config = AugmentConfig(policy="rotate90", jitter_p=0, grayscale_p=0, blur_p=0, flip_p=0)
+    view = augment.parameters(augment.draw(400, generator(5, "test")), raw.sizes, config)
+    turned = augment.train_view(raw, view, 24, (0, 0, 0), (1, 1, 1))
+    upright = augment.crop(raw, view.box, None, 24)
+    close = [
+        [torch.allclose(turned[row], torch.rot90(upright[row], quarters, (1, 2)), atol=1e-6) for quarters in range(4)]
+        for row in range(400)
+    ]
+    found = torch.tensor(close).float().argmax(dim=1)
+    assert torch.tensor(close).any(dim=1).all()
+    assert (torch.bincount(found, minlength=4) > 70).all()
+
+    config = AugmentConfig(policy="vertical-flip", jitter_p=0, grayscale_p=0, blur_p=0, flip_p=0)
+    view = augment.parameters(augment.draw(400, generator(5, "test")), raw.sizes, config)
+    assert 150 < view.flop.sum() < 250
+    flopped = augment.train_view(raw, view, 24, (0, 0, 0), (1, 1, 1))
+    expected = torch.where(view.flop[:, None, None, None], augment.crop(raw, view.box, None, 24).flip(2), upright)
+    torch.testing.assert_close(flopped, expected)
+
+
+def test_who_asks_for_no_turns_sees_what_was_seen_before_there_were_any() -> None:
+    numbers = augment.draw(5, generator(2, "test"))
+    before = torch.rand(5, augment.COLUMNS - 2, generator=generator(2, "test"), dtype=torch.float64)
+    assert torch.equal(numbers[:, :-2], before)
+
+
+@pytest.mark.parametrize(("channels", "colours"), [(1, "grey"), (2, "none"), (5, "none"), (16, "none")])
+def test_other_channels_are_cropped_flipped_and_blurred_and_their_colours_left_alone(
+    channels: int, colours: Colours
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    deep = torch.randint(0, 65536, (6, channels, 40, 30), generator=random)
+    raw = RawBatch(deep.to(torch.uint16), torch.tensor([[40, 30]] * 6))
+    policy = augment.suited(AugmentConfig(jitter_p=1, grayscale_p=1, blur_p=1), colours)
+    view = augment.parameters(augment.draw(6, generator(1, "test")), raw.sizes, policy)
+    mean, std = (0.1,) * channels, (0.5,) * channels
+    shown = augment.train_view(raw, view, 24, mean, std)
+    assert shown.shape == (6, channels, 24, 24)
+    assert not view.grayscale.any()
+    assert view.jitter.all() == (colours == "grey")
+    if colours == "none":
+        for row in range(6):  # each channel by itself, by torchvision
+            top, left, height, width = view.box[row].tolist()
+            patch = deep[row : row + 1, :, top : top + height, left : left + width].float() / 65535
+            patch = tv.resize(patch, [24, 24], antialias=True)
+            patch = patch.flip(3) if view.flip[row] else patch
+            blurred = augment.gaussian_blur(patch, view.sigma[row : row + 1] * 24 / 224, 2 * 24 / 224)
+            torch.testing.assert_close(shown[row : row + 1], (blurred - 0.1) / 0.5, atol=2e-5, rtol=1e-4)
+
+
+def test_one_grey_channel_is_seen_as_three_equal_ones_are() -> None:
+    random = torch.Generator().manual_seed(0)
+    grey = torch.randint(0, 256, (8, 1, 40, 30), generator=random).to(torch.uint8)
+    one, three = (RawBatch(pixels, torch.tensor([[40, 30]] * 8)) for pixels in (grey, grey.expand(-1, 3, -1, -1)))
+    uniform = augment.draw(8, generator(1, "test"))
+    views = [
+        augment.train_view(
+            raw,
+            augment.parameters(uniform, raw.sizes, augment.suited(AugmentConfig(hue=0), colours)),
+            24,
+            (0.4,),
+            (0.2,),
+        )
+        for raw, colours in ((one, "grey"), (three, "rgb"))
+    ]
+    torch.testing.assert_close(views[0].expand(-1, 3, -1, -1), views[1], atol=2e-3, rtol=1e-3)

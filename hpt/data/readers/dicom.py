@@ -57,9 +57,7 @@ def _frame(dataset: Any, frame: Frame) -> Raw:
         syntax = getattr(dataset.file_meta.TransferSyntaxUID, "name", "this transfer syntax")
         if importlib.util.find_spec("gdcm") is None:
             raise Unreadable(f"{syntax} needs a decoder: {EXTRA}") from None
-        raise Unreadable(
-            f"{syntax} cannot be decoded; pylibjpeg-libjpeg, which is under the GPL, may: {_short(error)}"
-        ) from None
+        raise Unreadable(f"{syntax} is decoded by pylibjpeg-libjpeg at most (GPL): {_short(error)}") from None
     except Exception as error:  # decoders raise anything on damaged frames
         raise Unreadable(_short(error)) from None
     interpretation = str(dataset.PhotometricInterpretation)
@@ -68,7 +66,7 @@ def _frame(dataset: Any, frame: Frame) -> Raw:
         return Raw(values if values.dtype.itemsize == 1 else (values >> 8).astype(np.uint8), "rgb", pages=pages)
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.ndim == 3:
-        return Raw(values, "rgb", pages=pages)
+        return Raw(values, "rgb", pages=pages, window=(0.0, 2.0 ** int(dataset.BitsStored) - 1))
     if int(dataset.BitsAllocated) == 1:
         values = values.astype(np.uint8) * 255
     values = apply_modality_lut(values, dataset)
@@ -123,5 +121,5 @@ def _assume_syntax(dataset: Any) -> None:
 
 
 def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:157]}..."
+    text = " ".join(str(error).split()).rpartition("all available plugins: ")[2] or type(error).__name__
+    return text if len(text) <= 100 else f"{text[:97]}..."

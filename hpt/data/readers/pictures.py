@@ -47,7 +47,15 @@ def is_deep(data: bytes, image: Image.Image) -> bool:
         return True
     if data[:8] == _PNG:
         return data[24] == 16
+    if image.format == "JPEG2000":
+        return _is_deep_jpeg2000(data)
     return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # a raw mode such as RGB;16B
+
+
+def _is_deep_jpeg2000(data: bytes) -> bool:
+    """Whether the first component of a code stream has more than 8 bits (ISO 15444-1, A.5.1)."""
+    size = data.find(b"\xff\x4f\xff\x51")  # start of the code stream, and of its image size
+    return size >= 0 and len(data) > size + 42 and (data[size + 42] & 127) + 1 > 8
 
 
 def read(data: bytes) -> Raw:
@@ -58,7 +66,9 @@ def read(data: bytes) -> Raw:
     """
     with open_image(data) as image:
         if data[:8] == _PNG and data[24] == 16 and data[25] in _COLOURED:
-            return _deep_png(data)
+            return _deep_colours(data)
+        if image.format == "JPEG2000" and _is_deep_jpeg2000(data):
+            return _deep_colours(data)
         image.load()
         if image.mode.startswith("I") or image.mode == "F":
             return Raw(_integers(image)[:, :, None], "grey")
@@ -84,16 +94,19 @@ def _integers(image: Image.Image) -> npt.NDArray[Any]:
     return values
 
 
-def _deep_png(data: bytes) -> Raw:
-    import torch  # torchvision's libpng keeps 16 bits of a colour; it costs 2 s at the first such file
-    from torchvision.io import ImageReadMode, decode_png
+def _deep_colours(data: bytes) -> Raw:
+    """A PNG or JPEG 2000 whose colours have 16 bits."""
+    import imagecodecs
 
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    is_png = data[:8] == _PNG
     try:
-        values = decode_png(encoded, ImageReadMode.UNCHANGED).numpy().transpose(1, 2, 0)
-    except RuntimeError as error:
-        raise Unreadable(f"a damaged PNG: {str(error).splitlines()[0]}") from None
+        values = imagecodecs.png_decode(data) if is_png else imagecodecs.jpeg2k_decode(data)
+    except Exception as error:  # a codec's own, for each of them
+        raise Unreadable(f"a damaged {'PNG' if is_png else 'JPEG 2000'}: {str(error).splitlines()[0]}") from None
+    if values.ndim == 2:
+        values = values[:, :, None]
     if values.shape[2] in (2, 4):
-        alpha = values[..., -1:].astype(np.float32) / 65535
-        values = (values[..., :-1] * alpha + 65535 * (1 - alpha)).astype(np.uint16)
+        white = np.iinfo(values.dtype).max
+        alpha = values[..., -1:].astype(np.float32) / white
+        values = (values[..., :-1] * alpha + white * (1 - alpha)).astype(values.dtype)
     return Raw(np.ascontiguousarray(values), "rgb" if values.shape[2] == 3 else "grey")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Colours, Raw
-from hpt.data.readers import EXTRA, Frame, check_pixels, number_of
+from hpt.data.readers import Frame, check_pixels, number_of
 
 MOST_CHANNELS = 16
 """The number of planes up to which an axis without a name counts as channels, where there are more rows and columns."""
@@ -28,7 +28,7 @@ def read(data: bytes, frame: Frame, pages_are_channels: bool) -> Raw:
     """The first image of a file, or the page `frame`.
 
     Raises:
-        Unreadable: it is damaged, too large, or compressed in a way that needs imagecodecs.
+        Unreadable: it is damaged, or too large.
     """
     import tifffile
 
@@ -39,8 +39,6 @@ def read(data: bytes, frame: Frame, pages_are_channels: bool) -> Raw:
         raise
     except Exception as error:  # tifffile raises anything on damaged files
         text = " ".join(str(error).split())
-        if "imagecodecs" in text:
-            return _by_pillow(data, text)
         raise Unreadable(f"a damaged TIFF: {text[:120] or type(error).__name__}") from None
 
 
@@ -49,6 +47,7 @@ def _read(file: Any, frame: Frame, pages_are_channels: bool) -> Raw:
     axes, shape = series.axes, tuple(int(n) for n in series.shape)
     by_axis = dict(zip(axes, shape, strict=True))
     page = series.keyframe
+    _check_whole(file, series)
     if axes == "QYX" and min(shape[:2]) > MOST_CHANNELS >= shape[2]:  # written from [H, W, C] without a word of it
         check_pixels(shape[0], shape[1], shape[2], Image.MAX_IMAGE_PIXELS)
         return _raw(file, page, series.asarray(), "none")
@@ -83,6 +82,17 @@ def _read(file: Any, frame: Frame, pages_are_channels: bool) -> Raw:
     if values.shape[2] == 2 and _alphas(page):
         values, colours = values[..., :1], "grey"
     return _raw(file, page, values, colours, pages=pages + others)
+
+
+def _check_whole(file: Any, series: Any) -> None:
+    """Refuse a file that ends before its pixels do: they would be read as zeros."""
+    size = file.filehandle.size
+    for page in series.pages:
+        if page is None:
+            continue
+        ends = (at + length for at, length in zip(page.dataoffsets, page.databytecounts, strict=False))
+        if max(ends, default=0) > size:
+            raise Unreadable("the file is truncated")
 
 
 def _raw(file: Any, page: Any, values: npt.NDArray[Any], colours: Colours, pages: int = 1) -> Raw:
@@ -167,18 +177,3 @@ def _plane(series: Any, number: int, pages: int) -> npt.NDArray[Any]:
 def _is_reduced(series: Any) -> bool:
     """Whether it is a smaller copy, as a pyramid has them."""
     return bool(getattr(series.keyframe, "is_reduced", False))
-
-
-def _by_pillow(data: bytes, needed: str) -> Raw:
-    """What Pillow's libtiff decompresses: one grey channel of 16 bits, or of floating point."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-            check_pixels(image.height, image.width, 1, Image.MAX_IMAGE_PIXELS)
-            if image.mode.startswith("I") or image.mode == "F":
-                return Raw(np.asarray(image)[:, :, None], "grey", pages=int(getattr(image, "n_frames", 1)))
-    except Unreadable:
-        raise
-    except Exception:
-        pass
-    method = re.search(r"COMPRESSION\.(\w+)", needed)
-    raise Unreadable(f"a TIFF {f'compressed by {method[1]}' if method else 'of this kind'} needs imagecodecs: {EXTRA}")

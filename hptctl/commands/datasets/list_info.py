@@ -92,7 +92,7 @@ def read(dataset: str, image_size: int | None, sets: list[str] | None) -> Datase
 
     config = data_config(dataset, sets, image_size)
     with console.Display() as display:
-        return load(dataset, config, side=config.side(image_size or 224), progress=display.progress)
+        return load(dataset, config, side=config.side(image_size or 224), progress=display.progress, brief=True)
 
 
 def data_config(dataset: str, sets: list[str] | None, image_size: int | None = None) -> DataConfig:

@@ -41,6 +41,7 @@ def preview(
         hptctl datasets preview my-images/ --policy crop-only --image-size 64 --out crops.png
     """
     from hpt import preview
+    from hpt.augment import suited
     from hpt.config import PretrainConfig, resolve
     from hpt.data.dataset import load
     from hpt.data.listing import class_names
@@ -60,7 +61,7 @@ def preview(
         data = load(dataset, config.data, side=config.data.side(size), progress=display.progress)
     three = _three(channels, data.images.form)
     chosen = preview.choose(data, split, images, config.seed)
-    words = f"{config.augment.policy}: {config.augment.in_words()}"
+    words = f"{config.augment.policy}: {suited(config.augment, data.images.form.colours).in_words()}"
     title = f"{data.name}, {split}, views of {size} px, seed {config.seed}. Policy {words}"
     place = contact_sheet.layout(title, len(chosen), views + 2, size)
     shown = data.images.subset(chosen)

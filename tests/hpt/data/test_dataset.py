@@ -178,6 +178,6 @@ def test_pages_and_grey_levels_that_are_lost_are_said_once_and_from_the_cache_to
         caplog.clear()
         notes = load(str(tmp_path / "set"), CONFIG, side=8).notes
         assert notes[0].startswith("left out: 12 pages or frames after the first of 6 files")
-        assert notes[1] == "intensity window 0 to 4,095 (measured on 6 train images); 8 bits"
+        assert notes[1] == "intensity window 0 to 4,095 (measured on 2 train images); 8 bits"
         assert re.fullmatch(r"6 images of more than 8 bits keep 25\d of 2,\d+ grey levels \(median\)", notes[2])
         assert [record.getMessage() for record in caplog.records] == [f"set: {note}" for note in notes]
