@@ -28,7 +28,7 @@ from hpt.data import left_out, zip_file
 from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, says_splits
 from hpt.data.layout import Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
-from hpt.data.readers import ARRAYS, EXTENSIONS, EXTRA, FORMATS, WITH_EXTRA, suffix_of
+from hpt.data.readers import ARRAYS, EXTENSIONS, EXTRA, FORMATS, LARGEST_FILE, WITH_EXTRA, suffix_of
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")
@@ -65,7 +65,11 @@ class Folder:
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self.root / name).read_bytes()
+            with (self.root / name).open("rb") as file:
+                if (size := os.fstat(file.fileno()).st_size) > LARGEST_FILE:
+                    limit = LARGEST_FILE / 2**30
+                    raise Unreadable(f"{size / 2**30:.1f} GiB, above the limit of {limit:g} GiB: cut it into tiles")
+                return file.read()
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
 

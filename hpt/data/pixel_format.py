@@ -140,8 +140,8 @@ class PixelFormat(Config):
             what = f"intensity window{'' if len(windows) == 1 else 's'}"
             of = " of floating-point images" if depth == "float" else ""
             parts.append(f"{what}{of} {', '.join(map(_range, windows))}{self._source(depth)}")
-        if self.scaling == "own" and "integer" not in self.windows:
-            parts.append("each file's own intensity window")
+        if self.scaling == "own":
+            parts.append("each file's own intensity window, where it has one")
         if self.scaling == "image":
             parts.append("each image's lowest to highest value")
         parts.append(f"{self.bits} bits")
@@ -160,8 +160,6 @@ class PixelFormat(Config):
     def _source(self, depth: Depth) -> str:
         if self.scaling == "given":
             return " (as given)"
-        if self.scaling == "own" and depth == "integer":
-            return " where a file has none of its own"
         many = f"{self.measured_on:,} train image{'' if self.measured_on == 1 else 's'}"
         return f" (measured on {many})" if self.measured_on else " (the files' own)"
 

@@ -213,6 +213,17 @@ def test_arrays_are_images_only_where_there_are_no_pictures(tmp_path: Path) -> N
     assert "left out beside pictures: 1 .npy; in a folder of their own they are read" in both.notes
 
 
+def test_a_file_of_two_gigabytes_is_not_read_into_memory(tmp_path: Path) -> None:
+    fill(tmp_path / "set", ramp(3000), ".tif")
+    with (tmp_path / "set/train/a/mosaic.tif").open("wb") as file:
+        file.write(b"II*\0")
+        file.truncate(2 << 30)  # sparse
+    with pytest.raises(
+        DataError, match=r"1 of 19 .*mosaic.tif \(2.0 GiB, above the limit of 1 GiB: cut it into tiles\)"
+    ):
+        opened(tmp_path / "set")
+
+
 def test_an_image_of_one_row_is_kept_as_it_is(tmp_path: Path) -> None:
     fill(tmp_path / "set", lambda n: np.arange(4000, dtype=np.uint16)[None])
     data = opened(tmp_path / "set")
