@@ -27,8 +27,8 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
 Policy = Literal["baseline", "no-grayscale", "no-color", "crop-blur", "crop-only", "rotate90", "vertical-flip"]
-EvaluationKind = Literal["linear", "knn", "finetune"]
-Metric = Literal["top1", "top5", "balanced_accuracy", "auroc", "map"]
+EvaluationKind = Literal["linear", "knn", "finetune", "detection", "segmentation"]
+Metric = Literal["top1", "top5", "balanced_accuracy", "auroc", "map", "ap", "ap50", "ap75", "miou", "pixel_accuracy"]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -444,6 +444,78 @@ class FinetuneConfig(Config):
     """The probability that a training view is mirrored, left to right."""
 
 
+class DenseConfig(Config):
+    """What training a detector and a segmenter have in common."""
+
+    momentum: Share = 0.9
+    """The momentum of SGD."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """The weight decay of every parameter."""
+    warmup: Annotated[int, Field(ge=0)] = 100
+    """The number of steps over which the learning rate rises to its value, linearly from a thousandth."""
+    flip_p: Share = 0.5
+    """The probability that a training image is mirrored, left to right."""
+    eval_every: Positive | None = None
+    """The number of steps between evaluations on val, of which the best is kept. None: a quarter of them."""
+
+
+class DetectionConfig(DenseConfig):
+    """Faster R-CNN (arXiv 1506.01497), all layers trained, BatchNorm too, as the publication's transfer to Pascal
+    VOC."""
+
+    head: Literal["c4", "fpn"] = "c4"
+    """What stands on the backbone: `c4` proposes on layer3 and classifies by layer4 and a BatchNorm behind it, `fpn`
+    has a feature pyramid and two linear layers."""
+    channels: Positive = 256
+    """The number of channels of the feature pyramid."""
+    anchors: Annotated[tuple[Positive, ...], BeforeValidator(_split_commas), Field(min_length=5, max_length=5)] = (
+        *(32, 64, 128, 256, 512),
+    )
+    """The five sides of the anchors in pixels of the network's input, each in three shapes."""
+    proposals: Positive = 512
+    """The number of proposals of an image that the box head is trained on."""
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    """The learning rate of a batch of 8; it scales linearly with the batch."""
+    steps: Positive = 24000
+    """The number of optimizer steps."""
+    drops: Steps = ()
+    """The steps at which the learning rate is divided by 10. None given: at 3/4 and 11/12 of them."""
+    batch_size: Positive = 8
+    """The number of images per step; all of them where there are fewer."""
+    sides: Annotated[tuple[Positive, Positive], BeforeValidator(_split_commas)] = (480, 800)
+    """The smallest and largest shorter side of a training image in pixels; one of them, or of those 32 apart between
+    them, is drawn for each image."""
+    test_side: Positive = 800
+    """The shorter side of a val or test image in pixels."""
+    longest: Positive = 1333
+    """The longer side of any image at most, in pixels."""
+
+    @property
+    def side(self) -> int:
+        """The shorter side in the cache."""
+        return max(*self.sides, self.test_side)
+
+
+class SegmentationConfig(DenseConfig):
+    """A fully convolutional network on features of stride 16, all layers trained (arXiv 1911.05722, appendix)."""
+
+    head: Literal["fcn", "deeplabv3"] = "fcn"
+    """`fcn`: two dilated convolutions of 256 channels, as MoCo has it; `deeplabv3`: pooled at several rates
+    (arXiv 1706.05587)."""
+    lr: Annotated[float, Field(gt=0)] = 0.003
+    """The learning rate of a batch of 16; it scales linearly with the batch."""
+    steps: Positive = 33000
+    """The number of optimizer steps; the learning rate is divided by 10 at 7/10 and 9/10 of them."""
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """The number of images per step; all of them where there are fewer."""
+    crop: Annotated[int, Field(ge=32)] = 513
+    """The side of a training crop in pixels."""
+    scale: Annotated[tuple[float, float], BeforeValidator(_split_commas)] = (0.5, 2.0)
+    """The smallest and largest factor by which a training image is scaled before it is cropped."""
+    side: Positive = 1024
+    """The shorter side in pixels to which larger images are reduced, in training and in figures."""
+
+
 class EvaluateConfig(Config):
     """One evaluation of a backbone on a labelled dataset."""
 
@@ -489,7 +561,18 @@ class EvaluateConfig(Config):
     linear: LinearConfig = LinearConfig()
     knn: KnnConfig = KnnConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    detection: DetectionConfig = DetectionConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
     data: DataConfig = DataConfig()
+
+    @property
+    def side(self) -> int:
+        """The shorter side of the decoded images in the cache."""
+        if self.kind == "detection":
+            return self.data.cache_side or self.detection.side
+        if self.kind == "segmentation":
+            return self.data.cache_side or self.segmentation.side
+        return self.data.side(self.image_size)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -546,6 +629,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "image_size": 64,
             "linear": {"views": 8, "steps": 2000, **_MILD, "lrs": _LRS},
             "finetune": {"schedule": "500-steps", "batch_size": 128, **_MILD},
+            "detection": {
+                "head": "fpn",
+                "channels": 128,
+                "anchors": (16, 32, 64, 128, 256),
+                "proposals": 128,
+                "steps": 1500,
+                "sides": (224, 320),
+                "test_side": 288,
+                "longest": 480,
+                "lr": 0.02,
+            },
+            "segmentation": {"steps": 1500, "batch_size": 8, "crop": 193, "side": 240, "lr": 0.02},
         },
     },
     "tiny": {
@@ -562,6 +657,27 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "image_size": 32,
             "linear": {"views": 4, "steps": 500, "batch_size": 256, **_MILD, "lrs": _LRS},
             "finetune": {"schedule": "60-steps", "batch_size": 64, **_MILD},
+            "detection": {
+                "head": "fpn",
+                "channels": 64,
+                "anchors": (8, 16, 32, 64, 128),
+                "proposals": 64,
+                "steps": 100,
+                "batch_size": 4,
+                "sides": (128, 192),
+                "test_side": 160,
+                "longest": 320,
+                "lr": 0.04,
+                "warmup": 10,
+            },
+            "segmentation": {
+                "steps": 100,
+                "batch_size": 8,
+                "crop": 97,
+                "side": 120,
+                "lr": 0.05,
+                "warmup": 10,
+            },
         },
     },
 }
@@ -596,7 +712,7 @@ def fingerprint(
     """
     aside = _BOOKKEEPING | {"dataset", "weights", "precision"}
     if isinstance(config, EvaluateConfig):
-        aside |= {"linear", "knn", "finetune"} - {config.kind}
+        aside |= set(get_args(EvaluationKind)) - {config.kind}
     # Without what is as the protocol has it: a field that a later version adds leaves the fingerprints as they are.
     method = flatten(config.model_dump(mode="json", exclude=aside, exclude_defaults=True))
     named: dict[str, Any] = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpt.dense import figures as dense
 from hpt.errors import ConfigError, HptError, did_you_mean
 
 Scores = NDArray[np.floating]
@@ -35,6 +36,11 @@ NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "mean AUROC",
     "map": "mean average precision",
+    "ap": "average precision",
+    "ap50": "average precision at an IoU of 0.5",
+    "ap75": "average precision at an IoU of 0.75",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
 }
 """What the metrics are called in a sentence."""
 
@@ -154,6 +160,9 @@ def weighted(metric: str, scores: Scores, labels: Labels) -> Weighted:
         ConfigError: the metric is not defined for labels of this kind, [n] or [n, C].
         HptError: as for `single_label` and `multi_label`.
     """
+    if metric in dense.DETECTION + dense.SEGMENTATION:
+        of_images: Weighted = dense.weighted(metric, np.asarray(scores, dtype=np.float32), labels)
+        return of_images
     known = SINGLE_LABEL if labels.ndim == 1 else MULTI_LABEL
     if metric not in known:
         kind = "single-label" if labels.ndim == 1 else "multi-label"

@@ -28,10 +28,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from hpt.data.file_kinds import FileKind, kind_of, number_of
 from hpt.data.listing import Unreadable
 from hpt.data.pixel_format import PLAIN, PixelFormat, Unmeasured
 from hpt.data.raw import Raw
-from hpt.data.readers import FileKind, kind_of, number_of, pictures, read
+from hpt.data.readers import pictures, read
 
 VERSION = 3
 """The version of the decoder, a part of the cache's key: raise it when the same bytes become other pixels."""

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hpt.data import left_out, zip_file
+from hpt.data.file_kinds import ARRAYS, EXTENSIONS, EXTRA, FORMATS, LARGEST_FILE, WITH_EXTRA, suffix_of
 from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, says_splits
 from hpt.data.layout import Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
-from hpt.data.readers import ARRAYS, EXTENSIONS, EXTRA, FORMATS, LARGEST_FILE, WITH_EXTRA, suffix_of
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")

@@ -27,10 +27,11 @@ import numpy.typing as npt
 from hpt.callbacks import Progress
 from hpt.config import MOST_CHANNELS, DataConfig, parse_window
 from hpt.data import cache_store, decode
+from hpt.data.file_kinds import kind_of
 from hpt.data.listing import Listing, Unreadable
 from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.raw import Colours, Depth, Range, Raw
-from hpt.data.readers import kind_of, pictures, read
+from hpt.data.readers import pictures, read
 from hpt.data.reading import reading
 from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean

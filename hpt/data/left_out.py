@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hpt.data import folder_names as called
+from hpt.data.file_kinds import ARRAYS, EXTENSIONS, EXTRA, WITH_EXTRA, is_heif, suffix_of
 from hpt.data.listing import Note
 from hpt.data.pixel_format import PixelFormat
-from hpt.data.readers import ARRAYS, EXTENSIONS, EXTRA, WITH_EXTRA, is_heif, suffix_of
 
 log = logging.getLogger("hpt.data")
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from hpt.config import Config
+from hpt.data.file_kinds import Frame
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Colours, Depth, Range, Raw
-from hpt.data.readers import Frame
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """The weights of red, green and blue in the luma of ITU-R 601-2."""

@@ -11,8 +11,8 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
+from hpt.data.file_kinds import EXTENSIONS
 from hpt.data.listing import Note, Split
-from hpt.data.readers import EXTENSIONS
 from hpt.data.table_places import Places
 from hpt.data.table_splits import Cells, candidates, flags, read_splits
 from hpt.data.table_text import HEADERLESS, rows

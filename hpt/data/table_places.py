@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpt.data.readers import EXTENSIONS
+from hpt.data.file_kinds import EXTENSIONS
 from hpt.errors import DataError
 
 

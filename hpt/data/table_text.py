@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from hpt.data.readers import EXTENSIONS
+from hpt.data.file_kinds import EXTENSIONS
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")

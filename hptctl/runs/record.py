@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from hpt.errors import RunError
 
-Kind = Literal["pretrain", "linear", "knn", "finetune", "sweep", "study"]
+Kind = Literal["pretrain", "linear", "knn", "finetune", "detection", "segmentation", "sweep", "study"]
 State = Literal["created", "running", "finished", "failed", "interrupted", "killed", "pruned"]
 T = TypeVar("T")
 R = TypeVar("R", bound="Recorded")

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hpt.data.file_kinds import Frame, check_pixels, number_of
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Raw
-from hpt.data.readers import Frame, check_pixels, number_of
 
 MOST_CHANNELS = 16
 """The shortest side of an array of three that counts as its channels."""

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from hpt.data.file_kinds import EXTRA, FORMATS, check_pixels, is_heif
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Raw
-from hpt.data.readers import EXTRA, FORMATS, check_pixels, is_heif
 
 _OF_PILLOW = tuple(name for name in FORMATS if name not in ("DICOM", "NIFTI", "HEIF"))
 _PNG = b"\x89PNG\r\n\x1a\n"

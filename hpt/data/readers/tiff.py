@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hpt.data.file_kinds import Frame, check_pixels, number_of
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Colours, Raw
-from hpt.data.readers import Frame, check_pixels, number_of
 
 MOST_CHANNELS = 16
 """The number of planes up to which an axis without a name counts as channels, where there are more rows and columns."""

@@ -7,9 +7,9 @@ import gzip
 import numpy as np
 from PIL import Image
 
+from hpt.data.file_kinds import EXTRA, Frame, check_pixels, number_of
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Raw
-from hpt.data.readers import EXTRA, Frame, check_pixels, number_of
 
 
 def read(data: bytes, frame: Frame) -> Raw:

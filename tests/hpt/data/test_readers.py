@@ -18,10 +18,11 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from hpt.data.decode import decode, decode_counting
+from hpt.data.file_kinds import kind_of
 from hpt.data.listing import Unreadable
 from hpt.data.pixel_format import PixelFormat
 from hpt.data.raw import Raw
-from hpt.data.readers import kind_of, read
+from hpt.data.readers import read
 
 RANDOM = np.random.default_rng(5)
 DEEP = RANDOM.integers(0, 4096, (40, 50), dtype=np.uint16)
