@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Annotated
@@ -99,7 +98,10 @@ def _run() -> None:
     except HptError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        _fail(*_explain(error))
+        from hptctl.system_errors import explain
+
+        what, mend = explain(error)
+        _fail(f"{what}; {mend} and run it again" if mend else what, 2 if mend else 1)
     except Exception as error:
         if "null byte" in str(error) or "null character" in str(error):  # Python's, of any path
             _fail("the name of a file or run holds a NUL character; write it without", 2)
@@ -117,25 +119,6 @@ def _fail(text: str, exit_code: int) -> None:
         console.traceback()
     console.time_is_up(text) if exit_code == TIME_IS_UP_CODE else console.error(text)
     sys.exit(exit_code)
-
-
-def _explain(error: OSError) -> tuple[str, int]:
-    """Disks and permissions are the user's to mend."""
-    from hpt.user_folders import setting_of
-
-    where = f": {error.filename}" if error.filename else ""
-    setting = setting_of(str(error.filename)) if error.filename else None
-    denied = f"set {setting} to a folder that can be written" if setting else "check its permissions"
-    mend = {
-        errno.ENOSPC: "free some space and run it again",
-        errno.EDQUOT: "free some space and run it again",
-        errno.EROFS: denied if setting else "work in a folder that can be written",
-        errno.EACCES: denied,
-        errno.EPERM: denied,
-        errno.ENAMETOOLONG: "give it a shorter one",
-    }.get(error.errno or 0)
-    text = f"{error.strerror or error}{where}"
-    return (f"{text}; {mend}", 2) if mend else (text, 1)
 
 
 def _show_notes_when_they_come() -> None:

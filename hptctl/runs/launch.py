@@ -17,6 +17,7 @@ from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
 from hptctl.runs.weights import find_weights, is_untrained, read_weights, saved_steps, step_of
+from hptctl.system_errors import explain
 
 LAUNCHER_SECONDS = 10.0
 """Seconds for the launcher to end after its workers."""
@@ -151,9 +152,8 @@ def execute(run: Run) -> None:
     except Interrupted as stop:
         raise Interrupted(stop.signum, stop.what, f"go on with {resume}") from None
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
-        raise RunError(what, f"mend that, then {resume}") from error
+        what, mend = explain(error)
+        raise RunError(f"run '{run.name}' stopped: {what}", f"{mend or 'mend that'}, then {resume}") from error
 
 
 def _note_if_again(run: Run) -> None:
