@@ -71,10 +71,11 @@ def main() -> None:
     """Run the command, and end the process."""
     from hpt.errors import Interrupted
     from hpt.user_folders import give_home
-    from hptctl import collector, ending, secrets
+    from hptctl import collector, ending, environment, secrets
     from hptctl.runs import children, signals
 
     collector.spare()
+    environment.keep_warnings_warnings()
     secrets.mask_tracebacks()
     give_home()
     signals.raise_on_signals()
@@ -105,6 +106,8 @@ def _run() -> None:
     except Exception as error:
         if "null byte" in str(error) or "null character" in str(error):  # Python's, of any path
             _fail("the name of a file or run holds a NUL character; write it without", 2)
+        if "Invalid log settings" in str(error):  # PyTorch's, as it is imported
+            _fail("TORCH_LOGS holds what PyTorch does not know; unset it, or see what TORCH_LOGS=help prints", 2)
         _fail(f"{type(error).__name__}: {error} (this is a fault of hptctl: --debug shows where)", 1)
 
 
