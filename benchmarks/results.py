@@ -137,8 +137,6 @@ def table(evaluation: str, figures: list[dict[str, Any]]) -> list[str]:
             if each.get("less_base_low") is not None:
                 above += f" ({100 * each['less_base_low']:+.1f} to {100 * each['less_base_high']:+.1f})"
         verdict = each.get("less_base_verdict") or ""
-        if verdict == "tie" and each["less_base_low"] * each["less_base_high"] > 0:
-            verdict = "not sure"  # by itself at 95 %, but not among all verdicts together
         lines.append(
             f"| {each['dataset']} | {each['arm']} | {each['seeds']} | {100 * each['val']:.1f} |"
             f" {100 * each['test']:.1f}{spread} | {above} | {verdict} |"

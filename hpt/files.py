@@ -7,6 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 @contextmanager
@@ -31,6 +35,13 @@ def write_text(path: Path, text: str) -> None:
     """Make `text` the whole content of `path`, atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def shared_lock(path: Path) -> FileLock:
+    """A lock that whoever may come to its folder can hold: the file is empty, and of the user who was there first."""
+    from filelock import FileLock
+
+    return FileLock(path, mode=0o666)
 
 
 def sync(path: Path) -> None:

@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 from hpt.errors import ConfigError, DataError, HptError
 from hpt.metrics import Float, Labels, Scores, Weighted, Weights, weighted
 
-Verdict = Literal["win", "loss", "tie"]
+Verdict = Literal["win", "loss", "tie", "not sure"]
+"""Of the first model against the second. `tie`: chance may have made the difference; `not sure`: the interval of this
+difference alone leaves out 0, but it does not hold among all verdicts of its family."""
+NOT_SURE_BECAUSE = "its interval alone leaves out 0, but it does not hold among all verdicts together"
+"""Why a verdict is `not sure`, in words behind a difference."""
 
 BLOCK = 1 << 18
 """Weights drawn at a time: 1 MB, which stays in a processor's cache."""
@@ -281,11 +285,17 @@ def chance_of(images: float, parts: Sequence[tuple[float, float]], seeds: Sequen
 def verdict(interval: Interval, p_value: float | None = None) -> Verdict:
     """`win` or `loss` of the first model where the interval excludes 0, else `tie`.
 
-    `p_value` is the interval's own after adjustment for a family of comparisons (`holm`), where it is one of several.
+    `p_value` is the interval's own after adjustment for a family of comparisons (`holm`), where it is one of several:
+    what it takes a verdict from is `not sure`.
     """
     if (interval.p_value if p_value is None else p_value) >= 1 - interval.level:
-        return "tie"
+        return undecided(interval.low, interval.high)
     return "win" if interval.difference > 0 else "loss"
+
+
+def undecided(low: float, high: float) -> Literal["tie", "not sure"]:
+    """The verdict on a difference that did not hold, by its own interval."""
+    return "not sure" if low > 0 or high < 0 else "tie"
 
 
 def holm(p_values: Sequence[float], shares: Sequence[float] | None = None) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Annotated
@@ -72,10 +71,11 @@ def main() -> None:
     """Run the command, and end the process."""
     from hpt.errors import Interrupted
     from hpt.user_folders import give_home
-    from hptctl import collector, ending, secrets
+    from hptctl import collector, ending, environment, secrets
     from hptctl.runs import children, signals
 
     collector.spare()
+    environment.keep_warnings_warnings()
     secrets.mask_tracebacks()
     give_home()
     signals.raise_on_signals()
@@ -99,10 +99,15 @@ def _run() -> None:
     except HptError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        _fail(*_explain(error))
+        from hptctl.system_errors import explain
+
+        what, mend = explain(error)
+        _fail(f"{what}; {mend} and run it again" if mend else what, 2 if mend else 1)
     except Exception as error:
         if "null byte" in str(error) or "null character" in str(error):  # Python's, of any path
             _fail("the name of a file or run holds a NUL character; write it without", 2)
+        if "Invalid log settings" in str(error):  # PyTorch's, as it is imported
+            _fail("TORCH_LOGS holds what PyTorch does not know; unset it, or see what TORCH_LOGS=help prints", 2)
         _fail(f"{type(error).__name__}: {error} (this is a fault of hptctl: --debug shows where)", 1)
 
 
@@ -117,25 +122,6 @@ def _fail(text: str, exit_code: int) -> None:
         console.traceback()
     console.time_is_up(text) if exit_code == TIME_IS_UP_CODE else console.error(text)
     sys.exit(exit_code)
-
-
-def _explain(error: OSError) -> tuple[str, int]:
-    """Disks and permissions are the user's to mend."""
-    from hpt.user_folders import setting_of
-
-    where = f": {error.filename}" if error.filename else ""
-    setting = setting_of(str(error.filename)) if error.filename else None
-    denied = f"set {setting} to a folder that can be written" if setting else "check its permissions"
-    mend = {
-        errno.ENOSPC: "free some space and run it again",
-        errno.EDQUOT: "free some space and run it again",
-        errno.EROFS: denied if setting else "work in a folder that can be written",
-        errno.EACCES: denied,
-        errno.EPERM: denied,
-        errno.ENAMETOOLONG: "give it a shorter one",
-    }.get(error.errno or 0)
-    text = f"{error.strerror or error}{where}"
-    return (f"{text}; {mend}", 2) if mend else (text, 1)
 
 
 def _show_notes_when_they_come() -> None:

@@ -66,7 +66,7 @@ Preset = Annotated[
     typer.Option("--preset", help="paper: the published protocol. small: a laptop. tiny: seconds, for trying out."),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run and of its folder runs/NAME.")]
-Experiment = Annotated[str, typer.Option("--experiment", help="MLflow experiment.")]
+Experiment = Annotated[str, typer.Option("--experiment", envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow experiment.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random but the split.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32 or bf16.")]

@@ -28,7 +28,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HPTCTL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["HPTCTL_DATA"] = str(tmp_path_factory.mktemp("data"))
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -34,15 +35,20 @@ def keep(name: str, files: Iterable[Path], source: ImageSource, read: Callable[[
     place = cache_folder() / "listings" / f"{name}-{stamp.hexdigest()[:16]}.json"
     try:
         return _load(place, source)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # or another user's, who keeps it to himself
         log.info("%s: reading the annotations, once", name)
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s); reading the annotations again", place, error)
     listing = read()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for old in place.parent.glob(f"{name}-{'?' * 16}.json"):
-        old.unlink(missing_ok=True)
-    write_text(place, json.dumps(_facts(listing), ensure_ascii=False))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for old in place.parent.glob(f"{name}-{'?' * 16}.json"):
+            old.unlink(missing_ok=True)
+        write_text(place, json.dumps(_facts(listing), ensure_ascii=False))
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise
+        log.info("%s: not kept for the next time (%s: %s)", name, error.strerror, error.filename)
     return listing
 
 

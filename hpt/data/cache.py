@@ -18,6 +18,7 @@ modification stay the same goes unnoticed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -31,7 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from hpt.callbacks import Progress
 from hpt.data import cache_store, decode
@@ -41,7 +42,9 @@ from hpt.data.listing import Listing
 from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.reading import reading
 from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
-from hpt.files import sync, write_text
+from hpt.errors import DataError
+from hpt.files import shared_lock, sync, write_text
+from hpt.user_folders import CACHE_VARIABLE
 
 log = logging.getLogger("hpt.data")
 
@@ -55,16 +58,36 @@ def open_or_build(
     entry is listed as `dataset`: a path or a name of the catalogue.
 
     Raises:
-        OSError: the cache cannot be written, for example because the disk is full; nothing is left behind.
-        Unmeasured: the format knows no window for an image.
+        DataError: they are not in the cache, and this user may not write there. OSError: the disk is full, say; nothing
+            is left behind. Unmeasured: the format knows no window for an image.
     """
     folder = cache_store.images_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     stamp = _stamp(listing, side, form)
     entry = _find(folder, stamp, dataset)
     if entry is not None:
         return entry
-    lock = FileLock(folder / f"{stamp}.lock")
+    try:
+        return _wait_or_build(listing, side, form, progress, folder, stamp, dataset)
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise
+        raise DataError(
+            f"these images are not in the cache yet, where you may not write ({error.strerror}: {error.filename})",
+            f"set {CACHE_VARIABLE} to a folder that can be written",
+        ) from error
+
+
+def _wait_or_build(
+    listing: Listing,
+    side: int,
+    form: PixelFormat,
+    progress: Progress | None,
+    folder: Path,
+    stamp: str,
+    dataset: str,
+) -> OpenEntry:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = shared_lock(folder / f"{stamp}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -74,7 +97,7 @@ def open_or_build(
         entry = _find(folder, stamp, dataset)
         if entry is None:
             building = folder / f"{cache_store.BUILDING}{stamp}"
-            shutil.rmtree(building, ignore_errors=True)
+            _clear(building)
             building.mkdir()
             try:
                 (building / "about.json").write_text(json.dumps({"dataset": dataset, "side": side}))
@@ -82,10 +105,22 @@ def open_or_build(
                 entry = _publish(building, folder / key)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-            write_text(folder / f"{stamp}.json", json.dumps({"entry": key, "dataset": dataset}))
+            with suppress(PermissionError):  # another user's, in a folder where each may replace but his own
+                write_text(folder / f"{stamp}.json", json.dumps({"entry": key, "dataset": dataset}))
         return entry
     finally:
         lock.release()
+
+
+def _clear(path: Path) -> None:
+    """Remove what a process left that was killed, or what is damaged.
+
+    Raises:
+        PermissionError: it is another user's.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        raise PermissionError(errno.EACCES, "another user's, and damaged or abandoned", str(path))
 
 
 def _stamp(listing: Listing, side: int, form: PixelFormat) -> str:
@@ -152,12 +187,12 @@ def mapped(file: BinaryIO, dtype: np.dtype[Any]) -> torch.Tensor:
 def _publish(building: Path, place: Path) -> OpenEntry:
     """Rename a finished entry to its place and open it, before anybody can prune it; the same images from elsewhere
     may have been there first."""
-    with FileLock(place.parent / cache_store.PUBLISH_LOCK):
+    with shared_lock(place.parent / cache_store.PUBLISH_LOCK):
         with suppress(FileNotFoundError, Damaged):
             entry = _open(place)
             cache_store.touch(place)
             return entry
-        shutil.rmtree(place, ignore_errors=True)
+        _clear(place)
         building.rename(place)
         sync(place.parent)
         return _open(place)

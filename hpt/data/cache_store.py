@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 import zipfile
@@ -27,9 +28,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from hpt.data.pixel_format import PixelFormat
+from hpt.files import shared_lock
 from hpt.user_folders import cache_folder
 
 EntryState = Literal["whole", "damaged", "being built", "abandoned"]
@@ -101,6 +102,8 @@ class PrunedEntries:
     """The entries that are removed."""
     in_use: tuple[StoredEntry, ...]
     """The entries that would be removed if no process had them open."""
+    denied: tuple[StoredEntry, ...]
+    """The entries that would be removed if this user might: another's, in a cache that several users share."""
     stamps: int
     """The number of stamps whose entry is gone."""
 
@@ -188,12 +191,12 @@ def entries() -> list[StoredEntry]:
     folder = images_folder()
     datasets: dict[str, set[str]] = {}
     for stamp in folder.glob("*.json"):
-        with suppress(Damaged, FileNotFoundError):
+        with suppress(Damaged, FileNotFoundError, PermissionError):
             key, dataset = entry_of(stamp)
             datasets.setdefault(key, set()).update({dataset} - {""})
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        with suppress(FileNotFoundError):  # gone meanwhile
+        with suppress(FileNotFoundError, PermissionError):  # gone meanwhile, or another user's who keeps it to himself
             if path.name.startswith((BUILDING, REMOVED)):
                 found.append(_unfinished(path))
             elif re.fullmatch("[0-9a-f]{32}", path.name):
@@ -211,27 +214,35 @@ def prune(
     """Remove what is damaged or abandoned, and of the whole entries, the longest unused first, those that were not
     used for `unused_for` seconds, or are too much for `max_bytes` of all that lies in the cache, or everything.
 
-    What another process has open or is building is kept, and counts towards `max_bytes`.
-
-    Raises:
-        OSError: the cache cannot be written.
+    What another process has open or is building is kept, and what this user may not remove; it counts towards
+    `max_bytes`.
     """
     found = entries()
     doomed = [stored for stored in found if stored.state in ("damaged", "abandoned")]
-    left = sum(stored.bytes for stored in found) - sum(stored.bytes for stored in doomed if not stored.in_use)
+    may = {stored.path: _may_remove(stored.path) for stored in found}
+    left = sum(each.bytes for each in found) - sum(e.bytes for e in doomed if not e.in_use and may[e.path])
     now = time.time()
     for stored in reversed([stored for stored in found if stored.state == "whole"]):
         unused = unused_for is not None and now - stored.used > unused_for
         if everything or unused or (max_bytes is not None and left > max_bytes):
             doomed.append(stored)
-            left -= 0 if stored.in_use else stored.bytes
+            left -= 0 if stored.in_use or not may[stored.path] else stored.bytes
     removed: list[StoredEntry] = []
     in_use: list[StoredEntry] = []
-    for stored in doomed:
+    for stored in (stored for stored in doomed if may[stored.path]):
         gone = not stored.in_use and (dry_run or _remove(stored))
         (removed if gone else in_use).append(stored)
     keys = {stored.path.name for stored in removed}
-    return PrunedEntries(tuple(removed), tuple(in_use), _prune_stamps(keys, dry_run=dry_run))
+    denied = tuple(stored for stored in doomed if not may[stored.path])
+    return PrunedEntries(tuple(removed), tuple(in_use), denied, _prune_stamps(keys, dry_run=dry_run))
+
+
+def _may_remove(path: Path) -> bool:
+    """Whether this user may: the folder must be writable, and with its sticky bit the entry be the user's own."""
+    if not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
+        return False
+    folder, user = path.parent.stat(), os.geteuid()
+    return not folder.st_mode & stat.S_ISVTX or user in {0, folder.st_uid, path.stat().st_uid}
 
 
 def _entry(path: Path, datasets: set[str]) -> StoredEntry:
@@ -289,7 +300,7 @@ def _remove(stored: StoredEntry) -> bool:
             if free:
                 _delete(path)
             return free
-    with FileLock(path.parent / PUBLISH_LOCK), _alone(path) as free:
+    with shared_lock(path.parent / PUBLISH_LOCK), _alone(path) as free:
         if not free:
             return False
         gone = path.with_name(REMOVED + uuid.uuid4().hex)
@@ -313,7 +324,7 @@ def _prune_stamps(gone: set[str], *, dry_run: bool) -> int:
     def dangles(stamp: Path) -> bool:
         try:
             key, _ = entry_of(stamp)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return False
         except Damaged:
             return True
@@ -321,7 +332,7 @@ def _prune_stamps(gone: set[str], *, dry_run: bool) -> int:
 
     count = 0
     for stamp in folder.glob("*.json"):
-        if dangles(stamp):
+        if dangles(stamp) and _may_remove(stamp):
             with _unless_held(stamp.with_suffix(".lock")) as free:  # else a process is about to write it
                 if free and dangles(stamp):
                     count += 1
@@ -361,7 +372,7 @@ def _builder(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def _unless_held(path: Path) -> Iterator[bool]:
-    lock = FileLock(path)
+    lock = shared_lock(path)
     try:
         lock.acquire(timeout=0)
     except OSError:  # held, or a folder that cannot be written

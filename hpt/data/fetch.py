@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError, URLError
 
-from filelock import FileLock
-
 from hpt.callbacks import Progress
 from hpt.errors import DataError
-from hpt.files import sync
+from hpt.files import shared_lock, sync
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ def download(
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with shared_lock(Path(f"{path}.lock")):
             if path.exists():  # another process fetched it meanwhile
                 return
             if checksum is None and not _version(part).exists():

@@ -94,7 +94,7 @@ def read_layout(tree: Tree, where: Path, *, in_archive: bool) -> Layout:
     images = _arrange(tree, where / prefix, notes)
     _refuse_images_as_class(images, where / prefix)
     _judge_unclear(unclear, images, where / prefix, notes)
-    _warn_of_tests(images, notes)
+    _judge_tests(images, where / prefix, notes)
     return Layout(prefix, images, tuple(notes))
 
 
@@ -124,7 +124,7 @@ def _without_masks(tree: Tree, notes: list[Note]) -> tuple[Tree, set[str]]:
             or _are_masks(tree.images, folder, parent)
         ):
             aside.add(folder)
-        elif not all(called.is_aside(other) for other in others):
+        elif below[parent] or not all(called.is_aside(other) for other in others):
             unclear.add(folder)
     if aside:
         gone = sum(len(names) for folder, names in below.items() if any(each in aside for each in _and_above(folder)))
@@ -192,14 +192,24 @@ def _judge_unclear(unclear: Collection[str], images: Arranged, where: Path, note
             notes.append(Note(f"{counted(len(inside), 'image')} in {folder} are read as images, not as masks"))
 
 
-def _warn_of_tests(images: Arranged, notes: list[Note]) -> None:
-    """Say that folders deep below, or files, are called as test images are and become training images."""
+def _judge_tests(images: Arranged, where: Path, notes: list[Note]) -> None:
+    """Refuse folders deep below that divide training from test images; say of other folders or files that are called as
+    test images are that they become training images."""
     train = [(name.rpartition("/")[0], label) for name, (split, label) in images.items() if split == "train"]
     found: Counter[str] = Counter()
+    trains = set[str]()
     for (folder, label), count in Counter(train).items():
         for part in folder.split("/")[1:]:
-            if part != label and called.split_of(part) in ("val", "test"):
+            split = called.split_of(part) if part != label else None
+            if split in ("val", "test"):
                 found[part] += count
+            elif split == "train":
+                trains.add(part)
+    if found and trains:
+        raise DataError(
+            f"'{min(trains)}' and '{min(found)}' in {where} may be splits, and not all images lie in splits",
+            "move the images beside those folders away, or name the folder that holds the splits",
+        )
     if found:
         many = ", ".join(f"{counted(count, 'image')} in folders '{name}'" for name, count in found.most_common(3))
         notes.append(Note(f"{many} are read as training images, since those folders lie below the classes"))
@@ -267,6 +277,14 @@ def _arrange(tree: Tree, where: Path, notes: list[Note]) -> Arranged:
             "rename it if it is a class; move the others into a folder 'train' if it is a split",
         )
     if loose:
+        folders = {name.rpartition("/")[0] for name in tree.images}
+        deeper = {split for each in folders for part in each.split("/") if (split := called.split_of(part))}
+        if "train" in deeper and len(deeper) > 1:
+            raise DataError(
+                f"{where} holds {', '.join(sorted(deeper))} below {listed(sorted(tops))} and, directly,"
+                f" {loose[0]}, whose split is unknown",
+                "move the images beside those folders away, or name the folder that holds the splits",
+            )
         if tops:
             text = f"images lie directly in {where}, so all are unlabelled and its folders are not classes"
             notes.append(Note(text))

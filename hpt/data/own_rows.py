@@ -73,7 +73,9 @@ def own_rows(taken: Container[str]) -> dict[str, CatalogRow]:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror})", "check its permissions") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{file} cannot be read as TOML: {error}") from None
     found: dict[str, CatalogRow] = {}
     wrong: list[str] = []

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from filelock import FileLock
 from pydantic import Field, model_validator
 
 from hpt.callbacks import Progress
@@ -20,6 +19,7 @@ from hpt.data.folder import Folder
 from hpt.data.listing import ImageSource, Listing, Split
 from hpt.data.splits import SHARES
 from hpt.errors import DataError
+from hpt.files import shared_lock
 from hpt.user_folders import data_folder
 
 log = logging.getLogger("hpt.data")
@@ -199,7 +199,7 @@ class CatalogRow(Description):
             raise DataError(
                 f"{self.place} cannot be created ({error.strerror})", "choose another --data-root"
             ) from None
-        with FileLock(self.place / ".preparing.lock"):
+        with shared_lock(self.place / ".preparing.lock"):
             for archive in self.archives:
                 if archive.missing(self.place) is None:  # another process may have held the lock before
                     continue

@@ -15,6 +15,7 @@ import numpy as np
 from hpt.metrics import hits
 from hpt.statistics import (
     FEW_IMAGES,
+    NOT_SURE_BECAUSE,
     SEEDS,
     Interval,
     McNemar,
@@ -28,7 +29,7 @@ from hpt.statistics import (
 from hptctl.compare.arms import Arm
 from hptctl.format import count, interval, points, round_percent, signed, with_spread
 
-OPPOSITE: dict[Verdict, Verdict] = {"win": "loss", "loss": "win", "tie": "tie"}
+OPPOSITE: dict[Verdict, Verdict] = {"win": "loss", "loss": "win", "tie": "tie", "not sure": "not sure"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Comparison:
                 for arm in self.arms
             ],
             "pairs": [
-                {"a": pair.a, "b": pair.b, "verdict": pair.verdict}
+                {"a": pair.a, "b": pair.b, "verdict": pair.verdict, "reason": self._because(pair)}
                 | {key: value for key, value in asdict(pair.interval).items() if key not in {"a", "b", "chance"}}
                 | {"a_mean": pair.interval.a, "b_mean": pair.interval.b}
                 | {"p_value": pair.interval.p_value, "holm": pair.adjusted}
@@ -94,8 +95,10 @@ class Comparison:
         wide = f"{round_percent(by.level)} interval {interval(by.low, by.high)}"
         test = f"; McNemar p = {pair.mcnemar.p_value:.2g} (accuracy)" if pair.mcnemar else ""
         on = f"on {self.images} {self.split} images:"
-        if pair.verdict == "tie":
+        if pair.verdict in {"tie", "not sure"}:
             said = f"No difference found between {pair.a} and {pair.b} {on}"
+            if pair.verdict == "not sure":
+                said = f"Not sure whether {pair.a} and {pair.b} differ {on}"
             seeable = self._detectable(pair)  # 0 where the predictions are the same, which tells no size
             seen = f"; {points(seeable)} points would have been seen 4 times in 5" if seeable else ""
             return said, f"{signed(by.difference)} points of {self.metric}, {wide}{test}{seen}"
@@ -106,6 +109,8 @@ class Comparison:
     def caveats(self) -> list[str]:
         """What the verdicts do not say, a line each."""
         out = []
+        if self.images >= FEW_IMAGES and any(pair.verdict == "not sure" for pair in self.pairs):
+            out.append(f"not sure: {NOT_SURE_BECAUSE}; it counts as a tie in win/tie/loss")
         if self.images < FEW_IMAGES:
             out.append(f"{count(self.images, f'{self.split} image')} tell little: a verdict takes {FEW_IMAGES}")
         if self.images and len(np.unique(self.arms[0].predictions.labels)) == 1:
@@ -126,7 +131,7 @@ class Comparison:
             figure = with_spread(mean, statistics.stdev(figures) if len(figures) > 1 else None)
             won = Counter(pair.verdict for pair in self.pairs if pair.a == arm.name)
             won.update(OPPOSITE[pair.verdict] for pair in self.pairs if pair.b == arm.name)
-            score = f"{won['win']}/{won['tie']}/{won['loss']}"
+            score = f"{won['win']}/{won['tie'] + won['not sure']}/{won['loss']}"
             rows.append((mean, (self._letters.get(arm.name, ""), arm.name, figure, str(len(figures)), score)))
         return [row for _, row in sorted(rows, key=lambda row: -row[0])]
 
@@ -143,6 +148,12 @@ class Comparison:
             )
             for pair in self.pairs
         ]
+
+    def _because(self, pair: ArmPair) -> str:
+        """Why there is no verdict where the interval seems to give one; empty elsewhere."""
+        if pair.verdict != "not sure":
+            return ""
+        return NOT_SURE_BECAUSE if self.images >= FEW_IMAGES else f"a verdict takes {FEW_IMAGES} images"
 
     def _detectable(self, pair: ArmPair) -> float:
         """The difference that would have been seen with a chance of 80 %, as one of so many pairs."""

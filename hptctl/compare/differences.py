@@ -26,6 +26,7 @@ from hpt.metrics import Scores
 from hpt.predictions import Predictions
 from hpt.statistics import (
     FEW_IMAGES,
+    NOT_SURE_BECAUSE,
     SEEDS,
     Chance,
     chance_of,
@@ -34,6 +35,7 @@ from hpt.statistics import (
     mean_variance,
     moderated,
     resample,
+    undecided,
 )
 from hpt.user_folders import cache_folder
 from hptctl.compare.arms import model_of
@@ -50,10 +52,10 @@ VERSION = 2
 SHARES = ("top1", "top5")
 """Metrics that are a share of the images, so that the binomial law holds for them."""
 
-PairVerdict = Literal["win", "loss", "ahead", "behind", "tie", "open"]
+PairVerdict = Literal["win", "loss", "ahead", "behind", "tie", "not sure", "open"]
 """Of the first against the second. `win` and `loss` hold together with all others of a report; `ahead` and `behind`
-look like that, but of a single seed; `tie`: chance may have made the difference; `open`: nothing tells what chance may
-do."""
+look like that, but of a single seed; `tie` and `not sure` as `hpt.statistics.Verdict`; `open`: nothing tells what
+chance may do."""
 
 
 class Measured(Protocol):
@@ -130,17 +132,36 @@ class Difference:
         """What a figure that stands for the difference must be read with; empty where there is a verdict."""
         return RESERVES.get(self.verdict, "")
 
+    @property
+    def because(self) -> str:
+        """Why it is no win or loss; empty where it is one."""
+        return REASONS.get(self.verdict, "")
+
     def __neg__(self) -> Difference:
         return replace(self, points=-self.points, low=-self.high, high=-self.low, verdict=OPPOSITE[self.verdict])
 
 
-RESERVES: dict[PairVerdict, str] = {"tie": "tie", "ahead": "one seed", "behind": "one seed", "open": "not judged"}
+RESERVES: dict[PairVerdict, str] = {
+    "tie": "tie",
+    "not sure": "not sure",
+    "ahead": "one seed",
+    "behind": "one seed",
+    "open": "not judged",
+}
+REASONS: dict[PairVerdict, str] = {
+    "tie": "chance may have made the difference",
+    "not sure": NOT_SURE_BECAUSE,
+    "ahead": "one seed cannot tell",
+    "behind": "one seed cannot tell",
+    "open": "chance unknown",
+}
 OPPOSITE: dict[PairVerdict, PairVerdict] = {
     "win": "loss",
     "loss": "win",
     "ahead": "behind",
     "behind": "ahead",
     "tie": "tie",
+    "not sure": "not sure",
     "open": "open",
 }
 
@@ -254,7 +275,7 @@ class _Comparison:
     def judged(self, p_value: float, part: float) -> Difference:
         """The comparison by an adjusted p-value, where it has that part of the 5 %."""
         margin = self.chance.margin(LEVEL)
-        verdict: PairVerdict = "tie"
+        verdict: PairVerdict = undecided(self.points - margin, self.points + margin)
         if p_value < 1 - LEVEL:
             verdict = "win" if self.chance.controlled else "ahead"
             verdict = verdict if self.points > 0 else OPPOSITE[verdict]

@@ -40,7 +40,7 @@ class Rival:
     points: str
     """`3.1 points above`, or `not told apart from`."""
     aside: str
-    """The 95 % interval in points; of a tie also what would have been seen; of a single seed, that it is one."""
+    """The 95 % interval in points; of a tie also what would have been seen; else why it is no win or loss."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def lead(answers: Sequence[Answer]) -> str:
         "ahead": "it looks better on {}, but one seed cannot tell",
         "below": "nothing can be said on {}, where an untrained network does better",
         "tie": "no difference was found on {}",
+        "not sure": "not sure on {}, where a difference does not hold among all verdicts",
         "behind": "it looks worse on {}, but one seed cannot tell",
         "loss": "no on {}",
         "unjudged": "not to be judged on {}",
@@ -230,10 +231,10 @@ def _rival(arm: str, by: Difference) -> Rival:
     if by.verdict == "tie" and by.detectable:  # 0 where the predictions are the same
         seen = f"{points(by.detectable)} would" if by.detectable < 1 else "no difference could"
         said.append(f"{seen} have been seen")
-    if by.verdict in {"ahead", "behind"}:
-        said.append("one seed cannot tell")
-    if by.verdict == "open":
-        said.append("chance unknown")
+    if by.verdict == "not sure":
+        said.append(f"not sure: {by.because}")
+    elif by.verdict != "tie" and by.because:
+        said.append(by.because)
     return Rival(arm, "not told apart from" if by.verdict == "tie" else above_or_below(by.points), "; ".join(said))
 
 

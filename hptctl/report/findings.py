@@ -22,14 +22,16 @@ from hptctl.report.results import Result, at_best_length, by_val, published, res
 
 FURTHER = ("target", "hpt", "hpt-bn")
 """Strategies that train on the target images; `base` does not."""
-Verdict = Literal["gain", "ahead", "tie", "behind", "loss", "below", "unjudged", "open"]
+Verdict = Literal["gain", "ahead", "tie", "not sure", "behind", "loss", "below", "unjudged", "open"]
 """Of further pretraining on a dataset. `ahead` and `behind` look better and worse than the base, of a single seed;
-`below`: better than the base, but worse than an untrained backbone; `unjudged`: nothing tells what chance may do;
+`tie` and `not sure` as `hpt.statistics.Verdict`; `below`: better than the base, but worse than an untrained backbone;
+`unjudged`: nothing tells what chance may do;
 `open`: the base or a further pretraining is missing."""
 VERDICTS: dict[PairVerdict, Verdict] = {
     "win": "gain",
     "ahead": "ahead",
     "tie": "tie",
+    "not sure": "not sure",
     "open": "unjudged",
     "behind": "behind",
     "loss": "loss",
@@ -59,7 +61,7 @@ class Faster:
 
 @dataclass(frozen=True)
 class Score:
-    """On how many datasets one arm was better than another, not told apart from it, and worse."""
+    """On how many datasets one arm was better than another, not told apart from it for sure, and worse."""
 
     wins: int
     ties: int

@@ -72,6 +72,7 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
                 "less_base_high": None if by is None else _number(by.high),
                 "less_base_tie": None if by is None or by.verdict == "open" else by.verdict == "tie",
                 "less_base_verdict": None if by is None else by.verdict,
+                "less_base_reason": None if by is None else by.because,
                 "images_seen": _number(spent.images),
                 "hours": _number(spent.hours),
                 "energy_wh": _number(spent.energy),
@@ -182,6 +183,7 @@ def _pair(findings: Findings, a: Result, b: Result) -> dict[str, Any]:
         "high": _number(by.high),
         "tie": by.verdict == "tie",
         "verdict": by.verdict,
+        "reason": by.because,
         "detectable": _number(by.detectable),
         "by": "predictions" if by.measured else "figures",
     }
@@ -230,7 +232,7 @@ LATEX = {
 }
 
 
-LATEX_MARKS = {"tie": r"$^{=}$", "unsure": r"$^{?}$"}
+LATEX_MARKS = {"tie": r"$^{=}$", "not-sure": r"$^{\approx}$", "unsure": r"$^{?}$"}
 
 
 def _latex(text: str) -> str:
@@ -253,7 +255,8 @@ def _latex_table(table: Table) -> str:
     ]
     note = (
         r"test, in \%; mean $\pm$ standard deviation over seeds; val's choice in bold, "
-        r"$^{=}$ not told apart from it, $^{?}$ of a single seed, -- missing"
+        r"$^{=}$ not told apart from it, $^{\approx}$ not sure (alone, but not among all verdicts), "
+        r"$^{?}$ of a single seed, -- missing"
     )
     return "\n".join(
         [

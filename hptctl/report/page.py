@@ -18,6 +18,7 @@ import hptctl
 from hpt.data.embedded import TOY
 from hpt.errors import ConfigError
 from hpt.files import write_text
+from hpt.statistics import NOT_SURE_BECAUSE
 from hptctl.charts import drawing
 from hptctl.charts.drawing import Chart
 from hptctl.format import count, thousands, when
@@ -60,6 +61,8 @@ class Page:
     picture: Chart | None
     judged: int
     """Verdicts that hold together."""
+    not_sure: str
+    """Why a verdict is that."""
     unpaired: bool
     """Whether chance in the images was taken from the binomial law for any difference that answers."""
     answers: tuple[Answer, ...]
@@ -138,6 +141,7 @@ def build(findings: Findings, *, images: int = 0) -> Page:
         winners=winners(findings),
         picture=picture(findings),
         judged=findings.difference.judged,
+        not_sure=NOT_SURE_BECAUSE,
         unpaired=any(
             not findings.difference(a, b).measured for t in targets for a, b in combinations(findings.rivals(t), 2)
         ),

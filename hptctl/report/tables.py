@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from hpt.metrics import in_words
 from hpt.strategies import STRATEGIES
-from hptctl.compare.differences import PairVerdict
+from hptctl.compare.differences import RESERVES, PairVerdict
 from hptctl.format import spread
 from hptctl.report.findings import Findings, best
 from hptctl.report.names import MISSING, arm_order
 from hptctl.report.results import Result, RunLink
 
-MARKS = {"best": "val's choice", "tie": "tie", "unsure": "one seed"}
+MARKS = {"best": "val's choice", "tie": "tie", "not-sure": RESERVES["not sure"], "unsure": "one seed"}
 """What the marks of figures say."""
-_MARK: dict[PairVerdict, str] = {"tie": "tie", "ahead": "unsure", "behind": "unsure"}
+_MARK: dict[PairVerdict, str] = {"tie": "tie", "not sure": "not-sure", "ahead": "unsure", "behind": "unsure"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class TableFigure:
     runs: tuple[RunLink, ...]
     steps: int
     mark: str
-    """`best` by val; `tie`: not told apart from it on test; `unsure`: seems worse or better, of one seed; or empty."""
+    """`best` by val; `tie`: not told apart from it on test; `not-sure`: told apart alone, but not among all verdicts;
+    `unsure`: seems worse or better, of one seed; or empty."""
     seeds: str
     """`single seed`, `3 seeds`."""
 

@@ -137,13 +137,13 @@ def write(
     files: dict[str, list[Path]] = {}
     for run in found:
         refuse_busy(run)
-        with run.working():
+        with run.at_rest():
             files[run.name] = files_of(run, without(run), weights=weights)
     total = sum(file.stat().st_size for each in files.values() for file in each)
     entries: list[Entry] = []
     done = 0
     for run in found:
-        with run.working():
+        with run.at_rest():
             for file in files[run.name]:
                 entries.append(_entry(run, file))
                 done += entries[-1].size
@@ -172,7 +172,7 @@ def write(
             output.write(_header(name, len(data)) + data + _filling(len(data)))
         packed = done = 0
         for run in found:
-            with run.working():
+            with run.at_rest():
                 for file in files[run.name]:
                     entry = entries[packed]
                     output.write(_header(entry.path, entry.size))

@@ -157,6 +157,17 @@ class Run:
         finally:
             lock.release()
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """As `working`, to read the run; one that has ended is read without the lock by who may not write it."""
+        lock = self.path / "lock"
+        may_lock = os.access(lock if lock.exists() else self.path, os.W_OK)
+        if not may_lock and self.status().state not in {"created", "running"}:
+            yield
+            return
+        with self.working():
+            yield
+
 
 def make_runs() -> None:
     """Make the folder of runs where there is none.
@@ -288,7 +299,7 @@ def _ids(run: Run) -> list[str]:
 def _tracking(run: Run) -> dict[str, Any]:
     try:
         found = json.loads((run.path / "tracking.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, PermissionError, ValueError):  # a store may name folders that are another user's
         return {}
     return found if isinstance(found, dict) else {}
 

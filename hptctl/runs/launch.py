@@ -7,16 +7,20 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpt.config import UNTRAINED, Config, EvaluateConfig, PretrainConfig
 from hpt.errors import TIME_IS_UP, TIME_IS_UP_CODE, HptError, Interrupted, RunError, UserError
 from hptctl import __version__, deadline, runs
+from hptctl.environment import not_followed, quiet_accelerate
 from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, child_processes, threads
 from hptctl.runs.record import Tags
+from hptctl.runs.signals import COMMAND_VARIABLE
 from hptctl.runs.weights import find_weights, is_untrained, read_weights, saved_steps, step_of
+from hptctl.system_errors import explain
 
 LAUNCHER_SECONDS = 10.0
 """Seconds for the launcher to end after its workers."""
@@ -138,6 +142,7 @@ def execute(run: Run) -> None:
     Raises:
         Interrupted: with the command that goes on. HptError: what went wrong.
     """
+    say_what_is_not_followed()
     _note_if_again(run)
     processes = int(run.spec().config.get("processes", 1))
     resume = f"`hptctl {shlex.join([*resume_words(run), *deadline.words()])}`"
@@ -151,9 +156,18 @@ def execute(run: Run) -> None:
     except Interrupted as stop:
         raise Interrupted(stop.signum, stop.what, f"go on with {resume}") from None
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        what = f"run '{run.name}' stopped: {error.strerror or error}{where}"
-        raise RunError(what, f"mend that, then {resume}") from error
+        what, mend = explain(error)
+        raise RunError(f"run '{run.name}' stopped: {what}", f"{mend or 'mend that'}, then {resume}") from error
+
+
+@cache  # once a command, however many runs it does
+def say_what_is_not_followed() -> None:
+    """A line for each variable of the environment that a run does not follow; a command's children leave it to it."""
+    from hptctl import console
+
+    if COMMAND_VARIABLE not in os.environ:
+        for line in not_followed():
+            console.note(f"note: {line}")
 
 
 def _note_if_again(run: Run) -> None:
@@ -173,9 +187,15 @@ def resume_words(run: Run) -> list[str]:
 
 def _launch(run: Run, processes: int) -> None:
     """`accelerate launch` with the run's folder; its workers write what happened into `status.json`."""
-    environment = threads(processes) | {
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SHUTDOWN_SECONDS:.0f}"),
-    }
+    environment = (
+        threads(processes)
+        | quiet_accelerate()
+        | {
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get(
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{SHUTDOWN_SECONDS:.0f}"
+            ),
+        }
+    )
     device = run.spec().config["device"]
     if device == "cpu" or (device == "auto" and not _has_gpu()):
         # `--cpu --num_processes 2` would silently start one process

@@ -34,7 +34,7 @@ from hpt.evaluate.online import OnlineProbe
 from hpt.files import replacing, write_text
 from hpt.pretrain import pretrain
 from hpt.processes import Compute, Processes, choose_device
-from hptctl import collector, console, deadline
+from hptctl import collector, console, deadline, environment
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
 from hptctl.runs.children import end_with_command
@@ -456,6 +456,8 @@ def hardware(device: torch.device, processes: int = 1) -> str:
 def main() -> None:
     """`python -m hptctl.worker RUN-FOLDER`, once per process."""
     collector.spare()
+    environment.keep_warnings_warnings()
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)  # which Accelerate would take for the run's
     mask_tracebacks()
     raise_on_signals()
     end_with_command()

@@ -58,6 +58,7 @@ def conduct(
         Interrupted: by a signal, or since the time that is left is too short for what is left; every run under way
             saved what it had. Busy: another process works on the study.
     """
+    launch.say_what_is_not_followed()
     with study.working():
         study.start()
         with tracking.tracked(study, at_once=True) as tracker:

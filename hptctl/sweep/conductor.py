@@ -43,6 +43,7 @@ def run_sweep(
     Raises:
         Interrupted: the trials under way were given back. RunError: every trial failed, or the storage is away.
     """
+    launch.say_what_is_not_followed()
     plan = plan_of(sweep)
     with closing(Queue(sweep.name, sweep.path, plan, address(plan, url))) as queue:
         conductor = SweepConductor(sweep, queue, workers or plan.workers, timeout)

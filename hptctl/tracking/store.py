@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from hpt.errors import RunError
+from hpt.files import shared_lock
 from hptctl.runs.record import Facts, Tags
 from hptctl.secrets import masked
 
@@ -96,8 +97,10 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow"):
+    for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What it calls an error is one of ours, in a line instead of twenty of SQL.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         from mlflow.tracking import MlflowClient
     except ModuleNotFoundError as error:
@@ -106,15 +109,37 @@ def client() -> MlflowClient:
         raise NotInstalled from None
 
     store = uri()
-    _connect(store)
     if not store.startswith("sqlite:///"):
+        _connect(store)
         return MlflowClient(tracking_uri=store)
-    from filelock import FileLock
+    from sqlalchemy import make_url
 
-    with FileLock(store.removeprefix("sqlite:///") + ".lock"):
+    database = Path(make_url(store).database or ":memory:")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _first_user(database):
+        if not database.exists() and database.name != ":memory:":
+            database.touch()  # as the umask has it: SQLite would make it for one user alone
+        _connect(store)
         mlflow_client = MlflowClient(tracking_uri=store)
         mlflow_client.search_experiments(max_results=1)
     return mlflow_client
+
+
+@contextmanager
+def _first_user(database: Path) -> Iterator[None]:
+    """Make a store alone; one that is there may be read by whoever may not write beside it."""
+    lock = shared_lock(Path(f"{database}.lock"))
+    try:
+        lock.acquire()
+    except OSError:
+        if not database.exists():
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _connect(store: str) -> None:
@@ -131,8 +156,6 @@ def _connect(store: str) -> None:
     address, settings = make_url(store), {}
     if kind != "sqlite":
         settings = {"connect_timeout": CONNECT_SECONDS}
-    elif address.database:
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(address, connect_args=settings)
     try:
         engine.connect().close()
@@ -342,4 +365,5 @@ def _mend(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
+    return (lines or [type(error).__name__])[0][:300]

@@ -107,6 +107,7 @@ def prune(
                 "bytes": freed,
                 "removed": [_cached(stored) for stored in done.removed],
                 "in_use": [_cached(stored) for stored in done.in_use],
+                "denied": [_cached(stored) for stored in done.denied],
             }
         )
         return
@@ -117,6 +118,8 @@ def prune(
     )
     for stored in done.in_use:
         console.note(f"{_of(stored)} stays: it is in use")
+    for stored in done.denied:
+        console.note(f"{_of(stored)} stays: it is of another user, who alone may remove it ({stored.path})")
 
 
 def _of(stored: StoredEntry) -> str:

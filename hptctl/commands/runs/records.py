@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,6 +115,9 @@ def sync(
     from hptctl import console, runs, tracking
 
     for found in [runs.get(name) for name in run] if run else runs.all_runs():
+        if not os.access(found.path, os.W_OK):  # else it would be sent anew each time
+            console.warn(f"{found.name} is not sent: its folder is another user's, whose `hptctl runs sync` sends it")
+            continue
         sent = tracking.sync(found)
         console.say(f"{found.name}: {sent} values sent" if sent else f"{found.name}: nothing was missing")
 

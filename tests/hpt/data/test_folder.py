@@ -53,6 +53,15 @@ SPLITS_AND_CLASSES = [
 ]
 
 
+def test_an_image_beside_folders_that_hold_splits_is_refused_and_makes_no_training_images_of_them(
+    tmp_path: Path,
+) -> None:
+    for number, place in enumerate(("cat", "my set/v2")):
+        root = fill(tmp_path / str(number), f"{place}/train/1.png", f"{place}/test/2.png", "loose.png")
+        with pytest.raises(DataError, match=r"holds test, train below .* and, directly, loose.png, whose split is"):
+            list_folder(root)
+
+
 def test_split_folders_with_class_folders_are_read_as_such(tmp_path: Path) -> None:
     listing = list_folder(fill(tmp_path, *SPLITS_AND_CLASSES))
     assert listing.classes == ("cat", "dog")

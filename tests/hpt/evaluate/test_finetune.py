@@ -103,7 +103,7 @@ def test_a_schedule_in_epochs_looks_at_val_once_an_epoch_unless_it_is_told_other
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["14-steps", "3-epochs"])
+@pytest.mark.parametrize("first", [pytest.param("14-steps", marks=pytest.mark.slow), "3-epochs"])
 def test_those_who_look_at_val_at_other_steps_share_steps_too_and_end_in_the_same_bits(
     first: str, dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from known_evaluations import IMAGES, evaluation, scores
 from program import Hptctl
 
+from hpt.statistics import NOT_SURE_BECAUSE
 from hptctl import runs
 
 
@@ -68,10 +69,13 @@ def test_of_several_pairs_the_verdicts_hold_together_and_single_seeds_are_said(h
     names = ["one", "near", *(f"same{n}" for n in range(8))]
     together = document(hptctl("compare", *names, "--json"))["pairs"]
     first = together[0]
-    assert (first["verdict"], first["controlled"]) == ("tie", False)
+    assert (first["verdict"], first["controlled"]) == ("not sure", False)
+    assert first["reason"] == NOT_SURE_BECAUSE
     assert first["p_value"] < 0.05 < first["holm"] == pytest.approx(min(1.0, first["p_value"] * 45), abs=0.2)
     assert first["low"] > 0  # of itself alone
-    assert "by Holm's method, over 45 pairs" in hptctl("compare", *names).stdout
+    said = hptctl("compare", *names)
+    assert "by Holm's method, over 45 pairs" in said.stdout
+    assert f"not sure: {NOT_SURE_BECAUSE}" in " ".join(said.stderr.split())
 
 
 def test_few_images_and_a_single_class_are_said(hptctl: Hptctl) -> None:
@@ -79,7 +83,9 @@ def test_few_images_and_a_single_class_are_said(hptctl: Hptctl) -> None:
     for name, right in (("good", 10), ("bad", 4)):
         logits = np.eye(4, dtype=np.float32)[np.where(np.arange(10) < right, 0, 1)]
         evaluation(name, logits[None], labels)
-    said = " ".join(hptctl("compare", "good", "bad").stderr.split())
+    done = hptctl("compare", "good", "bad")
+    assert "Not sure whether good and bad differ on 10 test images" in done.stdout
+    said = " ".join(done.stderr.split())
     assert "10 test images tell little: a verdict takes 20" in said
     assert "all test images are of one class" in said
 

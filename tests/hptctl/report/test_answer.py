@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from hpt.statistics import NOT_SURE_BECAUSE
+from hptctl.report import formats
 from hptctl.report.answer import Answer, answer, lead
 from hptctl.report.findings import Findings, gather
 from hptctl.report.frame import tidy
@@ -177,8 +179,16 @@ def test_of_many_equal_comparisons_one_small_p_value_is_no_win() -> None:
         for each in evaluated(strategy, figures, dataset=f"other-{number:02d}")
     ]
     findings = found(BASE, evaluated("hpt", [0.745, 0.748, 0.75]), others)
-    assert findings.verdict("d") == "tie"
+    assert findings.verdict("d") == "not sure"
     assert findings.difference.judged == 41
+    every = [answer(findings, target, target) for target in findings.targets]
+    said = next(each for each in every if each.target == "d")
+    assert said.rivals[0].points == "4.8 points above"
+    assert said.rivals[0].aside.endswith(f"not sure: {NOT_SURE_BECAUSE}")
+    (mine,) = (row for row in formats.rows(findings) if (row["dataset"], row["arm"]) == ("d", "hpt"))
+    assert (mine["less_base_verdict"], mine["less_base_reason"]) == ("not sure", NOT_SURE_BECAUSE)
+    assert mine["less_base_tie"] is False
+    assert "not sure on d, where a difference does not hold" in lead(every)
 
 
 def test_lengths_that_val_chose_among_count_as_tries() -> None:
@@ -188,7 +198,7 @@ def test_lengths_that_val_chose_among_count_as_tries() -> None:
         evaluated("hpt", [0.745, 0.748, 0.75], val=0.8),
         *(evaluated("hpt", [0.7, 0.701, 0.699], val=0.6, steps=steps) for steps in (200, 300, 400, 500, 600)),
     )
-    assert (one.verdict("d"), several.verdict("d")) == ("gain", "tie")
+    assert (one.verdict("d"), several.verdict("d")) == ("gain", "not sure")
 
 
 def test_a_backbone_of_an_undecayed_run_makes_no_speed_up() -> None:

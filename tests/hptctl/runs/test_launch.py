@@ -16,6 +16,16 @@ from safetensors.torch import load_file
 TINY = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--set", "log_every=1")
 
 
+ACCELERATES = {
+    "ACCELERATE_MIXED_PRECISION": "fp16",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_DYNAMO_BACKEND": "inductor",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_USE_FSDP": "true",
+}
+
+
 def logged(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -33,9 +43,10 @@ def state(run: Path) -> dict[str, object]:
 def test_two_processes_compute_what_one_does(
     hptctl, workplace: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever Accelerate is told by its variables, of which a run follows none."""
     # One process with two threads rounds as differently from itself with one as two processes do.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "5")
+    arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), *TINY, "--steps", "4")
     gentle = (
         "--set",
         "optimizer.lr=0.003",
@@ -45,16 +56,18 @@ def test_two_processes_compute_what_one_does(
         "moco.micro_batch=8",
     )  # float noise grows with the learning rate, and where convolutions see other batches
     for processes in ("1", "2"):
+        for name, value in ACCELERATES.items() if processes == "2" else ():
+            monkeypatch.setenv(name, value)
         hptctl(*arguments, *gentle, "--processes", processes, "--name", processes, "--probe-every", "2")
     one, two = (losses(workplace / "runs" / name) for name in ("1", "2"))
     assert two == pytest.approx(one, abs=2e-3)
-    assert len(set(one)) == 5
+    assert len(set(one)) == 4
     weights = [load_file(workplace / "runs" / name / "backbone.safetensors") for name in ("1", "2")]
     for name, value in weights[0].items():
         if value.is_floating_point():
             assert (value - weights[1][name]).abs().max() < 1e-2 * value.abs().max() + 1e-5, name
     looks = [[line for line in logged(workplace / "runs" / name) if "loss" not in line] for name in ("1", "2")]
-    assert [line["step"] for line in looks[1]] == [0, 2, 4, 5]
+    assert [line["step"] for line in looks[1]] == [0, 2, 4]
     for mine, theirs in zip(*looks, strict=True):
         assert mine["probe/effective_rank"] == pytest.approx(theirs["probe/effective_rank"], rel=2e-2)
     assert json.loads((workplace / "runs/2/run.json").read_text())["config"]["processes"] == 2

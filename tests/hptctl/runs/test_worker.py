@@ -48,14 +48,14 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace
         str(digits_folder),
         *TINY,
         "--steps",
-        "20",
+        "12",
         "--set",
-        "checkpoint_every=6",
+        "checkpoint_every=4",
     )
     hptctl(*arguments, "--name", "unbroken")
     process = start(*arguments, "--name", "killed")
-    wait_for(workplace / "runs/killed/checkpoints/step-00000006.sha256", process)
-    while len(losses(workplace / "runs/killed")) < 8:  # past the checkpoint, so that steps are done again
+    wait_for(workplace / "runs/killed/checkpoints/step-00000004.sha256", process)
+    while len(losses(workplace / "runs/killed")) < 6:  # past the checkpoint, so that steps are done again
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -69,10 +69,10 @@ def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when
 
 def test_a_study_that_was_killed_goes_on_where_it_was(hptctl, study: Path, workplace: Path) -> None:
     study.write_text(
-        study.read_text().replace("hpt = [2, 4]", "hpt = [2, 20]").replace("[set]", "[set]\ncheckpoint_every = 5")
+        study.read_text().replace("hpt = [2, 4]", "hpt = [2, 12]").replace("[set]", "[set]\ncheckpoint_every = 3")
     )
     process = subprocess.Popen(
-        command("study", "run", "mine.toml", "--only", "knn-hpt*@20"), cwd=workplace, start_new_session=True
+        command("study", "run", "mine.toml", "--only", "knn-hpt*@12"), cwd=workplace, start_new_session=True
     )
     checkpoints = workplace / "runs" / "hpt-my-digits-s0" / "checkpoints"
     end = time.monotonic() + 120
@@ -84,8 +84,8 @@ def test_a_study_that_was_killed_goes_on_where_it_was(hptctl, study: Path, workp
     process.wait()
     before = states()
     assert (before["own"], before["hpt-my-digits-s0"]) == ("done", "stopped")
-    assert "going on from step" in hptctl("study", "run", "mine.toml", "--only", "knn-hpt*@20").stderr
-    assert states()["knn-hpt-my-digits-s0@20"] == "done"
+    assert "going on from step" in hptctl("study", "run", "mine.toml", "--only", "knn-hpt*@12").stderr
+    assert states()["knn-hpt-my-digits-s0@12"] == "done"
     assert [run.name for run in runs.all_runs() if run.spec().kind == "pretrain"].count("hpt-my-digits-s0") == 1
 
 

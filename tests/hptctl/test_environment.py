@@ -1,0 +1,59 @@
+"""Variables of the libraries below: a run is what its configuration says, and what it does not follow is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from program import command
+
+from hptctl import tracking
+from hptctl.environment import NOT_FOLLOWED, not_followed
+
+SWITCHES = {
+    "MLFLOW_EXPERIMENT_ID": "7",
+    "MLFLOW_RUN_ID": "0" * 32,
+    "MLFLOW_REGISTRY_URI": "sqlite:///registry.db",
+    "OPTUNA_STORAGE": "sqlite:///trials.db",
+    "ACCELERATE_MIXED_PRECISION": "fp16",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_DYNAMO_BACKEND": "inductor",
+}
+
+
+def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), env=os.environ | environment, capture_output=True, text=True)
+
+
+def test_a_run_is_what_its_configuration_says_whatever_the_libraries_are_told(workplace: Path) -> None:
+    names = {name: SWITCHES.get(name, "true") for name in NOT_FOLLOWED}
+    names |= {"PYTHONWARNINGS": "error", "MLFLOW_EXPERIMENT_NAME": "theirs"}
+    done = process("evaluate", "knn", "untrained", "-d", "shapes@150", "--preset", "tiny", "--name", "r", **names)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert [said.count(f"note: {name} is not followed: ") for name in [*NOT_FOLLOWED, "PYTHONWARNINGS"]] == [1] * (
+        len(NOT_FOLLOWED) + 1
+    )
+    assert "warning: " not in said
+    facts = json.loads(Path("runs/r/status.json").read_text())["facts"]
+    assert facts["precision"] == "fp32"
+    (tracked,) = tracking.read_runs()
+    assert (tracked.name, tracked.experiment, tracked.state) == ("r", "theirs", "FINISHED")
+    assert not list(workplace.glob("*registry*")) + list(workplace.glob("*trials*"))
+
+
+def test_what_is_off_is_not_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(NOT_FOLLOWED, ["", "0", "no", "False", "none", "OFF"] * 2, strict=True):
+        monkeypatch.setenv(name, value)
+    assert list(not_followed()) == []
+
+
+def test_settings_that_pytorch_does_not_know_are_a_line(workplace: Path) -> None:
+    done = process("evaluate", "knn", "untrained", "-d", "shapes@150", "--preset", "tiny", TORCH_LOGS="nonsense")
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert error.startswith("error: TORCH_LOGS holds what PyTorch does not know; unset it")
