@@ -201,6 +201,8 @@ from hpt.data.dataset import load
 built = []
 
 def progress(done, total, what):
+    if what != "reading images":
+        return
     built.append(done)
     {during}
 
