@@ -453,6 +453,8 @@ class DenseConfig(Config):
     """The weight decay of every parameter."""
     warmup: Annotated[int, Field(ge=0)] = 100
     """The number of steps over which the learning rate rises to its value, linearly from a thousandth."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """The norm that a step's gradients are cut to; None: they are not."""
     flip_p: Share = 0.5
     """The probability that a training image is mirrored, left to right."""
     eval_every: Positive | None = None
@@ -639,8 +641,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "test_side": 288,
                 "longest": 480,
                 "lr": 0.02,
+                "clip": 35.0,
             },
-            "segmentation": {"steps": 1500, "batch_size": 8, "crop": 193, "side": 240, "lr": 0.02},
+            "segmentation": {"steps": 1500, "batch_size": 8, "crop": 193, "side": 240, "lr": 0.02, "clip": 35.0},
         },
     },
     "tiny": {
@@ -669,6 +672,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "longest": 320,
                 "lr": 0.04,
                 "warmup": 10,
+                "clip": 35.0,
             },
             "segmentation": {
                 "steps": 100,
@@ -677,6 +681,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "side": 120,
                 "lr": 0.05,
                 "warmup": 10,
+                "clip": 35.0,
             },
         },
     },
