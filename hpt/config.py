@@ -27,6 +27,8 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
 Policy = Literal["baseline", "no-grayscale", "no-color", "crop-blur", "crop-only", "rotate90", "vertical-flip"]
+DENSE = ("detection", "segmentation")
+"""The kinds of evaluation that look at boxes and masks."""
 EvaluationKind = Literal["linear", "knn", "finetune", "detection", "segmentation"]
 Metric = Literal["top1", "top5", "balanced_accuracy", "auroc", "map", "ap", "ap50", "ap75", "miou", "pixel_accuracy"]
 Positive = Annotated[int, Field(ge=1)]

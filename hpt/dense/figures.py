@@ -82,7 +82,7 @@ def detection(truth: Sequence[Boxes], found: Sequence[Detections], classes: int)
     precision = evaluated.eval["precision"]  # thresholds x recalls x classes x areas x maxima
     for number, name in enumerate(AREAS, start=1):
         figures[f"ap_{name}"] = _mean(precision[:, :, :, number, -1])
-    figures["ap50_voc"] = float(np.nanmean([_area(packed, objects, c) for c in range(classes)] or [np.nan]))
+    figures["ap50_voc"] = float(_mean_of_defined(np.array([[_area(packed, objects, c) for c in range(classes)]]))[0])
     per_class = np.array(
         [[_mean(precision[some, :, c, 0, -1]) for some in (slice(None), 0, 5)] for c in range(classes)]
     ).reshape(classes, 3)
@@ -121,12 +121,7 @@ def weighted(metric: str, packed: Packed, labels: npt.NDArray[Any]) -> Any:
 
     def measured(weights: npt.NDArray[Any]) -> Floats:
         weights = np.asarray(weights, dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            each = np.stack([ranking.precision(weights) for ranking in ranked], axis=1)  # B x C
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # of a resample without any object
-                found: Floats = np.nanmean(each, axis=1)
-        return found
+        return _mean_of_defined(np.stack([ranking.precision(weights) for ranking in ranked], axis=1))  # B x C
 
     return measured
 
@@ -196,15 +191,20 @@ def _area(packed: Packed, objects: Packed, number: int) -> float:
 
 def _of_pixels(metric: str, cells: Floats) -> Floats:
     if metric == "miou":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            mean: Floats = np.nanmean(iou_per_class(cells), axis=1)
-        return mean
+        return _mean_of_defined(iou_per_class(cells))
     classes = round(cells.shape[1] ** 0.5)
     right = cells[:, :: classes + 1].sum(axis=1)
     total = cells.sum(axis=1)
     share: Floats = np.where(total > 0, right / np.maximum(total, 1), np.nan)
     return share
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """[B, C] -> [B] the mean over the classes that are defined; NaN where none is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean: Floats = np.nanmean(values, axis=1)
+    return mean
 
 
 def _mean(precision: npt.NDArray[Any]) -> float:

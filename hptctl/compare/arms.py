@@ -17,7 +17,7 @@ from hptctl import runs
 from hptctl.runs import Kind, Run
 from hptctl.runs.record import Facts, recorded
 
-KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn")
+KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn", "detection", "segmentation")
 """Evaluations in the order of their weight: the first that all models have is compared."""
 
 
@@ -90,7 +90,7 @@ def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm
 def is_trained(strategy: str, kind: str) -> bool:
     """Whether another seed would give another backbone: neither of `base` nor of weights as they are, unless they were
     finetuned."""
-    return kind == "finetune" or strategy not in FROZEN
+    return kind in ("finetune", "detection", "segmentation") or strategy not in FROZEN
 
 
 def model_of(scores: Sequence[Scores], trainings: Sequence[str], *, trained: bool) -> Model:

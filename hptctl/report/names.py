@@ -5,7 +5,13 @@ from __future__ import annotations
 from hpt.config import UNTRAINED
 from hpt.strategies import STRATEGIES
 
-EVALUATIONS = {"linear": "linear probe", "finetune": "finetuning", "knn": "kNN"}
+EVALUATIONS = {
+    "linear": "linear probe",
+    "finetune": "finetuning",
+    "knn": "kNN",
+    "detection": "detection",
+    "segmentation": "segmentation",
+}
 """Kinds of evaluation in the order of their weight: the first one that a dataset has answers for it."""
 FLOOR = UNTRAINED
 """The arm of random weights: what a backbone brings that nothing was learned by."""

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpt.config import UNTRAINED, Config, EvaluateConfig, PretrainConfig
+from hpt.config import DENSE, UNTRAINED, Config, EvaluateConfig, PretrainConfig
 from hpt.errors import TIME_IS_UP, TIME_IS_UP_CODE, HptError, Interrupted, RunError, UserError
 from hptctl import __version__, deadline, runs
 from hptctl.environment import not_followed, quiet_accelerate
@@ -172,7 +172,7 @@ def say_what_is_not_followed() -> None:
 
 def _note_if_again(run: Run) -> None:
     """Say of a run that had got somewhere, and whose checkpoint is not here, that it starts again."""
-    if run.spec().kind in {"pretrain", "linear", "finetune"} and any(run.metrics()) and not saved_steps(run):
+    if run.spec().kind in {"pretrain", "linear", "finetune", *DENSE} and any(run.metrics()) and not saved_steps(run):
         from hptctl import console
 
         console.note(f"note: run '{run.name}' starts again: no checkpoint of it is here")

@@ -23,11 +23,16 @@ from torch import Tensor
 
 from hpt import advice, cores, floor, weights
 from hpt.callbacks import RESUMABLE, Callbacks, Log
-from hpt.config import UNTRAINED, DataConfig, EvaluateConfig, PretrainConfig, fingerprint
+from hpt.config import DENSE, UNTRAINED, DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data import thumbnails
 from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
 from hpt.data.thumbnails import Matches
+from hpt.dense.dataset import DenseDataset
+from hpt.dense.dataset import load as load_dense
+from hpt.dense.evaluation import evaluate_dense, score_dense_on_test
+from hpt.dense.targets import DenseTask
+from hpt.dense.views import Normalisation
 from hpt.errors import HptError, Interrupted, RunError
 from hpt.evaluate import MODEL, Common, evaluate, score_on_test
 from hpt.evaluate.online import OnlineProbe
@@ -73,15 +78,28 @@ class Materials:
         self.common = common
         """What a finetuning has in common with other runs."""
         self._datasets: dict[tuple[str, DataConfig, int], Dataset] = {}
+        self._dense: dict[tuple[str, str, DataConfig, int], DenseDataset] = {}
         self._compared: dict[tuple[Path, int, bytes], Matches] = {}
         self._untrained: dict[str, dict[str, Tensor]] = {}
 
     def dataset(self, config: PretrainConfig | EvaluateConfig, display: Display) -> Dataset:
         """The dataset of a run, decoded for its image size."""
+        if isinstance(config, EvaluateConfig) and config.kind in DENSE:
+            return self.dense(config, display).dataset
         key = config.dataset, config.data, config.data.side(config.image_size)
         if key not in self._datasets:
             self._datasets[key] = load(key[0], key[1], side=key[2], progress=display.progress)
         return self._datasets[key]
+
+    def dense(self, config: EvaluateConfig, display: Display) -> DenseDataset:
+        """The images of a dense evaluation, with their boxes or masks."""
+        task: DenseTask = "detection" if config.kind == "detection" else "segmentation"
+        key = task, config.dataset, config.data, config.side
+        if key not in self._dense:
+            self._dense[key] = load_dense(
+                config.dataset, task, config.data, side=config.side, progress=display.progress
+            )
+        return self._dense[key]
 
     def compared(self, testing: Images, source: Run) -> Matches | None:
         """The test images that seem to be among those of a pretraining, compared once; None where it kept none, as an
@@ -299,7 +317,11 @@ def _evaluate(
     run.write_status(facts=facts)
     with asked.held_back(saves=config.kind != "knn"):
         callbacks = Callbacks(log, display.progress, asked.stop)
-        found = evaluate(config, dataset, state, run.path, callbacks, common=materials.common(config))
+        if config.kind in DENSE:
+            dense = materials.dense(config, display)
+            found = evaluate_dense(config, dense, state, run.path, callbacks, normalisation_of(run))
+        else:
+            found = evaluate(config, dataset, state, run.path, callbacks, common=materials.common(config))
     log(found.metrics, final_step(run))
     results = Facts.of(found.facts)
     if results.lr_at_edge is not None and not display.silent:
@@ -319,10 +341,22 @@ def test(run: Run) -> None:
     with Display() as display:
         materials = Materials()
         dataset, (state, _) = materials.dataset(config, display), materials.state_of(run, config, display)
-        found = score_on_test(config, dataset, state, run.path, Callbacks(progress=display.progress))
+        callbacks = Callbacks(progress=display.progress)
+        if config.kind in DENSE:
+            dense = materials.dense(config, display)
+            found = score_dense_on_test(config, dense, state, run.path, callbacks, normalisation_of(run))
+        else:
+            found = score_on_test(config, dataset, state, run.path, callbacks)
     status = run.status()
     run.append_metrics(found.metrics, final_step(run))
     run.write_status(results=status.results | found.metrics, facts=merged(status.facts, Facts.of(found.facts)))
+
+
+def normalisation_of(run: Run) -> Normalisation | None:
+    """That of the images that the backbone under test was pretrained on; None where no run recorded it."""
+    source = next(iter(ancestry(run)), None)
+    facts = source.status().facts if source is not None else Facts()
+    return Normalisation(facts.mean, facts.std) if facts.mean and facts.std else None
 
 
 def refuse_other_images(run: Run, dataset: Dataset, facts: Facts) -> None:
