@@ -16,7 +16,7 @@ Log = Callable[[dict[str, float], int], None]
 Stop = Callable[[float], int]
 """Asked by a loop after every step, with the seconds until it could stop the next time, its state saved; returns the
 number of a signal that asks to stop now, or 0."""
-RESUMABLE = ("training", "probing", "finetuning")
+RESUMABLE = ("training", "probing", "finetuning", "detecting", "segmenting")
 """What the progress of such loops is called; other work is done anew when it was stopped."""
 
 

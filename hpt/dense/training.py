@@ -97,7 +97,7 @@ def train(task: Task, config: EvaluateConfig, compute: Compute, callbacks: Callb
 
     # ---- loop
     devices = [compute.device] if compute.device.type == "cuda" else []
-    pace, name = Pace(callbacks.stop), f"training the {'detector' if config.kind == 'detection' else 'segmenter'}"
+    pace, name = Pace(callbacks.stop), "detecting" if config.kind == "detection" else "segmenting"
     with views.ahead(make, iter(range(first, steps))) as following, torch.random.fork_rng(devices=devices):
         for step in range(first, steps):
             lr = rate(step, task.lr, section.warmup, task.drops)

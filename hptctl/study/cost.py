@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from hpt.config import PROTOCOL_LABELS, UNTRAINED, EvaluateConfig, PretrainConfig, parse_labels
+from hpt.config import (
+    DENSE,
+    PROTOCOL_LABELS,
+    UNTRAINED,
+    DetectionConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    SegmentationConfig,
+    parse_labels,
+)
 from hpt.data.dataset import Dataset
 from hpt.errors import DataError
 from hpt.processes import choose_device
@@ -95,6 +104,8 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
     statistics = sizes["train"] + sizes["val"] if config.weights == UNTRAINED else 0
     if config.kind == "knn":
         return 0, statistics + sizes["train"] + evaluated
+    if config.kind in DENSE:
+        return _dense_images(config, evaluated)
     labels = _labels(config, progress.readable(config), sizes["train"])
     if config.kind == "linear":
         drawn = config.linear.views * labels or config.linear.steps * min(config.linear.batch_size, labels or 10**9)
@@ -108,6 +119,17 @@ def _images(cell: Cell, progress: Progress) -> tuple[int, int]:
         images += steps * batch
         forward += -(-steps // (each.finetune.eval_every or schedule.look_every(used, batch))) * sizes["val"]
     return images, statistics + forward + sizes["test"]
+
+
+def _dense_images(config: EvaluateConfig, evaluated: int) -> tuple[int, int]:
+    """Images of `image_size` that cost as much as what a dense evaluation looks at, heads aside."""
+    if config.kind == "detection":
+        section: DetectionConfig | SegmentationConfig = config.detection
+        side, whole = sum(config.detection.sides) / 2, config.detection.test_side
+    else:
+        section, side, whole = config.segmentation, config.segmentation.crop, config.segmentation.side
+    each, looked = ((length / config.image_size) ** 2 for length in (side, whole))
+    return round(section.steps * section.batch_size * each), round(3 * evaluated * looked)
 
 
 def _labels(config: EvaluateConfig, dataset: Dataset | None, train: int) -> int:

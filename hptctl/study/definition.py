@@ -83,7 +83,7 @@ class Base(Config):
 class StudyEvaluation(Config):
     """One way to evaluate every backbone of the grid."""
 
-    kind: Literal["linear", "knn", "finetune", "sweep"]
+    kind: Literal["linear", "knn", "finetune", "sweep", "detection", "segmentation"]
     """How it evaluates; `sweep` finetunes at the protocol's learning rates and schedules, of which val chooses."""
     labels: str | None = None
     """Training labels used: `all`, a number, `10%` or `5-per-class`; None for the evaluation's default."""

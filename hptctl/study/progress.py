@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
+from hpt.config import DENSE, UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.dataset import Dataset, load
 from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
 from hpt.data.row import Absence, CatalogRow
+from hpt.dense.dataset import load as load_dense
+from hpt.dense.targets import DenseTask
 from hpt.errors import DataError, RunError, WeightsError
 from hpt.processes import planned_precision
 from hptctl import console, deadline, runs, tracking
@@ -69,7 +71,7 @@ class Progress:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = {cell.id: cell for cell in cells}
-        self._datasets: dict[tuple[str, int], Dataset | DataError] = {}
+        self._datasets: dict[tuple[str, int, str], Dataset | DataError] = {}
         self._absences: dict[str, Absence | None] = {}
         self._known: dict[str, str | None] = {}
         self.refresh()
@@ -130,7 +132,12 @@ class Progress:
                 if absence is not None and absence.by == "run":
                     return None
                 with console.Display(follow=deadline.follow) as display:
-                    self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
+                    if key[2] in DENSE:
+                        task: DenseTask = "detection" if key[2] == "detection" else "segmentation"
+                        dense = load_dense(key[0], task, config.data, side=key[1], progress=display.progress)
+                        self._datasets[key] = dense.dataset
+                    else:
+                        self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
             except DataError as error:
                 self._datasets[key] = error
         found = self._datasets[key]
@@ -308,9 +315,11 @@ class Progress:
         return pinned
 
 
-def _key(config: PretrainConfig | EvaluateConfig) -> tuple[str, int]:
-    """A dataset, and the side to which its images are decoded."""
-    return config.dataset, config.data.side(config.image_size)
+def _key(config: PretrainConfig | EvaluateConfig) -> tuple[str, int, str]:
+    """A dataset, the side to which its images are decoded, and what is read of them besides."""
+    if isinstance(config, EvaluateConfig):
+        return config.dataset, config.side, config.kind if config.kind in DENSE else ""
+    return config.dataset, config.data.side(config.image_size), ""
 
 
 def _elsewhere(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,22 +21,26 @@ from pydantic import BaseModel, ValidationError, model_validator
 from hpt.config import PRESETS, Config, EvaluateConfig, LinearConfig, PretrainConfig, check, field_kind, fields, merge
 from hpt.errors import ConfigError, did_you_mean
 
-Target = Literal["finetune", "linear", "pretrain"]
+Target = Literal["finetune", "linear", "detection", "segmentation", "pretrain"]
 Params = Mapping[str, Any]
 """A point of a space: values by name."""
 
 MODELS: dict[Target, type[EvaluateConfig] | type[PretrainConfig]] = {
     "finetune": EvaluateConfig,
     "linear": EvaluateConfig,
+    "detection": EvaluateConfig,
+    "segmentation": EvaluateConfig,
     "pretrain": PretrainConfig,
 }
 SHORT: dict[Target, dict[str, str]] = {
     "finetune": {"lr": "finetune.lr", "schedule": "finetune.schedule"},
     "linear": {"lr": "linear.lrs"},
+    "detection": {"lr": "detection.lr", "steps": "detection.steps"},
+    "segmentation": {"lr": "segmentation.lr", "steps": "segmentation.steps"},
     "pretrain": {"lr": "optimizer.lr"},
 }
 """Short names of the fields that are swept most; the others go by their dotted names."""
-LOGARITHMIC = {"finetune.lr", "linear.lrs", "optimizer.lr"}
+LOGARITHMIC = {"finetune.lr", "linear.lrs", "optimizer.lr", "detection.lr", "segmentation.lr"}
 FIXED = {
     "kind": "name it after `hptctl sweep`",
     "seed": "--repeats draws seeds, and takes their mean",
@@ -66,6 +70,16 @@ PROTOCOL: dict[Target, dict[str, dict[str, tuple[Any, ...]]]] = {
     "linear": {
         preset: {"lr": LinearConfig.model_validate(changes["evaluate"].get("linear", {})).lrs}
         for preset, changes in PRESETS.items()
+    },
+    "detection": {
+        "paper": {"lr": (0.005, 0.01, 0.02)},
+        "small": {"lr": (0.01, 0.02, 0.04)},
+        "tiny": {"lr": (0.02, 0.04)},
+    },
+    "segmentation": {
+        "paper": {"lr": (0.003, 0.01, 0.03)},
+        "small": {"lr": (0.01, 0.02, 0.04)},
+        "tiny": {"lr": (0.02, 0.05)},
     },
     "pretrain": {
         "paper": {"steps": (50, 500, 5000, 50000)},
