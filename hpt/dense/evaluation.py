@@ -2,7 +2,8 @@
 
 What an evaluation leaves in its run's folder: `model.safetensors`, the network; `artifacts/predictions-<split>.npz`,
 what of each image enters the figures; `artifacts/detections-<split>.json`, COCO's list of results (`image_id` is the
-name), or `artifacts/masks-<split>.npz`, a mask by the name of each image; and `artifacts/per-class-<split>.csv`.
+name), or `artifacts/masks-<split>.npz`, a mask by the name of each image; `artifacts/per-class-<split>.csv`; and some
+pictures.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from hpt import predictions, weights
 from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
+from hpt.dense import pictures
 from hpt.dense.dataset import DenseDataset
 from hpt.dense.detection import Detection
 from hpt.dense.figures import Detections, Packed, iou_per_class
@@ -33,8 +35,12 @@ from hpt.evaluate.labels import write_labels
 from hpt.evaluate.setup import MODEL
 from hpt.files import replacing, write_text
 from hpt.predictions import Predictions
+from hpt.preview import shown
 from hpt.processes import Compute
 
+PICTURES, SHOWN = "pictures", 6
+"""The folder of a run for some images of each split, truth beside prediction; they leave the machine with no report but
+one that is asked for images."""
 TASKS: dict[str, type[Detection] | type[Segmentation]] = {"detection": Detection, "segmentation": Segmentation}
 
 
@@ -133,10 +139,17 @@ def _report(task: Detection | Segmentation, split: str, folder: Path) -> dict[st
     classes = setup.dense.classes
     (folder / "artifacts").mkdir(exist_ok=True)
     if isinstance(task, Detection):
-        measured, _, found = task.measure(split)
+        measured, truth, found = task.measure(split)
         figures, columns = measured.figures, dict(zip(task.metrics, measured.per_class.T, strict=True))
         packed, labels = measured.packed, measured.objects
         columns = {"objects": labels.sum(axis=0)} | columns
+        for at in _shown(len(names)):
+            image = shown(setup.images.batch([int(setup.rows(split)[at])]).image(0))
+            enlarged = setup.dense.enlarged(int(setup.rows(split)[at]))
+            true, guess = truth[at].scaled(1 / enlarged, 1 / enlarged), found[at]
+            guess = Detections(guess.boxes / np.float32(enlarged), guess.scores, guess.labels)
+            picture = pictures.truth_and_boxes(image, true, guess, classes)
+            pictures.save(picture, folder / PICTURES / f"{split}-{at}.jpg")
         _write_detections(folder / "artifacts" / f"detections-{split}.json", names, found, classes)
     else:
         packed, labels, masks = task.measure(split, keep=True)
@@ -146,6 +159,11 @@ def _report(task: Detection | Segmentation, split: str, folder: Path) -> dict[st
         with np.errstate(invalid="ignore", divide="ignore"):
             columns = {"pixels": matrix.sum(axis=1), "iou": iou, "accuracy": np.diagonal(matrix) / matrix.sum(axis=1)}
         figures = {"miou": float(np.nanmean(iou)), "pixel_accuracy": float(np.trace(matrix) / matrix.sum())}
+        for at in _shown(len(names)):
+            row = int(setup.rows(split)[at])
+            image = shown(setup.images.batch([row]).image(0))
+            picture = pictures.truth_and_mask(image, setup.dense.mask(row), masks[at])
+            pictures.save(picture, folder / PICTURES / f"{split}-{at}.jpg")
         with replacing(folder / "artifacts" / f"masks-{split}.npz") as part, part.open("wb") as file:
             np.savez_compressed(file, **dict(zip(names, masks, strict=True)))  # type: ignore[arg-type]
     predictions.write(folder, split, _kept(names, labels, packed, classes))
@@ -155,6 +173,11 @@ def _report(task: Detection | Segmentation, split: str, folder: Path) -> dict[st
         lines.append(",".join([f'"{name}"' if "," in name else name, *cells]))
     write_text(folder / "artifacts" / f"per-class-{split}.csv", "\n".join(lines) + "\n")
     return {f"{split}/{key}": value for key, value in figures.items()}
+
+
+def _shown(count: int) -> list[int]:
+    """Some images of a split, evenly spaced."""
+    return sorted({(at * count) // SHOWN for at in range(SHOWN)})
 
 
 def _kept(names: Sequence[str], labels: Packed, packed: Packed, classes: Sequence[str]) -> Predictions:

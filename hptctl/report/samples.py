@@ -10,15 +10,20 @@ import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from hpt.data.decode import decode
 from hpt.data.listing import Listing, Unreadable, class_names
 from hpt.data.names import absence_of, find, list_images
+from hpt.data.pixel_format import PixelFormat, Unmeasured
 from hpt.errors import HptError
 
+PICTURES = "pictures"
+"""The folder of a run in which a dense evaluation leaves some."""
 SIDE = 96
 """Pixels of the longer side: 2 to 4 KiB each."""
 
@@ -56,6 +61,14 @@ def samples_of(dataset: str, count: int) -> tuple[Sample, ...]:
     return tuple(sorted(out, key=lambda sample: sample.caption))
 
 
+def of_file(path: Path, caption: str) -> Sample:
+    """A picture that a run drew, as it is."""
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+    return Sample(f"data:image/jpeg;base64,{base64.b64encode(content).decode()}", width, height, caption)
+
+
 def _in_turn(listing: Listing) -> Sequence[int]:
     rows = np.array([i for i, split in enumerate(listing.splits) if split != "test"], dtype=np.int64)
     if listing.labels.ndim == 2:
@@ -68,8 +81,20 @@ def _in_turn(listing: Listing) -> Sequence[int]:
     return [int(i) for i in rows[np.lexsort((first, turn))]]
 
 
+def _shown(content: bytes) -> npt.NDArray[np.uint8]:
+    """[3, H, W] as training sees 8 bits; of other numbers the range that the image uses, and the first three
+    channels."""
+    try:
+        pixels: npt.NDArray[np.uint8] = decode(content, SIDE, PixelFormat(scaling="measured"))
+    except Unmeasured:
+        pixels = decode(content, SIDE, PixelFormat(scaling="image"))
+    except Unreadable:
+        pixels = decode(content, SIDE, PixelFormat(scaling="image", picks=(0, 1, 2), colours="none"))
+    return pixels
+
+
 def _small(content: bytes, caption: str) -> Sample:
-    pixels = decode(content, SIDE)  # as training sees them
+    pixels = _shown(content)
     small = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -19,7 +19,7 @@ from hptctl.format import compact, interval, percent, signed, thousands, times, 
 from hptctl.report.answer import bars_of
 from hptctl.report.findings import Findings, best
 from hptctl.report.results import Result, RunLink
-from hptctl.report.samples import Sample, samples_of
+from hptctl.report.samples import PICTURES, Sample, of_file, samples_of
 from hptctl.report.sweeps import SweepTable, sweeps
 from hptctl.report.tables import TableFigure, figure
 from hptctl.runs import Run, class_tables, tracked_id
@@ -97,6 +97,8 @@ class Section:
     samples: tuple[Sample, ...]
     sampled: bool
     """Whether images were asked for."""
+    pictures: tuple[Sample, ...]
+    """Test images with their boxes or masks beside those predicted, by the newest run that left some."""
 
 
 def section(findings: Findings, target: str, id: str, images: int = 0) -> Section:
@@ -115,7 +117,22 @@ def section(findings: Findings, target: str, id: str, images: int = 0) -> Sectio
         details=tuple(_detail(findings, result) for result in every),
         samples=_samples(findings, target, images) if images else (),
         sampled=images > 0,
+        pictures=_pictures(findings, target, images) if images else (),
     )
+
+
+def _pictures(findings: Findings, target: str, images: int) -> tuple[Sample, ...]:
+    """What dense evaluations drew, of the arm that is best."""
+    every = [result for result in findings.every if result.target == target]
+    rows = findings.frame.set_index("run_id")
+    for result in sorted(every, key=lambda result: -result.mean):
+        for run_id in result.run_ids:
+            folder = str(rows.loc[run_id, "folder"] or "")
+            drawn = sorted(Path(folder, PICTURES).glob("test-*.jpg")) if folder else []
+            if drawn:
+                caption = f"{result.arm}: truth, and what it predicts"
+                return tuple(of_file(path, caption) for path in drawn[:images])
+    return ()
 
 
 def _samples(findings: Findings, target: str, images: int) -> tuple[Sample, ...]:
