@@ -5,8 +5,8 @@ process can take its rows; `parameters` turns rows into crops, colours and blurs
 parameters each operation equals torchvision's functional transform on float images.
 
 Cropping, resizing and flipping are one product with two small matrices per image (a row holds the antialiased
-triangle filter of one output pixel), and so is the Gaussian blur: dense matrices of an image's size cost less than
-per-image convolutions, and batch.
+triangle filter of one output pixel), and so is the Gaussian blur: on a GPU dense matrices of an image's size cost less
+than per-image convolutions, and batch. On a CPU the matrices of a crop are sparse (`hpt.resample`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from hpt.config import AugmentConfig
-from hpt.data.images import RawBatch
+from hpt.data.images import RawBatch, full_scale
+from hpt.resample import resample
 
 ATTEMPTS = 10
 """The number of crops that are tried before the central one, as in torchvision's RandomResizedCrop."""
@@ -241,6 +242,11 @@ def _resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size:
     Output pixel i lies at `start + (i + 0.5) * scale` of the image (start and scale [n, 2]: rows, columns), sees a
     triangle of half-width max(scale, 1), and nothing outside `bounds` [n, 2, 2].
     """
+    return (resample if raw.pixels.device.type == "cpu" else dense)(raw, start, scale, bounds, size, flip)
+
+
+def dense(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size: int, flip: Tensor | None) -> Tensor:
+    """What `hpt.resample` gives, by dense filters: two matrix products a part of the batch, which suit a GPU."""
     device = raw.pixels.device
     at = torch.arange(size, dtype=torch.float64) + 0.5
     centre = start[:, :, None] + at * scale[:, :, None]  # n x 2 x size
@@ -255,7 +261,7 @@ def _resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size:
             _filters(mine[:, side, :size], mine[:, side, size:-1], mine[:, side, -1:], length)
             for side, length in enumerate(pixels.shape[2:])
         )
-        made.append(_both_sides(rows.div_(255), pixels, columns))
+        made.append(_both_sides(rows.div_(full_scale(raw.dtype)), pixels, columns))
     if len(made) == 1:
         return made[0]
     return torch.cat(made)[torch.cat([part.rows for part in raw.parts]).argsort().to(device)]
