@@ -1,4 +1,4 @@
-"""Crops resized with an antialiased triangle filter, on a CPU: two sparse products.
+"""Crops resized with an antialiased triangle filter, and blurs, on a CPU: two sparse products each.
 
 An output pixel of a crop of w pixels resized to s sees some 2 w / s of them, so nearly all of a dense filter matrix
 [s, w] is zero. Here each output row is a weighted sum of a few input rows (`embedding_bag`: torch's sum of some rows of
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hpt.data.images import RawBatch, full_scale
@@ -70,6 +69,23 @@ def resample(raw: RawBatch, start: Tensor, scale: Tensor, bounds: Tensor, size: 
     return views
 
 
+def blur(images: Tensor, half: Tensor) -> Tensor:
+    """Images [m, C, s, s] with the symmetric kernels `half` [m, r + 1] (from the middle out) in both directions,
+    mirrored at the edges."""
+    m, channels, size, _ = images.shape
+    radius = half.shape[1] - 1
+    away = torch.arange(-radius, radius + 1)
+    seen = (torch.arange(size)[:, None] + away).abs()
+    seen = torch.where(seen >= size, 2 * (size - 1) - seen, seen).int()  # size x 2 r + 1
+    weight = half[:, None, away.abs()].expand(m, size, -1)
+    rows, columns = (torch.arange(0, count * size, size, dtype=torch.int32) for count in (m * channels, m))
+    down = weight.repeat_interleave(channels, 0)
+    across = _sums(images.reshape(-1, size), rows[:, None, None] + seen, down)
+    turned = across.view(m, channels * size, size).transpose(1, 2).contiguous()
+    both = _sums(turned.view(m * size, -1), columns[:, None, None] + seen, weight)
+    return both.view(m, size, channels, size).permute(0, 2, 3, 1)
+
+
 def _alike(extent: Tensor) -> Iterator[Tensor]:
     """The rows of a batch in groups of similar widths, of about `TABLE` floats of one channel each."""
     order = extent[:, 1].argsort(stable=True)
@@ -94,7 +110,7 @@ def _taps(centre: Tensor, wide: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]
     # From the next whole pixel, in small numbers that fp32 holds: a weight is a function of output and input alone.
     weight = (first - near).float()[:, :, :, None] + tap
     weight.sub_((centre - near - 0.5).float()[:, :, :, None]).mul_((1 / wide).float()[:, :, None, None])
-    F.threshold_(torch.sub(1, weight.abs_(), out=weight), SMALLEST_WEIGHT, 0.0)
+    torch.threshold_(torch.sub(1, weight.abs_(), out=weight), SMALLEST_WEIGHT, 0.0)
     index = first.int()[:, :, :, None] + tap.int()
     if (extent < count).any():
         last = last.int()[:, :, :, None]
@@ -107,7 +123,7 @@ def _taps(centre: Tensor, wide: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """For each output of `index` [m, size, K] the weighted sum of its rows of a table [rows, length]: [m size, length]."""
+    """The weighted sum of rows of a table [rows, length] for each output of `index` [m, size, K]: [m size, length]."""
     count = index.shape[-1]
     begin = torch.arange(0, index.numel(), count, dtype=index.dtype)
     return torch.embedding_bag(table, index.reshape(-1), begin, per_sample_weights=weight.reshape(-1))[0]
