@@ -207,7 +207,13 @@ def _build(listing: Listing, side: int, folder: Path, progress: Progress | None)
 
 def _decode(data: bytes, side: int) -> _Decoded:
     pixels, loss = decode.decode_counting(data, side)
-    squares = np.square(pixels, dtype=np.uint16)  # 255 squared fits
-    sums = np.stack([values.sum(axis=(1, 2), dtype=np.uint64) for values in (pixels, squares)])
+    sums = _sums(pixels)
     digest = hashlib.blake2b(data, digest_size=16).digest()
     return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), loss, pixels.tobytes())
+
+
+def _sums(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """[2, 3] the sum of the pixels of each channel and of their squares; row by row in 32 bits takes half the time."""
+    squares = np.square(pixels, dtype=np.uint16)  # 255 squared fits
+    row = np.uint32 if pixels.shape[2] <= 1 << 16 else np.uint64
+    return np.stack([values.sum(axis=2, dtype=row).sum(axis=1, dtype=np.uint64) for values in (pixels, squares)])
