@@ -141,14 +141,18 @@ class PackedPixels:
     def _plain(self) -> npt.NDArray[Any]:
         return self.flat.numpy()
 
+    def in_place(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
+        """Some images in main memory, where they lie."""
+        rows = np.asarray(rows, dtype=np.int64)
+        images = tuple(self.array(row) for row in rows.tolist())
+        return RawBatch(self.flat.new_zeros(0, 3, 0, 0), torch.from_numpy(self.sizes[rows]), in_place=images)
+
     def batch(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
-        """Some images: in place where they are in main memory, else a copy on their device, where images of one size
-        cost one gather, others a copy each and the padding."""
+        """A copy of some images; images of one size cost one gather on a device, others a copy each and the padding."""
         rows = np.asarray(rows, dtype=np.int64)
         sizes = self.sizes[rows]
         if self.flat.device.type == "cpu":
-            images = tuple(self.array(row) for row in rows.tolist())
-            return RawBatch(self.flat.new_zeros(0, 3, 0, 0), torch.from_numpy(sizes), in_place=images)
+            return self.in_place(rows).moved(lambda pixels: pixels)
         if self.equal is not None:
             there = torch.from_numpy(rows).to(self.flat.device, non_blocking=True)
             return RawBatch(self.equal.index_select(0, there), torch.from_numpy(sizes))
@@ -291,8 +295,12 @@ class Images:
         return Images(self._entry, self._rows[np.asarray(indices, dtype=np.int64)], self.mean, self.std)
 
     def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
-        """Some images, in place."""
+        """A copy of some images."""
         return self._entry.pixels.batch(self._rows[np.asarray(indices, dtype=np.int64)])
+
+    def in_place(self, indices: npt.NDArray[np.int64]) -> RawBatch:
+        """Some images where they lie in the map, which must not be written to."""
+        return self._entry.pixels.in_place(self._rows[indices])
 
     def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
         """Have the system read images that are needed soon, without waiting for the disk."""

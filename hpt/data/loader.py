@@ -74,8 +74,9 @@ class Order:
 
 def raw_batch(images: Images, indices: Tensor, device: torch.device) -> RawBatch:
     """Pixels of the images on the device (on a CPU in place); their sizes stay on the CPU, where crops are drawn."""
-    raw = images.batch(indices.numpy())
-    return raw if device.type == "cpu" else raw.moved(lambda pixels: pixels.to(device))
+    if device.type == "cpu":
+        return images.in_place(indices.numpy())
+    return images.batch(indices.numpy()).moved(lambda pixels: pixels.to(device))
 
 
 class Feed:
@@ -136,7 +137,7 @@ class Feed:
         if self._stream is None:
             if self._device.type == "cpu":
                 self._images.read_ahead(indices.numpy())
-                return self._images.batch(indices.numpy()), None
+                return self._images.in_place(indices.numpy()), None
             return self._images.batch(indices.numpy()).moved(lambda pixels: pixels.to(self._device)), None
         with torch.cuda.stream(self._stream):
             raw = self._images.batch(indices.numpy())
