@@ -14,8 +14,12 @@
 The paper's step is written as its published code has it, for one device: one batch, BatchNorm over all of it.
 
 Each repeat runs all of them for `--steps` steps after one to warm up (three on a GPU); the table shows medians over the
-repeats. `of peak` is the share of what the device does in a large matrix product of the same precision, measured
-before, that goes into the step's own convolutions and matrix products, as torch.utils.flop_counter counts them.
+repeats. `x bare` and `x ready` are medians of the ratios within a repeat, so that other work on the machine slows both
+sides. A user's long run gets the speed of `ours`, which is the loop that runs it; `hptctl bench` measures its step over
+`ready` in the same way (blocks of steps with all their own reading): its ratio is the `x ready` of `ours`. `cpu s` are
+the processor's seconds per step, workers included: read these where other work shares the cores. `of peak` is the share
+of what the device does in a large matrix product of the same precision, measured before, that goes into the step's own
+convolutions and matrix products, as torch.utils.flop_counter counts them.
 
 What cannot run here (lightly is not installed, there is no CUDA device) is left out, and named.
 
@@ -35,6 +39,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -202,16 +207,24 @@ def batches(folder: Path, transform: Callable[[object], object], config: Pretrai
             yield views[0], views[1]
 
 
-def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int) -> float:
-    """Seconds per step, after `warm` of them."""
+def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int) -> tuple[float, float]:
+    """Seconds per step on the wall and of processors, after `warm` of them."""
     for _ in range(warm):
         step()
     wait(device)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), processor_seconds()
     for _ in range(steps):
         step()
     wait(device)
-    return (time.perf_counter() - start) / steps
+    return (time.perf_counter() - start) / steps, (processor_seconds() - busy) / steps
+
+
+def processor_seconds() -> float:
+    """What this process and its workers have had of the processors; where other work shares them, it says more than
+    the wall's seconds do."""
+    here = psutil.Process()
+    used = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(each.user + each.system for each in used)
 
 
 def wait(device: torch.device) -> None:
@@ -224,15 +237,15 @@ def warm_steps(device: torch.device) -> int:
     return 3 if device.type == "cuda" else 1
 
 
-def ours(config: PretrainConfig, images: Images, steps: int, device: torch.device) -> float:
-    """Seconds per step of the real loop, after some to warm up; checkpoints are left to the end, which is not timed."""
+def ours(config: PretrainConfig, images: Images, steps: int, device: torch.device) -> tuple[float, float]:
+    """Seconds per step, as `timed`, of the real loop; checkpoints are left to the end, which is not timed."""
     warm = warm_steps(device)
-    times: dict[int, float] = {}
+    times: dict[int, tuple[float, float]] = {}
 
     def look(done: int, total: int, what: str) -> None:
         if done in (warm, warm + steps) and what == "training":
             wait(device)
-            times[done] = time.perf_counter()
+            times[done] = time.perf_counter(), processor_seconds()
 
     long = {"steps": warm + steps + 1, "checkpoint_every": warm + steps + 1, "log_every": 10}
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +257,8 @@ def ours(config: PretrainConfig, images: Images, steps: int, device: torch.devic
             processes=Processes(1, config.device),
             callbacks=Callbacks(progress=look),
         )
-    return (times[warm + steps] - times[warm]) / steps
+    wall, busy = (after - before for before, after in zip(times[warm], times[warm + steps], strict=True))
+    return wall / steps, busy / steps
 
 
 def flops_of(step: Callable[[], None]) -> int:
@@ -258,7 +272,7 @@ def peak_flops(device: torch.device, *, bf16: bool) -> float:
     """FLOP/s of a large matrix product here, the best of some: the bound that a step is compared with."""
     side, products = (8192, 10) if device.type == "cuda" else (2048, 2)
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
-    best = min(timed(lambda: torch.mm(a, b), products, device, warm_steps(device)) for _ in range(5))
+    best = min(timed(lambda: torch.mm(a, b), products, device, warm_steps(device))[0] for _ in range(5))
     return 2 * side**3 / best
 
 
@@ -305,22 +319,24 @@ def main() -> None:
             options.only, config, images, folder / "train" if (folder / "train").is_dir() else folder, device
         )
         seconds: dict[str, list[float]] = {name: [] for name in rows}
+        busy: dict[str, list[float]] = {name: [] for name in rows}
         for repeat in range(options.repeats):
             start = time.perf_counter()
             for name in [*rows]:
                 # The workers went on while the others ran: first use up what they had prepared.
                 warm = 1 + PREFETCH * cores.usable() if name in LOADED else warm_steps(device)
                 try:
-                    taken = (
+                    taken, used = (
                         ours(config, images, options.steps, device)
                         if name == "ours"
                         else timed(rows[name], options.steps, device, warm)
                     )
                 except RuntimeError as error:  # a worker without shared memory, a GPU without enough
                     left_out[name] = reason(error)
-                    del rows[name], seconds[name]
+                    del rows[name], seconds[name], busy[name]
                     continue
                 seconds[name].append(taken)
+                busy[name].append(used)
             document = {
                 "config": config.model_dump(mode="json"),
                 "device": device_name(device),
@@ -331,6 +347,7 @@ def main() -> None:
                 "peak_flops": peak,
                 "flops_per_step": {name: flops["ours" if name in OURS else "papers"] for name in rows},
                 "seconds_per_step": seconds,
+                "processor_seconds_per_step": busy,
                 "medians": {name: statistics.median(taken) for name, taken in seconds.items()},
                 "left_out": left_out,
             }
@@ -384,6 +401,12 @@ def prepared(
     return rows, flops, left_out
 
 
+def paired(seconds: dict[str, list[float]], name: str, bound: str) -> float:
+    """The median over the repeats of a row's time over another's in the same repeat; NaN where that one is missing."""
+    ratios = [taken / least for taken, least in zip(seconds[name], seconds.get(bound, []), strict=False)]
+    return statistics.median(ratios) if ratios else float("nan")
+
+
 def reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -395,14 +418,15 @@ def table(document: dict[str, Any]) -> None:
         f" {document['micro_batch']}, {config['strategy']}, {document['precision']}, {document['device']},"
         f" {document['workers']} workers; peak {document['peak_flops'] / 1e12:.3g} TFLOP/s"
     )
-    bound = medians.get("bare", float("nan"))
-    print(f"{'':10}{'s/step':>9}{'spread':>9}{'images/s':>10}{'x bare':>8}{'of peak':>9}")
+    print(f"{'':10}{'s/step':>9}{'spread':>9}{'images/s':>10}{'x bare':>8}{'x ready':>9}{'cpu s':>9}{'of peak':>9}")
     for name, median in medians.items():
         taken = document["seconds_per_step"][name]
         share = document["flops_per_step"][name] / median / document["peak_flops"]
         spread = (max(taken) - min(taken)) / median
         rate = config["batch_size"] / median
-        print(f"{name:10}{median:9.4f}{spread:9.1%}{rate:10.0f}{median / bound:8.3f}{share:9.1%}")
+        busy = statistics.median(document["processor_seconds_per_step"][name])
+        bare, ready = (paired(document["seconds_per_step"], name, bound) for bound in ("bare", "ready"))
+        print(f"{name:10}{median:9.4f}{spread:9.1%}{rate:10.0f}{bare:8.3f}{ready:9.3f}{busy:9.3f}{share:9.1%}")
     for name, why in document["left_out"].items():
         print(f"{name:10}left out: {why}")
 

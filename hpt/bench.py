@@ -26,12 +26,16 @@ STAGES = ("load", "augment", "key forward", "query forward", "backward", "update
 
 @dataclass(frozen=True)
 class Measurement:
-    """Seconds are medians over the steps."""
+    """Seconds are medians over the repeats."""
 
     seconds: float
     """Seconds of one of our steps, from indices to updated weights."""
     bare_seconds: float
     """Seconds of the same step on views that are ready, which is the bound of ours."""
+    ratios: tuple[float, ...]
+    """Ours over the bare one, of each repeat by itself: both were measured right after each other."""
+    processor_ratios: tuple[float, ...]
+    """The same of the processor time of all threads: on a CPU that other work shares, it says more than seconds do."""
     stages: dict[str, float]
     """Mean seconds of a step by stage; measured apart, since looking at a stage makes a GPU wait for it."""
     peak_bytes: int
@@ -48,11 +52,29 @@ class Measurement:
 
     @property
     def ratio_to_bare(self) -> float:
-        return self.seconds / self.bare_seconds
+        """The median of `ratios`."""
+        return statistics.median(self.ratios)
+
+    @property
+    def spread(self) -> float:
+        """The largest of `ratios` less the smallest, as a share of their median."""
+        return (max(self.ratios) - min(self.ratios)) / self.ratio_to_bare
+
+    @property
+    def bound(self) -> str:
+        """What most of a step waits for: the model, the views, or the reading of images."""
+        views = self.stages["augment"]
+        read = self.stages["load"]
+        model = sum(self.stages.values()) - views - read
+        return max((model, "the model"), (views, "the views"), (read, "reading"))[1]
 
 
 def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int, progress: Progress) -> Measurement:
-    """Our step and the bare one in turn, `repeats * steps` of each, after one of each to warm up.
+    """Our step and the bare one in turn, `steps` of each a repeat, each after one to warm up.
+
+    What a long run gets: while a block of our steps is timed, all reading and all views are theirs. (Step by step in
+    turn, images would be read and copied while the bare step computes, which takes from it and gives to ours: for small
+    images of many shapes a ratio of 1.17 was measured so, of a step that takes 1.40 times as long.)
 
     Raises:
         ConfigError: the device is not on this machine. DataError: fewer images than one batch.
@@ -68,32 +90,46 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
         key, query = list(first.key), list(first.query)  # in the order in which they are read
     ready = StepViews(query, key, torch.arange(config.batch_size))
 
-    def timed(views_of: Callable[[int], StepViews], number: int) -> float:
-        start = time.perf_counter()
-        step(views_of(number), config.base_lr)
+    def timed(views_of: Callable[[int], StepViews], numbers: range) -> tuple[float, float]:
+        step(views_of(numbers[0]), config.base_lr)  # warms up
         _wait(device)
-        return time.perf_counter() - start
+        start, busy = time.perf_counter(), time.process_time()
+        for number in numbers[1:]:
+            step(views_of(number), config.base_lr)
+        _wait(device)
+        count = len(numbers) - 1
+        return (time.perf_counter() - start) / count, (time.process_time() - busy) / count
 
-    ours, bare = [], []
-    # Turn by turn, a step of each: a machine that slows down for a while then slows down both.
-    total = repeats * steps + 1
-    with Views(config, images, range(total), processes) as views:
-        for number in range(total):
-            ours.append(timed(views, number))
-            bare.append(timed(lambda _: ready, number))
-            progress(number, total, "measuring")
+    def ours(numbers: range) -> tuple[float, float]:
+        # What is read ahead for steps after the last belongs to a long run, too.
+        with Views(config, images, range(numbers.start, numbers.stop + 1), processes) as views:
+            return timed(views, numbers)
 
-    with _MarkedViews(clock, config, images, range(steps), processes) as views:
-        clock.start()
-        for number in range(steps):
+    def bare(numbers: range) -> tuple[float, float]:
+        return timed(lambda _: ready, numbers)
+
+    found: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}
+    for repeat in range(repeats):
+        numbers = range(repeat * (steps + 2), repeat * (steps + 2) + steps + 1)
+        # The order turns, so that a machine that becomes slower is not the slower one's fault.
+        for name, block in (("ours", ours), ("bare", bare))[:: 1 if repeat % 2 == 0 else -1]:
+            found[name].append(block(numbers))
+        progress(repeat, repeats, "measuring")
+
+    with _MarkedViews(clock, config, images, range(steps + 1), processes) as views:
+        for number in range(steps + 1):
+            if number == 1:
+                clock.start()  # the first step waits for what was not read ahead
             drawn = views(number)
             clock("other")
             step(drawn, config.base_lr)
             clock("update")
-    progress(total, total, "measuring")
+    progress(repeats, repeats, "measuring")
     return Measurement(
-        seconds=statistics.median(ours[1:]),  # the first step warms up
-        bare_seconds=statistics.median(bare[1:]),
+        seconds=statistics.median(seconds for seconds, _ in found["ours"]),
+        bare_seconds=statistics.median(seconds for seconds, _ in found["bare"]),
+        ratios=tuple(a / b for (a, _), (b, _) in zip(found["ours"], found["bare"], strict=True)),
+        processor_ratios=tuple(a / b for (_, a), (_, b) in zip(found["ours"], found["bare"], strict=True)),
         stages={stage: seconds / steps for stage, seconds in clock.seconds.items()},
         peak_bytes=_peak_bytes(device),
         batch_size=config.batch_size,

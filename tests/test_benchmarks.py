@@ -32,6 +32,13 @@ def test_a_step_is_measured_beside_the_standard_loop_and_the_bare_steps(digits_f
     assert min(document["medians"].values()) > 0
 
 
+def test_a_first_run_is_measured_beside_a_bare_loop_of_the_decoder(digits_folder: Path, tmp_path: Path) -> None:
+    words = (digits_folder, "--images", 60, "--repeats", 1)
+    document = run("cache.py", *words, out=tmp_path / "figures.json")
+    assert document["images"] == 60
+    assert document["processor"] > 0
+
+
 def test_heads_are_measured_beside_one(digits_folder: Path, tmp_path: Path) -> None:
     document = run(
         "probe.py", digits_folder, "--image-size", 16, "--steps", 3, "--repeats", 1, out=tmp_path / "figures.json"

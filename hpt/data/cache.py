@@ -247,7 +247,14 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
 
 def _decode(data: bytes, side: int, form: PixelFormat) -> _Decoded:
     pixels, loss = decode.decode_counting(data, side, form)
-    squares = np.square(pixels, dtype=np.uint16 if form.bits == 8 else np.uint32)  # 255 and 65535 squared fit
-    sums = np.stack([values.sum(axis=(1, 2), dtype=np.uint64) for values in (pixels, squares)])
+    sums = _sums(pixels)
     digest = hashlib.blake2b(data, digest_size=16).digest()
     return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), loss, pixels.tobytes())
+
+
+def _sums(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """[2, C] the sum of the pixels of each channel and of their squares; row by row in 32 bits takes half the time."""
+    deep = pixels.dtype != np.uint8
+    squares = np.square(pixels, dtype=np.uint32 if deep else np.uint16)  # 65535 and 255 squared fit
+    row = np.uint64 if deep or pixels.shape[2] > 1 << 16 else np.uint32
+    return np.stack([values.sum(axis=2, dtype=row).sum(axis=1, dtype=np.uint64) for values in (pixels, squares)])

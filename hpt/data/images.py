@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,13 +49,45 @@ class RawBatch:
     """int64 [n, 2]: the height and width of each image."""
     parts: tuple[Part, ...] = ()
     """The images where their shapes differ too much for one padding."""
+    in_place: tuple[npt.NDArray[Any], ...] = ()
+    """[C, H, W] each image where it lies in main memory or in the cache's map: nothing has been copied, and `pixels`
+    are of no images."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The integers of the pixels."""
+        return self.pixels.dtype
+
+    @property
+    def channels(self) -> int:
+        """The channels of an image."""
+        return self.pixels.shape[1]
 
     def padded(self) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
-        """Rows of the batch and their pixels, as one or in parts."""
-        yield from self.parts or [(slice(None), self.pixels)]
+        """Rows of the batch and their pixels, as one or in parts; those in place are copied."""
+        if not self.in_place:
+            yield from self.parts or [(slice(None), self.pixels)]
+        elif len(shapes := {image.shape for image in self.in_place}) == 1:
+            yield slice(None), self._padded(range(len(self.in_place)), shapes.pop()[1:])
+        else:
+            sizes = self.sizes.numpy()
+            for some in _alike(sizes):
+                yield torch.from_numpy(some), self._padded(some.tolist(), sizes[some].max(axis=0).tolist())
+
+    def _padded(self, rows: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+        pixels = self.pixels.new_zeros(len(rows), self.channels, *size)
+        for padded, image in zip(pixels.numpy(), (self.in_place[row] for row in rows), strict=True):
+            padded[:, : image.shape[1], : image.shape[2]] = image
+        return pixels
+
+    def array(self, row: int) -> npt.NDArray[Any]:
+        """[C, H, W] an image of a batch in main memory, where it lies, without padding."""
+        return self.in_place[row] if self.in_place else self.image(row).numpy()
 
     def image(self, row: int) -> torch.Tensor:
         """[C, H, W] an image of the batch, without padding."""
+        if self.in_place:
+            return torch.from_numpy(self.in_place[row])
         height, width = self.sizes[row].tolist()
         for part in self.parts:
             if len(at := (part.rows == row).nonzero()):
@@ -62,7 +96,11 @@ class RawBatch:
 
     def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> RawBatch:
         """The batch with its pixels at another place; sizes and rows stay, since crops are drawn on the CPU."""
-        return RawBatch(move(self.pixels), self.sizes, tuple(Part(rows, move(pixels)) for rows, pixels in self.parts))
+        padded = list(self.padded())
+        if not self.parts and len(padded) == 1:
+            return RawBatch(move(padded[0][1]), self.sizes)
+        parts = tuple(Part(rows, move(pixels)) for rows, pixels in padded if isinstance(rows, torch.Tensor))
+        return RawBatch(move(self.pixels), self.sizes, parts)
 
 
 @dataclass(frozen=True)
@@ -96,12 +134,34 @@ class PackedPixels:
         length = self.channels * height * width
         return self.flat[start : start + length].view(self.channels, height, width)
 
+    def array(self, row: int) -> npt.NDArray[Any]:
+        """[C, H, W] one image in main memory, as a view."""
+        height, width = self.sizes[row].tolist()
+        start = int(self.offsets[row])
+        length = self.channels * height * width
+        plain: npt.NDArray[Any] = self._plain[start : start + length].reshape(self.channels, height, width)
+        return plain
+
+    @cached_property
+    def _plain(self) -> npt.NDArray[Any]:
+        return self.flat.numpy()
+
+    def in_place(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
+        """Some images in main memory, where they lie."""
+        rows = np.asarray(rows, dtype=np.int64)
+        images = tuple(self.array(row) for row in rows.tolist())
+        none = self.flat.new_zeros(0, self.channels, 0, 0)
+        return RawBatch(none, torch.from_numpy(self.sizes[rows]), in_place=images)
+
     def batch(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
-        """A copy of some images; images of one size cost one gather, others a copy each and the padding."""
+        """A copy of some images; images of one size cost one gather on a device, others a copy each and the padding."""
         rows = np.asarray(rows, dtype=np.int64)
         sizes = self.sizes[rows]
+        if self.flat.device.type == "cpu":
+            return self.in_place(rows).moved(lambda pixels: pixels)
         if self.equal is not None:
-            return RawBatch(_gather(self.equal, rows), torch.from_numpy(sizes))
+            there = torch.from_numpy(rows).to(self.flat.device, non_blocking=True)
+            return RawBatch(_gather(self.equal, there), torch.from_numpy(sizes))
         alike = list(_alike(sizes))
         if len(alike) == 1:
             return RawBatch(self._padded(rows, sizes), torch.from_numpy(sizes))
@@ -110,9 +170,19 @@ class PackedPixels:
 
     def _padded(self, rows: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> torch.Tensor:
         pixels = self.flat.new_zeros(len(rows), self.channels, *sizes.max(axis=0).tolist())
-        for padded, row, (height, width) in zip(_plain(pixels), rows.tolist(), sizes.tolist(), strict=True):
-            padded[:, :height, :width] = _plain(self.image(row))
+        for padded, row, (height, width) in zip(pixels, rows.tolist(), sizes.tolist(), strict=True):
+            padded[:, :height, :width] = self.image(row)
         return pixels
+
+    def read_ahead(self, rows: npt.NDArray[np.int64]) -> None:
+        """Have the system read images of the map that are needed soon, without waiting for the disk."""
+        if _MADVISE is None or self.flat.device.type != "cpu":
+            return
+        base, size = self.flat.data_ptr(), self.flat.element_size()
+        ends = np.append(self.offsets[1:], len(self.flat))
+        for start, end in zip(self.offsets[rows].tolist(), ends[rows].tolist(), strict=True):
+            page = (base + start * size) // mmap.PAGESIZE * mmap.PAGESIZE
+            _MADVISE(ctypes.c_void_p(page), ctypes.c_size_t(base + end * size - page), mmap.MADV_WILLNEED)
 
     def on(self, device: torch.device, rows: npt.NDArray[np.int64]) -> PackedPixels:
         """A copy of some images in the memory of a device."""
@@ -145,17 +215,25 @@ def _alike(sizes: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
 # team of workers then spins beside the model's, which made a whole step of a ResNet-18 at 32 px a quarter slower.
 
 
-def _plain(pixels: torch.Tensor) -> Any:
-    return pixels.numpy() if pixels.device.type == "cpu" else pixels
+def _madvise() -> Callable[..., int] | None:
+    """The C library's, of a map by its address: torch hides the map behind the tensor."""
+    if not hasattr(mmap, "MADV_WILLNEED"):
+        return None
+    return getattr(ctypes.CDLL(None), "madvise", None)
 
 
-def _gather(pixels: torch.Tensor, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-    if pixels.device.type == "cpu":
-        return torch.from_numpy(pixels.numpy().take(rows, axis=0))
-    some = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+_MADVISE = _madvise()
+
+
+def _gather(pixels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     if pixels.dtype == torch.uint16:  # which not every device can select from
-        return pixels.view(torch.int16).index_select(0, some).view(torch.uint16)
-    return pixels.index_select(0, some)
+        return pixels.view(torch.int16).index_select(0, rows).view(torch.uint16)
+    return pixels.index_select(0, rows)
+
+
+def full_scale(dtype: torch.dtype) -> int:
+    """The value of a pixel that is 1.0."""
+    return torch.iinfo(dtype).max
 
 
 @dataclass(frozen=True)
@@ -239,6 +317,14 @@ class Images:
     def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> RawBatch:
         """A copy of some images."""
         return self._entry.pixels.batch(self._rows[np.asarray(indices, dtype=np.int64)])
+
+    def in_place(self, indices: npt.NDArray[np.int64]) -> RawBatch:
+        """Some images where they lie in the map, which must not be written to."""
+        return self._entry.pixels.in_place(self._rows[indices])
+
+    def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
+        """Have the system read images that are needed soon, without waiting for the disk."""
+        self._entry.pixels.read_ahead(self._rows[indices])
 
     def on(self, device: torch.device) -> PackedPixels:
         """The images in the memory of a device, under the same indices: for small sets that are visited many times."""

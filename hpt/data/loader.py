@@ -73,17 +73,18 @@ class Order:
 
 
 def raw_batch(images: Images, indices: Tensor, device: torch.device) -> RawBatch:
-    """Pixels of the images on the device; their sizes stay on the CPU, where crops are drawn."""
-    raw = images.batch(indices.numpy())
-    return raw if device.type == "cpu" else raw.moved(lambda pixels: pixels.to(device))
+    """Pixels of the images on the device (on a CPU in place); their sizes stay on the CPU, where crops are drawn."""
+    if device.type == "cpu":
+        return images.in_place(indices.numpy())
+    return images.batch(indices.numpy()).moved(lambda pixels: pixels.to(device))
 
 
 class Feed:
     """Raw batches in the order in which they will be asked for, read ahead by a thread.
 
     Where all images fit in a part of a GPU's free memory they are put there once. Else they come from the map through
-    page-locked memory on a stream of their own, so that neither the disk nor the copy keeps the model waiting. Memory
-    holds `AHEAD` batches, however large the set.
+    page-locked memory on a stream of their own, so that neither the disk nor the copy keeps the model waiting; on a CPU
+    they stay in the map, and the system is told which are next. Memory holds `AHEAD` batches, however large the set.
     """
 
     def __init__(self, images: Images, device: torch.device, plan: Iterator[Tensor]) -> None:
@@ -134,8 +135,10 @@ class Feed:
 
     def _read(self, indices: Tensor) -> tuple[RawBatch, torch.cuda.Event | None]:
         if self._stream is None:
-            raw = self._images.batch(indices.numpy())
-            return raw.moved(lambda pixels: pixels.to(self._device)), None
+            if self._device.type == "cpu":
+                self._images.read_ahead(indices.numpy())
+                return self._images.in_place(indices.numpy()), None
+            return self._images.batch(indices.numpy()).moved(lambda pixels: pixels.to(self._device)), None
         with torch.cuda.stream(self._stream):
             raw = self._images.batch(indices.numpy())
             if not raw.pixels.is_cuda:

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt.augment import WHITE
 from hpt.config import DetectionConfig, SegmentationConfig
-from hpt.data.images import Images
+from hpt.data.images import Images, full_scale
 from hpt.dense.targets import IGNORED, Boxes, Mask
 
 T = TypeVar("T")
@@ -49,7 +48,7 @@ class Normalisation:
 def pixels(images: Images, row: int) -> Tensor:
     """[C, H, W] of an image, in [0, 1]."""
     raw = images.batch([row]).image(0)
-    return raw.to(torch.float32) / WHITE[raw.dtype]
+    return raw.to(torch.float32) / full_scale(raw.dtype)
 
 
 def fitted(height: int, width: int, side: int, longest: int) -> tuple[int, int]:

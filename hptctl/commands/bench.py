@@ -27,11 +27,11 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats; the medians are shown.")] = 3,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a pretraining step on this machine, stage by stage, beside the bare model step.
+    """Measure a pretraining step on this machine and on your images, stage by stage, beside the bare model step.
 
     Example:
 
-        hptctl bench --preset tiny
+        hptctl bench --preset tiny --dataset my-images/
     """
     from hpt.bench import measure
     from hpt.config import PretrainConfig, resolve
@@ -54,6 +54,10 @@ def bench(
                 "images_per_second": found.images_per_second,
                 "bare_images_per_second": found.bare_images_per_second,
                 "ratio_to_bare": found.ratio_to_bare,
+                "ratios": found.ratios,
+                "processor_ratios": found.processor_ratios,
+                "bound": found.bound,
+                "images": len(images),
                 "seconds_per_step": found.seconds,
                 "stages": found.stages,
                 "peak_bytes": found.peak_bytes,
@@ -70,8 +74,14 @@ def bench(
             for stage, seconds in found.stages.items()
         ],
     )
+    height, width = (round(float(side)) for side in images.sizes.mean(axis=0))
     console.say(
         f"{thousands(found.images_per_second)} images/s;"
         f" the bare model step does {thousands(found.bare_images_per_second)}:"
-        f" ours takes {found.ratio_to_bare:.3f} times as long; peak memory {size(found.peak_bytes)}"
+        f" ours takes {found.ratio_to_bare:.3f} times as long (repeats differ by {percent(found.spread)});"
+        f" peak memory {size(found.peak_bytes)}"
+    )
+    console.say(
+        f"On these {thousands(len(images))} images, on average {height} x {width} in the cache,"
+        f" a step is bound by {found.bound}."
     )

@@ -16,6 +16,7 @@ from hpt.data.embedded import draw_shape
 from hpt.data.images import PackedPixels, RawBatch
 from hpt.data.raw import Colours
 from hpt.randomness import generator
+from hpt.resample import resample
 
 NORM = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 
@@ -141,6 +142,7 @@ def test_images_of_extreme_shapes_are_padded_in_parts_and_look_as_they_do_alone(
     mixed = packed.batch(range(5))
     held = sum(pixels[0, 0].numel() * len(pixels) for _, pixels in mixed.padded())
     assert held <= image_batches.PADDING * sizes.prod(axis=1).sum()
+    in_place = packed.in_place(range(5))
     assert sorted(torch.cat([part.rows for part in mixed.parts]).tolist()) == [*range(5)]
     policy = AugmentConfig()
     uniform = augment.draw(5, generator(0, "view"))
@@ -149,9 +151,45 @@ def test_images_of_extreme_shapes_are_padded_in_parts_and_look_as_they_do_alone(
     for row in range(5):
         alone = packed.batch([row])
         assert torch.equal(mixed.image(row), packed.image(row))
+        assert torch.equal(in_place.image(row), packed.image(row))
         view = augment.train_view(alone, augment.parameters(uniform[row : row + 1], alone.sizes, policy), 32, **NORM)
         torch.testing.assert_close(together[row], view[0], atol=2e-4, rtol=0)
         torch.testing.assert_close(centres[row], augment.centre_view(alone, 32, **NORM)[0], atol=2e-4, rtol=0)
+
+
+def packed_images(sizes: list[list[int]], dtype: torch.dtype = torch.uint8) -> PackedPixels:
+    random = np.random.default_rng(1)
+    shapes = np.array(sizes)
+    pixels = random.integers(0, torch.iinfo(dtype).max + 1, 3 * int(shapes.prod(axis=1).sum()))
+    return PackedPixels(torch.from_numpy(pixels).to(dtype), shapes)
+
+
+SIZES = [[20, 33], [300, 17], [64, 64], [1, 1], [2, 90], [150, 140], [40, 41], [9, 9]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+@pytest.mark.parametrize("size", [8, 40])
+def test_the_sparse_filters_of_a_cpu_give_what_the_dense_ones_of_a_gpu_do(size: int, dtype: torch.dtype) -> None:
+    raw = packed_images(SIZES, dtype).in_place(range(len(SIZES)))
+    box = augment.parameters(augment.draw(8, generator(2, "test")), raw.sizes, AugmentConfig()).box.double()
+    bounds = torch.stack([box[:, :2], box[:, :2] + box[:, 2:]], dim=2)
+    where = (box[:, :2], box[:, 2:] / size, bounds, size, torch.arange(8) % 2 == 0)
+    sparse = resample(raw, *where)
+    torch.testing.assert_close(sparse, augment.dense(raw.moved(torch.clone), *where), atol=2e-5, rtol=0)
+    assert 0.3 < float(sparse.mean()) < 0.7
+
+
+def test_the_bits_of_a_view_do_not_depend_on_the_other_images_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = packed_images(SIZES * 3)
+    raw, uniform = packed.in_place(range(24)), augment.draw(24, generator(6, "test"))
+    box = augment.parameters(uniform, raw.sizes, AugmentConfig()).box
+    together, centres = augment.crop(raw, box, None, 16), augment.centre_view(raw, 16, **NORM)
+    for rows in ([3], [0, 7], [23, 12, 4, 5]):
+        some = packed.batch(rows)
+        assert torch.equal(augment.crop(some, box[rows], None, 16), together[rows])
+        assert torch.equal(augment.centre_view(some, 16, **NORM), centres[rows])
+    monkeypatch.setattr("hpt.resample.TABLE", 3000)
+    assert torch.equal(augment.crop(raw, box, None, 16), together)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 67), (67, 50), (20, 20)])

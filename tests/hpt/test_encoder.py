@@ -52,7 +52,7 @@ def test_initial_weights_and_features_are_torchvisions_to_the_last_bit(backbone:
 
 def test_a_worker_that_reads_its_images_and_weights_has_not_imported_torchvision_or_torchs_compiler() -> None:
     code = (
-        "import sys, torch, hptctl.worker\n"
+        "import sys, torch, hptctl.runs.worker\n"
         "from hpt import encoder\n"
         "from hpt.data.embedded import digits\n"
         "from hpt.sgd import SGD\n"

@@ -168,6 +168,40 @@ def test_a_command_that_is_bound_to_a_core_shares_that_one(monkeypatch: pytest.M
     assert subprocess.run(python(code), capture_output=True, text=True).stdout == "1\n"
 
 
+NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+SHOWS = f"import os; print(*(os.environ.get(name) for name in {NAMES}))"
+GIVEN = [({}, "2000 None"), ({"OMP_WAIT_POLICY": "active"}, "None active"), ({"GOMP_SPINCOUNT": "7"}, "7 None")]
+
+
+@pytest.mark.parametrize(("given", "found"), GIVEN)
+def test_a_command_and_its_children_wait_without_spinning_unless_the_user_says_how(
+    given: dict[str, str], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they were started: what a process changes in its environment afterwards is too late for a loaded library."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    code = f"""
+import sys; from pathlib import Path
+import hptctl.cli
+def main():
+    from hptctl.runs.children import child_processes, share, threads
+    assert 'torch' not in sys.modules
+    with child_processes(2) as children:
+        for slot, environment in enumerate((share(0, 2), threads(2))):  # a sweep's or a study's, a launcher's
+            children.start(slot, [sys.executable, '-c', {SHOWS!r}], Path(sys.argv[1]) / str(slot), environment)
+        while children.running:
+            children.wait()
+hptctl.cli.main = main
+from hptctl.__main__ import main
+main()
+"""
+    done = subprocess.run(python(code, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / slot).read_text().strip() for slot in "01"] == [found, found]
+
+
 @pytest.mark.slow
 def test_the_launcher_of_several_processes_leaves_the_inherited_devices_whatever_the_users_defaults_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
