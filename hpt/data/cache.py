@@ -5,7 +5,8 @@
                            the dataset that it was last read for
       <entry>/             content of the images, side and version of the decoder
         images.bin         each image as [C, H, W], one after the other; locked while it is open
-        index.npz          height, width, digest of the file, sums of the pixels, losses; one row an image
+        index.npz          height, width, digest of the file, sums of the pixels, losses, size of the file's image; one
+                           row an image; and of masks which classes occur
         thumbnails.npy     uint8 [N, 256], by which a copy of an image is known (`hpt.data.thumbnails`)
         index.json         names, and what could not be read; its time is that of the last use
         about.json         dataset and side, for `cache_store.entries`
@@ -35,7 +36,7 @@ import torch
 from filelock import Timeout
 
 from hpt.callbacks import Progress
-from hpt.data import cache_store, decode
+from hpt.data import cache_store, class_pixels, decode
 from hpt.data.cache_store import Damaged
 from hpt.data.images import OpenEntry, PackedPixels
 from hpt.data.listing import Listing
@@ -205,6 +206,7 @@ class _Decoded:
     sums: npt.NDArray[np.uint64]
     thumbnail: Thumbnails
     loss: decode.Loss
+    occurring: class_pixels.Occurring
     pixels: bytes
 
 
@@ -212,8 +214,11 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
     """Write an entry's files into `folder`, and return the key under which it is kept."""
     names: list[str] = []
     quarantined: list[tuple[str, str]] = []
-    decoded: list[tuple[tuple[int, int], bytes, npt.NDArray[np.uint64], tuple[int, int, int]]] = []
+    decoded: list[
+        tuple[tuple[int, int], bytes, npt.NDArray[np.uint64], tuple[int, int, int], tuple[int, int, int]]
+    ] = []
     thumbnails: list[Thumbnails] = []
+    occurring: list[npt.NDArray[np.int64]] = []
     with (
         (folder / "images.bin").open("wb") as file,
         reading(listing, lambda data: _decode(data, side, form), progress) as images,
@@ -224,15 +229,20 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
             else:
                 names.append(name)
                 loss = image.loss
-                decoded.append((image.size, image.digest, image.sums, (loss.pages, loss.levels, loss.kept)))
+                shown = loss.size[::-1] if loss.turn > 4 else loss.size
+                occurring.append(np.insert(image.occurring, 0, len(decoded), axis=1))
+                counted = (loss.pages, loss.levels, loss.kept)
+                decoded.append((image.size, image.digest, image.sums, counted, (*shown, loss.turn)))
                 thumbnails.append(image.thumbnail)
                 file.write(image.pixels)
-    sizes, digests, sums, losses = zip(*decoded, strict=True) if decoded else ((), (), (), ())
+    sizes, digests, sums, losses, originals = zip(*decoded, strict=True) if decoded else ((), (), (), (), ())
     arrays: dict[str, Any] = {
         "sizes": np.array(sizes, dtype=np.int64).reshape(-1, 2),
         "digests": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16),
         "sums": np.array(sums, dtype=np.uint64).reshape(-1, 2, form.channels),
         "losses": np.array(losses, dtype=np.int64).reshape(-1, 3),
+        "originals": np.array(originals, dtype=np.int64).reshape(-1, 3),
+        "occurring": np.concatenate([class_pixels.NONE_OCCUR, *occurring]),
     }
     np.savez(folder / "index.npz", **arrays)
     np.save(folder / "thumbnails.npy", np.array(thumbnails, dtype=np.uint8).reshape(-1, SIDE**2))
@@ -246,10 +256,15 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
 
 
 def _decode(data: bytes, side: int, form: PixelFormat) -> _Decoded:
-    pixels, loss = decode.decode_counting(data, side, form)
+    occurring = class_pixels.NONE_OCCUR[:, 1:]
+    if form.classes_by:
+        pixels, loss, occurring = class_pixels.decode(data, side, form)
+    else:
+        pixels, loss = decode.decode_counting(data, side, form)
     sums = _sums(pixels)
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return _Decoded(digest, (pixels.shape[1], pixels.shape[2]), sums, thumbnail(pixels), loss, pixels.tobytes())
+    size = (pixels.shape[1], pixels.shape[2])
+    return _Decoded(digest, size, sums, thumbnail(pixels), loss, occurring, pixels.tobytes())
 
 
 def _sums(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

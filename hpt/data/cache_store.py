@@ -59,6 +59,12 @@ class EntryIndex:
     """[N, 2, C] the sum of the pixels of each image and of their squares, per channel."""
     losses: npt.NDArray[np.int64]
     """[N, 3] what `decode.Loss` counts of each image: pages left out, grey levels of the file, and of the pixels."""
+    originals: npt.NDArray[np.int64]
+    """[N, 3] the height and width of each image as it is shown, before any reduction, and the EXIF orientation by which
+    it was turned; zeros in an entry that version 0.1 made."""
+    occurring: npt.NDArray[np.int64]
+    """[n, 3] of pixels that are numbers of classes: the row of an image, a number that occurs in it, and how often
+    before any reduction; of no rows where pixels are colours."""
     form: PixelFormat
     """How the files became pixels."""
 
@@ -132,10 +138,13 @@ def read_index(path: Path) -> EntryIndex:
             # An entry of version 0.1, which `entries` lists, has none.
             none = np.zeros((len(arrays["sizes"]), 3), dtype=np.int64)
             arrays["losses"] = saved.get("losses", none)
+            arrays["originals"] = saved.get("originals", none)
+            occurring = saved.get("occurring", none[:0])
         index = EntryIndex(
             names=tuple(facts["names"]),
             quarantined=tuple((name, reason) for name, reason in facts["quarantined"]),
             form=PixelFormat.model_validate(facts.get("form", {})),
+            occurring=occurring,
             **arrays,
         )
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:

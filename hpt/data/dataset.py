@@ -107,8 +107,22 @@ def load(
         OSError: the cache cannot be written.
     """
     found = find(dataset)
-    row = found if isinstance(found, CatalogRow) else None
     listing = list_images(found, progress)
+    return load_listing(found, listing, config, side=side, progress=progress, brief=brief, dataset=dataset)
+
+
+def load_listing(
+    found: CatalogRow | Path,
+    listing: Listing,
+    config: DataConfig,
+    *,
+    side: int,
+    progress: Progress | None = None,
+    brief: bool = False,
+    dataset: str = "",
+) -> Dataset:
+    """As `load`, of what was found, by the name of `dataset`, and listed already."""
+    row = found if isinstance(found, CatalogRow) else None
     name = name_of(found)
     task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
     entry = _open(found, listing, config, side, progress)
@@ -129,7 +143,7 @@ def load(
     else:
         mean, std = entry.mean_std(_pretraining(indices))
     images = Images(entry, np.arange(len(entry.names)), mean, std)
-    _warn_of_copies(name, dataset, images, indices)
+    _warn_of_copies(name, dataset or _said(found), images, indices)
     return Dataset(
         name=name,
         task=task,
@@ -154,7 +168,13 @@ def split(
     groups = None if listing.groups is None else [listing.groups[i] for i in rows]
     shares = found.cut if isinstance(found, CatalogRow) else splits.SHARES
     labels = listing.labels[rows]
-    return splits.complete(name_of(found), names, labels, given, seed, groups=groups, shares=shares, tell=tell)
+    return splits.complete(
+        *(name_of(found), names, labels, given, seed),
+        groups=groups,
+        shares=shares,
+        annotated=listing.annotated,
+        tell=tell,
+    )
 
 
 def format_of(
@@ -184,13 +204,18 @@ def _open(
     found: CatalogRow | Path, listing: Listing, config: DataConfig, side: int, progress: Progress | None
 ) -> OpenEntry:
     form = format_of(found, listing, config, progress)
-    dataset = found.name if isinstance(found, CatalogRow) else str(found)
+    dataset = _said(found)
     try:
         return cache.open_or_build(listing, side, progress, dataset=dataset, form=form)
     except Unmeasured:
         log.info("%s has images of a kind that the measured ones are not: measuring all", name_of(found))
         form = format_of(found, listing, config, progress, thorough=True)
         return cache.open_or_build(listing, side, progress, dataset=dataset, form=form)
+
+
+def _said(found: CatalogRow | Path) -> str:
+    """What names a dataset on the command line."""
+    return found.name if isinstance(found, CatalogRow) else str(found)
 
 
 def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:

@@ -70,7 +70,9 @@ class Loss:
     kept: int = 0
     """The number of different values that it has as a pixel."""
     size: tuple[int, int] = field(default=(0, 0), compare=False)
-    """The height and width of the file's image."""
+    """The height and width of the file's image, as it is stored."""
+    turn: int = field(default=1, compare=False)
+    """The EXIF orientation that was applied, 1 to 8; 1: none. From 5 on height and width change places."""
     mode: str = field(default="", compare=False)
     """Pillow's name of its kind of pixels, such as `RGB`, or the type of its numbers, such as `5 x uint16`."""
 
@@ -120,6 +122,13 @@ def ppm(pixels: npt.NDArray[np.uint8]) -> bytes:
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
+def turned(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Pixels [H, W] as an EXIF orientation shows them."""
+    flipped = {2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.T, 6: pixels.T[:, ::-1]}
+    more = {7: pixels.T[::-1, ::-1], 8: pixels.T[::-1]}
+    return np.ascontiguousarray((flipped | more).get(orientation, pixels))
+
+
 def _picture(data: bytes, kind: FileKind, side: int, form: PixelFormat) -> tuple[Pixels, Loss] | None:
     """An image that Pillow keeps whole: colours or grey of 8 bits. None for any other."""
     try:
@@ -130,6 +139,7 @@ def _picture(data: bytes, kind: FileKind, side: int, form: PixelFormat) -> tuple
         raise
     with image:
         mode, size = image.mode, (image.height, image.width)
+        turn = orientation_of(image) if kind == "tiff" else 1
         if pictures.is_deep(data, image) or (kind == "tiff" and not _is_colour(image)):
             return None
         pages = _pages(image)
@@ -137,7 +147,7 @@ def _picture(data: bytes, kind: FileKind, side: int, form: PixelFormat) -> tuple
             image.seek(number)
         image.draft(None, (DRAFT * side, DRAFT * side))
         image.load()
-        orientation = _orientation(image)  # which loading a TIFF applies
+        orientation = orientation_of(image)  # which loading a TIFF applies
         small = _reduce(pictures.flat(image, "RGB" if form.channels == 3 else "L"), side)
     if orientation in _ORIENTATION:
         small = small.transpose(_ORIENTATION[orientation])
@@ -145,7 +155,8 @@ def _picture(data: bytes, kind: FileKind, side: int, form: PixelFormat) -> tuple
     pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
     if form.bits == 16:
         pixels = pixels.astype(np.uint16) * 257
-    return pixels, Loss(pages - 1, size=size, mode=mode)
+    turn = orientation if orientation in _ORIENTATION else turn
+    return pixels, Loss(pages - 1, size=size, turn=turn, mode=mode)
 
 
 def _developed(raw: Raw, side: int, form: PixelFormat) -> tuple[Pixels, Loss]:
@@ -195,7 +206,8 @@ def _is_colour(image: Image.Image) -> bool:
     return all(int(each) in (1, 2) for each in (extra if isinstance(extra, tuple) else (extra,)))
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF beside sound pixels

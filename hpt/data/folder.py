@@ -20,14 +20,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from hpt.data import left_out, zip_file
+from hpt.data import annotation_files, left_out, zip_file
+from hpt.data.annotation_files import Annotations, Head
 from hpt.data.file_kinds import ARRAYS, EXTENSIONS, EXTRA, FORMATS, LARGEST_FILE, WITH_EXTRA, suffix_of
 from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, says_splits
-from hpt.data.layout import Tree, read_layout
+from hpt.data.layout import Arranged, Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
 from hpt.errors import DataError
 
@@ -80,15 +81,8 @@ def list_folder(path: Path) -> Listing:
     Raises:
         DataError: there are no images, a class is empty, or the layout is ambiguous.
     """
-
-    def head(name: str, size: int) -> bytes:
-        try:
-            with (path / name).open("rb") as file:
-                return file.read(size)
-        except OSError:
-            return b""
-
-    return _listing(_walk(path, head), path, head, lambda prefix: Folder(path / prefix), in_archive=False)
+    with _in_folder(path) as content:
+        return _listing(content).listing
 
 
 def list_zip(path: Path) -> Listing:
@@ -98,6 +92,106 @@ def list_zip(path: Path) -> Listing:
         DataError: as `list_folder`; or the archive is damaged, or a member is encrypted, claims an absurd size, or has
             a path that leads out of the archive.
     """
+    with _in_zip(path) as content:
+        return _listing(content).listing
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A folder or a zip file as `list_folder` reads it, with the files that say what is on its images."""
+
+    listing: Listing
+    """The images."""
+    annotations: Annotations
+    """The annotation files; images are called as in the folder."""
+    prefix: str
+    """What stands before an image's name in the listing, to make it that in the folder."""
+    others: frozenset[str]
+    """All files that are no images."""
+    source: ImageSource
+    """What reads any file, by its name in the folder."""
+    head: Head
+    """The first bytes of any file."""
+
+
+@contextmanager
+def open_annotated(path: Path) -> Iterator[Annotated]:
+    """A folder or a zip file with its annotation files, open while the block runs.
+
+    Raises:
+        DataError: as `list_folder` and `list_zip`.
+    """
+    if path.is_file() and path.suffix.lower() != ".zip":
+        yield _of_table(path)
+        return
+    with _in_folder(path) if path.is_dir() else _in_zip(path) as content:
+        yield _listing(content, tell=False)
+
+
+def is_box_table(path: Path) -> bool:
+    """Whether a list is a table of boxes, with a line an object."""
+    return annotation_files.box_columns(annotation_files.header_of(_head_of(path, annotation_files.PEEK))) is not None
+
+
+def list_box_table(path: Path) -> Listing:
+    """The images that a table of boxes names, whether they exist or not, in the splits that it says.
+
+    Raises:
+        DataError: it names none, or the split of some only.
+    """
+    listing = _of_table(path).listing
+    left_out.tell(path.name, listing.notes)
+    return listing
+
+
+def _of_table(path: Path) -> Annotated:
+    folder = Folder(path.parent.resolve())
+    data = _head_of(path, annotation_files.LARGEST)
+    rows = annotation_files.rows_of(data)
+    names = {annotation_files.path_of(row).replace("\\", "/").removeprefix("./") for row in rows} - {""}
+    if not names:
+        raise DataError(f"{path} names no image", "it needs a column path and a line an object")
+    found = Annotations("table", (path.name,))
+    splits = annotation_files.splits_of_table(names, (path.name,), lambda _, size: data[:size])
+    if splits and len(splits) < len(names):
+        raise DataError(
+            f"{path}: {min(names - splits.keys())} is in no split, although others are",
+            "fill it in, or remove the column so that the splits are cut",
+        )
+    notes = (Note("a table of boxes: a line an object", doubtful=False),)
+    images: Arranged = {name: (splits.get(name, "train"), None) for name in names}
+    listing = replace(Listing.single_label(folder, images, notes=notes), annotated=True)
+    others = frozenset({path.name})
+    return Annotated(listing, found, "", others, folder, lambda name, size: _head_of(folder.root / name, size))
+
+
+def _head_of(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+@dataclass(frozen=True)
+class _Content:
+    tree: Tree
+    path: Path
+    head: Head
+    source: Callable[[str], ImageSource]
+    in_archive: bool
+
+
+@contextmanager
+def _in_folder(path: Path) -> Iterator[_Content]:
+    def head(name: str, size: int) -> bytes:
+        return _head_of(path / name, size)
+
+    yield _Content(_walk(path, head), path, head, lambda prefix: Folder(path / prefix), in_archive=False)
+
+
+@contextmanager
+def _in_zip(path: Path) -> Iterator[_Content]:
     with zip_file.open_zip(path) as archive:
 
         def head(name: str, size: int) -> bytes:
@@ -120,14 +214,11 @@ def list_zip(path: Path) -> Listing:
         for name in tree.images:
             zip_file.check_member(members[name], path)
         tree.images = sorted(set(tree.images))
-        return _listing(tree, path, head, lambda prefix: zip_file.Zip(path, prefix), in_archive=True)
+        yield _Content(tree, path, head, lambda prefix: zip_file.Zip(path, prefix), in_archive=True)
 
 
-Head = Callable[[str, int], bytes]
-"""The first bytes of a file, by its name; none where it cannot be read."""
-
-
-def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSource], *, in_archive: bool) -> Listing:
+def _listing(content: _Content, *, tell: bool = True) -> Annotated:
+    tree, path, head = content.tree, content.path, content.head
     if not tree.images:
         tree.images = sorted(name for name, kind in tree.others.items() if kind in ARRAYS)
         tree.others = {name: kind for name, kind in tree.others.items() if kind not in ARRAYS}
@@ -144,15 +235,43 @@ def _listing(tree: Tree, path: Path, head: Head, source: Callable[[str], ImageSo
             f"{path} holds no images ({f'found {left_out.counts(found)}' if found else 'it is empty'})",
             f"{unpack}images end in {', '.join(sorted(EXTENSIONS))}",
         )
-    layout = read_layout(tree, path, in_archive=in_archive)
+    layout = read_layout(tree, path, in_archive=content.in_archive)
     notes = [*layout.notes, *notes]
-    if all(split == "train" for split, _ in layout.images.values()) and (said := _files_of_splits(tree)):
+    images = {name: (split, composed(label) if label else label) for name, (split, label) in layout.images.items()}
+    full = {f"{layout.prefix}{name}" for name in images}
+    annotations = annotation_files.find(full, set(tree.images) - full, tree.others, head)
+    if annotations.splits and all(label is None for _, label in images.values()):
+        images = _by_lists(images, annotations, layout.prefix, notes)
+    elif all(split == "train" for split, _ in images.values()) and (said := _files_of_splits(tree)):
         many = f" and {len(said) - 1} more" if len(said) > 1 else ""
         text = "may say what is test, and is not read: a list with the columns path, label and split can"
         notes.append(Note(f"{said[0]}{many} {text}"))
-    left_out.tell(path.name, notes)
-    images = {name: (split, composed(label) if label else label) for name, (split, label) in layout.images.items()}
-    return Listing.single_label(source(layout.prefix), images, notes=tuple(notes))
+    if tell:
+        left_out.tell(path.name, notes)
+    listing = Listing.single_label(content.source(layout.prefix), images, notes=tuple(notes))
+    return Annotated(
+        listing=replace(listing, annotated=bool(annotations)),
+        annotations=annotations,
+        prefix=layout.prefix,
+        others=frozenset(tree.others),
+        source=content.source(""),
+        head=head,
+    )
+
+
+def _by_lists(images: Arranged, annotations: Annotations, prefix: str, notes: list[Note]) -> Arranged:
+    """The images in the splits that lists say, without those that no list names, whose split nobody knows."""
+    said = {name: annotations.splits.get(f"{prefix}{name}") for name in images}
+    if "train" not in said.values():
+        return images
+    listed: Arranged = {name: (split, None) for name, split in said.items() if split is not None}
+    notes.append(Note("splits are those of the lists beside the annotations", doubtful=False))
+    if gone := len(images) - len(listed):
+        first = min(name for name, split in said.items() if split is None)
+        notes.append(
+            Note(f"left out, since no list of splits names them: {left_out.counted(gone, 'image')}, as {first}")
+        )
+    return listed
 
 
 def _files_of_splits(tree: Tree) -> list[str]:

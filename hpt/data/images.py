@@ -291,6 +291,12 @@ class Images:
         return self._entry.sizes[self._rows]
 
     @property
+    def originals(self) -> npt.NDArray[np.int64]:
+        """[N, 3] the height and width of each image as it is shown, before any reduction, and the EXIF orientation by
+        which it was turned; zeros where an entry of version 0.1 does not tell."""
+        return self._entry.originals[self._rows]
+
+    @property
     def digests(self) -> npt.NDArray[np.void]:
         """[N] a digest of 16 bytes of each file, which is the same for equal files, whatever they are called."""
         return self._entry.digests[self._rows].view("V16").ravel()

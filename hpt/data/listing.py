@@ -58,6 +58,9 @@ class Listing:
     """What a cut must not divide, such as the patient, of each image; None where every image stands alone."""
     notes: tuple[Note, ...] = ()
     """How it was read where that is not plain, and what lies there and is not used."""
+    annotated: bool = False
+    """Whether boxes or masks lie beside the images: then splits are cut from train though no image has a label, so that
+    pretraining does not see what detection or segmentation tests on."""
 
     @classmethod
     def single_label(

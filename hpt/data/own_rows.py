@@ -53,7 +53,12 @@ class OwnRow(Description):
         said |= {"title": self.title or f"the images of {path}", "note": self.note or f"a row of {own_file()}"}
         read = partial(_read, path, self.group)
         return CatalogRow(
-            name=name, folder=str(path.parent), archives=(Archive(file, gives=(file,)),), read=read, **said
+            name=name,
+            folder=str(path.parent),
+            archives=(Archive(file, gives=(file,)),),
+            read=read,
+            path=path,
+            **said,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpt.data.folder import list_folder, list_zip
+from hpt.data.folder import is_box_table, list_box_table, list_folder, list_zip
 from hpt.data.listing import Listing
 from hpt.data.table import list_table
 from hpt.data.table_text import DELIMITERS
@@ -51,7 +51,9 @@ def list_path(path: Path) -> Listing:
     """
     if path.is_dir():
         return list_folder(path)
-    return list_zip(path) if path.suffix.lower() == ".zip" else list_table(path)
+    if path.suffix.lower() == ".zip":
+        return list_zip(path)
+    return list_box_table(path) if is_box_table(path) else list_table(path)
 
 
 def name_of_path(path: Path) -> str:

@@ -108,6 +108,8 @@ class CatalogRow(Description):
     """The publisher's files; none for a dataset that comes with this program."""
     keep: tuple[str, ...] = ()
     """Patterns of annotations that take long to read: the listing is kept until one of those files changes."""
+    path: Path | None = None
+    """The folder, zip file or list of a row of the user's own."""
     source: Callable[[Path], ImageSource] = Folder
     """What reads the images of a listing that was kept."""
 

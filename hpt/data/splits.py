@@ -32,6 +32,7 @@ def complete(
     *,
     groups: Sequence[str] | None = None,
     shares: Mapping[Split, Fraction] = SHARES,
+    annotated: bool = False,
     tell: bool = True,
 ) -> dict[str, Indices]:
     """Sorted indices of train, val and test; what the dataset lacks is cut from a labelled train, class by
@@ -40,12 +41,14 @@ def complete(
     A class gives to every split that is cut, and keeps an image in train, as far as its images go: three
     suffice for 70/10/20, though of sets of labels some may be spent on other classes. The cut ranks images by
     a hash of seed and name, so that it is the same in any order, on any machine, and new images do not move
-    the old ones' ranks.
+    the old ones' ranks. `annotated` images are cut though they have no labels.
     """
     given = np.array(splits)
     train = np.flatnonzero(given == "train")
     missing = [split for split in SHARES if not (given == split).any()]
-    if missing and _labelled(labels[train]):
+    if annotated and not _labelled(labels[train]):
+        labels = np.full(len(names), -1, dtype=np.int64)
+    if missing and len(train) and (annotated or _labelled(labels[train])):
         scale = Fraction(len(names), len(train))
         wanted = {split: min(shares[split] * scale, MOST_OF_TRAIN * shares[split]) for split in missing}
         given = _cut(names, labels, given, train, wanted, seed, groups)

@@ -1,0 +1,149 @@
+"""What is annotated in a dataset: of a row of the catalogue, a folder, a zip file or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hpt.callbacks import Progress
+from hpt.data.folder import Annotated, open_annotated
+from hpt.data.listing import ImageSource, Listing, Split
+from hpt.data.names import find as find_dataset
+from hpt.data.names import list_images, name_of
+from hpt.data.row import CatalogRow
+from hpt.dense import box_table, class_list, coco, voc, yolo
+from hpt.dense.annotated_boxes import AnnotatedBoxes
+from hpt.dense.class_list import ClassList
+from hpt.dense.targets import DenseTask
+from hpt.errors import DataError
+
+LAYOUTS = {
+    "detection": "COCO's JSON, VOC's XML, YOLO's texts with a data.yaml, or a .csv with path,xmin,ymin,xmax,ymax,label",
+    "segmentation": "masks beside the images: train/images and train/masks, or SegmentationClass",
+}
+
+
+@dataclass(frozen=True)
+class AnnotatedMasks:
+    """The masks of a dataset."""
+
+    source: ImageSource
+    """What reads them."""
+    by_image: Mapping[str, str]
+    """The mask of each annotated image, by the image's name in the listing."""
+    classes: ClassList | None
+    """What numbers or colours mean; None where nothing says it."""
+    splits: Mapping[str, Split]
+    """The splits of the masks' own lists; none where the images' serve."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset with its targets, before any image is read."""
+
+    dataset: CatalogRow | Path
+    """The row or the path."""
+    listing: Listing
+    """The images, as a pretraining lists them."""
+    boxes: AnnotatedBoxes | None
+    """The boxes, of a detection."""
+    masks: AnnotatedMasks | None
+    """The masks, of a segmentation."""
+
+
+def find(dataset: str, task: DenseTask, progress: Progress | None = None) -> Found:
+    """What `names.find` finds, with the boxes or masks that lie there.
+
+    Raises:
+        DataError: there is no such dataset, it has no boxes or masks, or they cannot be read.
+    """
+    found = find_dataset(dataset)
+    if isinstance(found, CatalogRow) and found.path is None:
+        refuse_missing(name_of(found), task)
+    listing = list_images(found, progress)
+    path = found.path if isinstance(found, CatalogRow) else found
+    assert path is not None
+    with open_annotated(path.resolve()) as content:
+        if task == "detection":
+            return Found(found, listing, _boxes(name_of(found), content), None)
+        return Found(found, listing, None, _masks(name_of(found), path, content))
+
+
+def tasks_of(dataset: str) -> tuple[DenseTask, ...]:
+    """The tasks whose annotations a dataset has, by the names of files alone.
+
+    Raises:
+        DataError: there is no such dataset.
+    """
+    found = find_dataset(dataset)
+    path = found.path if isinstance(found, CatalogRow) else found
+    if path is None or not path.exists():
+        return ()
+    if path.is_file() and path.suffix.lower() not in (".zip", ".csv", ".tsv"):
+        return ()
+    if path.is_file() and path.suffix.lower() != ".zip":
+        from hpt.data.folder import is_box_table
+
+        return ("detection",) if is_box_table(path) else ()
+    with open_annotated(path.resolve()) as content:
+        tasks: list[DenseTask] = []
+        if content.annotations.kind is not None:
+            tasks.append("detection")
+        if content.annotations.masks:
+            tasks.append("segmentation")
+        return tuple(tasks)
+
+
+def refuse_missing(name: str, task: DenseTask) -> NoReturn:
+    """Refuse a dataset without boxes or masks, with a DataError."""
+    what = "boxes" if task == "detection" else "masks"
+    raise DataError(f"{name} has no {what} beside its images that hptctl reads", f"it reads {LAYOUTS[task]}")
+
+
+def _boxes(name: str, content: Annotated) -> AnnotatedBoxes:
+    annotations, head = content.annotations, content.head
+    images = _full(content)
+    if annotations.kind == "coco":
+        found = coco.read(annotations.files, images, head)
+    elif annotations.kind == "voc":
+        found = voc.read({image: file for image, file in annotations.by_image.items() if image in images}, head)
+    elif annotations.kind == "yolo":
+        found = yolo.read(annotations.by_image, images, content.others, head)
+    elif annotations.kind == "table":
+        found = box_table.read(annotations.files, images, head)
+    else:
+        refuse_missing(name, "detection")
+    if not any(len(each.labels) for each in found.images.values()):
+        raise DataError(f"{name} has annotations and not one box", "annotate some images, or name another dataset")
+    below = {image.removeprefix(content.prefix): boxes for image, boxes in found.images.items()}
+    return AnnotatedBoxes(found.classes, below, found.notes)
+
+
+def _masks(name: str, path: Path, content: Annotated) -> AnnotatedMasks:
+    annotations = content.annotations
+    images = _full(content)
+    by_image = {
+        image.removeprefix(content.prefix): mask for image, mask in annotations.masks.items() if image in images
+    }
+    if not by_image:
+        refuse_missing(name, "segmentation")
+    splits = {image.removeprefix(content.prefix): split for image, split in annotations.mask_splits.items()}
+    classes = class_list.find(content.others, content.head) or _beside(path)
+    return AnnotatedMasks(content.source, by_image, classes, splits)
+
+
+def _full(content: Annotated) -> Collection[str]:
+    return {f"{content.prefix}{name}" for name in content.listing.names}
+
+
+def _beside(path: Path) -> ClassList | None:
+    """The list of classes beside a folder or a zip file, under its name: `my-images.json`."""
+    for suffix in (".json", ".yaml", ".csv", ".txt"):
+        file = path.with_name(f"{path.name if path.is_dir() else path.stem}{suffix}")
+        if file.is_file():
+            found = class_list.parse(file.read_bytes(), file.name)
+            if found is not None:
+                return found
+    return None
