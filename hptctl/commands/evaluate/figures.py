@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def print_figures(run: Run, as_json: bool) -> None:
     """Print the figures of a finished evaluation: a table and what they rest on, or JSON."""
+    from hpt.config import DENSE
     from hptctl import console
 
     spec, status = run.spec(), run.status()
@@ -42,7 +43,8 @@ def print_figures(run: Run, as_json: bool) -> None:
     )
     images = " and ".join(f"{facts.images_of(part)} {part}" for part in parts)
     chose = "" if spec.kind == "knn" else f"; {facts.metric} on val chose {facts.chosen}"
-    console.say(f"{facts.labels_used} training labels, {images} images{chose}")
+    trained = "images" if spec.kind in DENSE else "labels"
+    console.say(f"{facts.labels_used} training {trained}, {images} images{chose}")
     for part in parts:
         if left_out := facts.left_out(part):
             console.say(f"classes that {part} leaves out, for want of images with and without them: {left_out}")

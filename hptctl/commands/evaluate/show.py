@@ -8,11 +8,11 @@ import typer
 
 from hptctl import options
 from hptctl.commands.evaluate.figures import print_figures
-from hptctl.format import percent
+from hptctl.format import percent, thousands
 
 
 def show(
-    run: Annotated[str, typer.Argument(help="Name of a linear, knn or finetune run.")],
+    run: Annotated[str, typer.Argument(help="Name of an evaluation.")],
     split: Annotated[str, typer.Option("--split", help="test or val.")] = "test",
     as_json: options.Json = False,
 ) -> None:
@@ -24,7 +24,7 @@ def show(
 
         hptctl evaluate show linear-my-base --split val --json
     """
-    from hpt.config import EvaluationKind
+    from hpt.config import DENSE, EvaluationKind
     from hpt.errors import RunError
     from hptctl import console, runs
     from hptctl.runs import class_tables
@@ -40,6 +40,17 @@ def show(
         )
         return
     print_figures(found, as_json=False)
+    if found.spec().kind in DENSE:
+        counted, *shares = [key for key in classes[0] if key != "class"]
+        console.table(
+            f"\nClasses on {split}, the weakest first",
+            ("class", f">{counted}", *(f">{key.upper() if key.startswith('ap') else key}" for key in shares)),
+            [
+                (row["class"], thousands(row[counted]), *(percent(row[key]) for key in shares))
+                for row in sorted(classes, key=lambda row: (row[shares[0]] is None, row[shares[0]]))
+            ],
+        )
+        return
     columns = ("recall", "precision", "f1", "auroc", "average_precision")
     console.table(
         f"\nClasses on {split}, the weakest first",
