@@ -36,6 +36,14 @@ Steps = Annotated[
     str | None, typer.Option("--steps", help="Lengths of pretraining, in place of the study's: 50,500,5000.")
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Seeds, in place of the study's: 0,1,2.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="KIND",
+        help="Evaluations, in place of the study's: linear, knn, finetune, sweep, detection, segmentation; repeatable.",
+    ),
+]
 Only = Annotated[
     list[str] | None, typer.Option("--only", metavar="CELL", help="Cells by name or pattern, and what they need.")
 ]
@@ -54,6 +62,7 @@ class Given:
     weights: Weights = None
     steps: Steps = None
     seeds: Seeds = None
+    task: Tasks = None
     sets: options.Sets = None
     only: Only = None
 
@@ -104,6 +113,8 @@ def run(
     Examples:
 
         hptctl study run quick --dataset digits
+
+        hptctl study run quick --dataset cells/ --task detection
 
         hptctl study run my-study.toml --jobs 2
 
@@ -188,6 +199,7 @@ def _read(given: Given, *, fetch: bool = False) -> Asked:
         "weights": given.weights or None,
         "steps": _numbers("--steps", given.steps),
         "seeds": _numbers("--seeds", given.seeds),
+        "evaluations": given.task or None,
     }
     study = load(given.study, changes, given.sets or ())
     base = choose(study, fetch=fetch)
