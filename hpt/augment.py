@@ -169,9 +169,9 @@ def crop(raw: RawBatch, box: Tensor, flip: Tensor | None, size: int, flop: Tenso
 
 
 def luma(images: Tensor) -> Tensor:
-    """[n, 3, h, w] -> [n, 1, h, w]: ITU-R 601-2 luma, as torchvision and Pillow; grey [n, 1, h, w] as it is."""
+    """[n, 3, h, w] -> [n, 1, h, w]: ITU-R 601-2 luma, as torchvision and Pillow; of grey [n, 1, h, w] a copy."""
     if images.shape[1] == 1:
-        return images
+        return images.clone()
     red, green, blue = images.unbind(1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
 

@@ -101,10 +101,8 @@ def test_a_kind_of_another_version_is_called_that_and_not_damage(
 ) -> None:
     made = evaluation()
     file = made.path / "run.json"
-    file.write_text(file.read_text().replace('"knn"', '"detection"', 1))
-    with pytest.raises(
-        RunError, match="was written by another version of hptctl: kind is 'detection'; use that version"
-    ):
+    file.write_text(file.read_text().replace('"knn"', '"depth"', 1))
+    with pytest.raises(RunError, match="was written by another version of hptctl: kind is 'depth'; use that version"):
         made.spec()
     file.write_text("{")
     with pytest.raises(RunError, match=r"run\.json is damaged"):

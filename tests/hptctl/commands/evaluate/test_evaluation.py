@@ -10,6 +10,7 @@ import torch
 
 from hpt import encoder
 from hpt.config import EvaluationKind
+from hpt.dense.evaluation import TASKS
 from hpt.evaluate.kinds import KINDS
 from hptctl.commands.evaluate import app
 
@@ -18,7 +19,7 @@ TINY = ("--preset", "tiny", "--device", "cpu")
 
 def test_every_kind_has_a_class_and_a_command() -> None:
     commands = {each.callback.__name__ for each in app.registered_commands if each.callback is not None}
-    assert set(KINDS) == set(get_args(EvaluationKind)) <= commands
+    assert KINDS.keys() | TASKS.keys() == set(get_args(EvaluationKind)) <= commands
 
 
 def test_a_kinds_own_options_are_fields_of_its_section(hptctl, workplace: Path) -> None:
