@@ -26,8 +26,9 @@ from hpt.data.splits import Indices
 from hpt.dense import fit
 from hpt.dense.annotated_boxes import AnnotatedBoxes, named
 from hpt.dense.class_list import ClassList, ListedClass
-from hpt.dense.find import AnnotatedMasks, Found, find
+from hpt.dense.find import Found, find
 from hpt.dense.fit import Fault
+from hpt.dense.instance_masks import AnnotatedMasks
 from hpt.dense.targets import IGNORED, Boxes, DenseTask, Mask
 from hpt.errors import DataError
 
@@ -327,14 +328,11 @@ def _meaning(name: str, listed: ClassList | None, numbers: npt.NDArray[np.int64]
     kept: Sequence[ListedClass] = listed.kept
     if not kept:
         raise DataError(f"{listed.file} lists no class that counts", "add one")
-    if form.classes_by == "colour":
-        places = {colour: place for place, colour in enumerate(form.class_colours)}
-        table[[places[each.colour] for each in kept if each.colour is not None]] = np.arange(len(kept))
-        strange[len(places) :] = True
-    else:
-        table[[each.number for each in kept]] = np.arange(len(kept))
-        known = {each.number for each in listed.classes} | listed.ignored | {IGNORED}
-        strange[[number for number in range(256) if number not in known]] = True
+    table[[each.number for each in kept]] = np.arange(len(kept))
+    known = {each.number for each in listed.classes} | listed.ignored
+    if form.classes_by != "colour":
+        known.add(IGNORED)
+    strange[[number for number in range(256) if number not in known]] = True
     return _Meaning(tuple(each.name for each in kept), table, strange)
 
 
@@ -358,23 +356,23 @@ def _unlisted(
 
 
 def _mask_format(listing: Listing, listed: ClassList | None) -> PixelFormat:
-    """Whether masks are indices or colours: of those that could be both, what more of their pixels are."""
+    """Whether masks are indices or colours: of those that could be both, what makes more of their pixels classes."""
     index = PixelFormat(channels=1, colours="none", classes_by="index")
     if listed is None or not listed.coloured:
         return index
-    colours = tuple(each.colour for each in listed.classes if each.colour is not None)
+    colours = tuple((each.colour, each.number) for each in listed.classes if each.colour is not None)
     colour = index.model_copy(update={"classes_by": "colour", "class_colours": colours})
+    either = colour.model_copy(update={"classes_by": "either"})
     step = max(1, len(listing.names) // SAMPLED)
     some = replace(listing, names=listing.names[::step])
-    known = {each.number for each in listed.classes} | listed.ignored | {IGNORED}
+    known = [each.number for each in listed.classes]
     shares = []
-    for form, numbers in ((colour, set(range(len(colours)))), (index, known)):
+    for form in (colour, either):
         with reading(some, partial(_occurring, form), None) as looked:
             found = [each for each in looked if not isinstance(each, str)]
         counts = np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
-        right = sum(times for number, times in counts.tolist() if number in numbers)
-        shares.append(right / max(1, counts[:, 1].sum()))
-    return colour if shares[0] >= shares[1] else index
+        shares.append(counts[np.isin(counts[:, 0], known), 1].sum() / max(1, counts[:, 1].sum()))
+    return colour if shares[0] >= shares[1] else either
 
 
 def _occurring(form: PixelFormat, data: bytes) -> class_pixels.Occurring:

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from hpt.callbacks import Progress
+from hpt.data.annotation_files import LARGEST
 from hpt.data.folder import Annotated, open_annotated
-from hpt.data.listing import ImageSource, Listing, Split
+from hpt.data.listing import Listing
 from hpt.data.names import find as find_dataset
 from hpt.data.names import list_images, name_of
 from hpt.data.row import CatalogRow
-from hpt.dense import box_table, class_list, coco, voc, yolo
+from hpt.dense import box_table, class_list, coco, instance_masks, published, voc, yolo
 from hpt.dense.annotated_boxes import AnnotatedBoxes
 from hpt.dense.class_list import ClassList
+from hpt.dense.instance_masks import AnnotatedMasks
 from hpt.dense.targets import DenseTask
 from hpt.errors import DataError
 
+TASKS: tuple[DenseTask, ...] = ("detection", "segmentation")
 LAYOUTS = {
     "detection": "COCO's JSON, VOC's XML, YOLO's texts with a data.yaml, or a .csv with path,xmin,ymin,xmax,ymax,label",
-    "segmentation": "masks beside the images: train/images and train/masks, or SegmentationClass",
+    "segmentation": "masks beside the images, as train/images and train/masks or SegmentationClass, or COCO's outlines",
 }
-
-
-@dataclass(frozen=True)
-class AnnotatedMasks:
-    """The masks of a dataset."""
-
-    source: ImageSource
-    """What reads them."""
-    by_image: Mapping[str, str]
-    """The mask of each annotated image, by the image's name in the listing."""
-    classes: ClassList | None
-    """What numbers or colours mean; None where nothing says it."""
-    splits: Mapping[str, Split]
-    """The splits of the masks' own lists; none where the images' serve."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ def find(dataset: str, task: DenseTask, progress: Progress | None = None) -> Fou
     """
     found = find_dataset(dataset)
     if isinstance(found, CatalogRow) and found.path is None:
-        refuse_missing(name_of(found), task)
+        return _published(found, task, progress)
     listing = list_images(found, progress)
     path = found.path if isinstance(found, CatalogRow) else found
     assert path is not None
@@ -79,6 +69,8 @@ def tasks_of(dataset: str) -> tuple[DenseTask, ...]:
     """
     found = find_dataset(dataset)
     path = found.path if isinstance(found, CatalogRow) else found
+    if isinstance(found, CatalogRow) and path is None:
+        return tuple(task for task in TASKS if found.name in published.names(task) and found.ready())
     if path is None or not path.exists():
         return ()
     if path.is_file() and path.suffix.lower() not in (".zip", ".csv", ".tsv"):
@@ -91,9 +83,25 @@ def tasks_of(dataset: str) -> tuple[DenseTask, ...]:
         tasks: list[DenseTask] = []
         if content.annotations.kind is not None:
             tasks.append("detection")
-        if content.annotations.masks:
+        if content.annotations.masks or _outlines(content):
             tasks.append("segmentation")
         return tuple(tasks)
+
+
+def _published(row: CatalogRow, task: DenseTask, progress: Progress | None) -> Found:
+    if row.name not in published.names(task):
+        what = "boxes" if task == "detection" else "masks"
+        raise DataError(
+            f"{row.name} has no {what}",
+            f"{', '.join(published.names(task))} have them, and so may a folder of yours: {LAYOUTS[task]}",
+        )
+    listing = row.listing(progress)
+    try:
+        if task == "detection":
+            return Found(row, listing, published.BOXES[row.name](row.place, listing), None)
+        return Found(row, listing, None, published.MASKS[row.name](row.place, listing))
+    except FileNotFoundError as error:
+        raise row.not_here(str(error.filename)) from None
 
 
 def refuse_missing(name: str, task: DenseTask) -> NoReturn:
@@ -127,11 +135,21 @@ def _masks(name: str, path: Path, content: Annotated) -> AnnotatedMasks:
     by_image = {
         image.removeprefix(content.prefix): mask for image, mask in annotations.masks.items() if image in images
     }
+    if not by_image and _outlines(content):
+        return instance_masks.of_coco(annotations.files, images, content.head, content.source, content.prefix)
     if not by_image:
         refuse_missing(name, "segmentation")
     splits = {image.removeprefix(content.prefix): split for image, split in annotations.mask_splits.items()}
     classes = class_list.find(content.others, content.head) or _beside(path)
     return AnnotatedMasks(content.source, by_image, classes, splits)
+
+
+def _outlines(content: Annotated) -> bool:
+    """Whether there is a COCO file whose objects have outlines; those of boxes alone have an empty list."""
+    return content.annotations.kind == "coco" and any(
+        re.search(rb'"segmentation"\s*:\s*(\[\s*\[|\{)', content.head(name, LARGEST))
+        for name in content.annotations.files
+    )
 
 
 def _full(content: Annotated) -> Collection[str]:
