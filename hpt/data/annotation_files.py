@@ -24,6 +24,8 @@ from hpt.data import folder_names as called
 from hpt.data.listing import SPLITS, Split
 
 BoxKind = Literal["coco", "voc", "yolo", "table"]
+CALLED: Mapping[BoxKind, str] = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "table": "a table"}
+"""What the formats are called."""
 Head = Callable[[str, int], bytes]
 """The first bytes of a file, by its name; none where it cannot be read."""
 

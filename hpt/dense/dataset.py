@@ -19,6 +19,7 @@ from hpt.data.dataset import Dataset, load_listing
 from hpt.data.images import OpenEntry
 from hpt.data.left_out import counted, tell
 from hpt.data.listing import SPLITS, Listing, Note, Split
+from hpt.data.names import name_of
 from hpt.data.pixel_format import PixelFormat
 from hpt.data.reading import reading
 from hpt.data.row import METRICS, CatalogRow
@@ -68,18 +69,29 @@ class DenseDataset:
 
 
 def load(
-    dataset: str, task: DenseTask, config: DataConfig, *, side: int, progress: Progress | None = None
+    dataset: str,
+    task: DenseTask,
+    config: DataConfig,
+    *,
+    side: int,
+    progress: Progress | None = None,
+    brief: bool = False,
 ) -> DenseDataset:
     """The dataset of a name of the catalogue, or else in a folder, zip file or table, with its boxes or masks.
 
     As `hpt.data.dataset.load`: images, and masks, are decoded on the first call with their shorter side reduced to
-    `side` pixels, and come from the cache afterwards. Images without a target are in no split.
+    `side` pixels, and come from the cache afterwards. Images without a target are in no split. `brief` does not log how
+    the images were listed, for who has listed them before.
 
     Raises:
         DataError: as there; or there are no boxes or masks, they are damaged, or too many do not fit their images.
     """
     found = find(dataset, task, progress)
-    loaded = load_listing(found.dataset, found.listing, config, side=side, progress=progress, dataset=dataset)
+    if not brief:
+        tell(name_of(found.dataset), found.listing.notes)
+    loaded = load_listing(
+        found.dataset, found.listing, config, side=side, progress=progress, brief=brief, dataset=dataset
+    )
     frames = _Frames.of(loaded, found.listing, progress)
     if found.boxes is not None:
         return _with_boxes(found, found.boxes, loaded, frames)

@@ -13,7 +13,7 @@ from hpt.data.annotation_files import LARGEST
 from hpt.data.folder import Annotated, open_annotated
 from hpt.data.listing import Listing
 from hpt.data.names import find as find_dataset
-from hpt.data.names import list_images, name_of
+from hpt.data.names import name_of
 from hpt.data.row import CatalogRow
 from hpt.dense import box_table, class_list, coco, instance_masks, published, voc, yolo
 from hpt.dense.annotated_boxes import AnnotatedBoxes
@@ -52,10 +52,11 @@ def find(dataset: str, task: DenseTask, progress: Progress | None = None) -> Fou
     found = find_dataset(dataset)
     if isinstance(found, CatalogRow) and found.path is None:
         return _published(found, task, progress)
-    listing = list_images(found, progress)
     path = found.path if isinstance(found, CatalogRow) else found
     assert path is not None
     with open_annotated(path.resolve()) as content:
+        # A row of the user's own may group what a cut must not divide.
+        listing = found.listing(progress) if isinstance(found, CatalogRow) else content.listing
         if task == "detection":
             return Found(found, listing, _boxes(name_of(found), content), None)
         return Found(found, listing, None, _masks(name_of(found), path, content))

@@ -202,7 +202,7 @@ def test_an_annotation_of_an_image_that_was_resized_is_scaled_with_a_word(tmp_pa
     text(tmp_path / "set" / "Annotations" / "b.xml", voc_xml([("dog", 0, 0, 16, 18)], (2 * WIDTH, 2 * HEIGHT)))
     data = boxes_of(tmp_path / "set")
     assert by_image(data)["b"] == [("dog", 0, 0, 8, 9)]
-    assert "1 box annotated at another size, and scaled: b.jpg" in "\n".join(data.dataset.notes)
+    assert "1 box of a resized image, scaled: b.jpg" in "\n".join(data.dataset.notes)
 
 
 def test_outlines_of_yolo_become_the_boxes_around(tmp_path: Path) -> None:
