@@ -115,6 +115,8 @@ def _boxes(
     if coco:
         return "coco", coco, {}
     for kind, suffix in (("voc", ".xml"), ("yolo", ".txt")):
+        if len(texts.get(suffix, ())) < ENOUGH * len(images):
+            continue
         by_image = partners(images, texts.get(suffix, ()))
         if len(by_image) >= ENOUGH * len(images):
             if kind == "voc" and any(b"<annotation" in head(name, PEEK) for name in list(by_image.values())[:8]):

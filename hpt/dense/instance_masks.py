@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from hpt.data.annotation_files import LARGEST, Head, Places, split_of_file
 from hpt.data.listing import ImageSource, Read, Split, Unreadable
+from hpt.data.readers import check_pixels
 from hpt.dense import coco
 from hpt.dense.class_list import ClassList, ListedClass
 from hpt.dense.targets import IGNORED
@@ -72,11 +73,12 @@ class Drawn:
 
     def _draw(self, name: str) -> bytes:
         height, width = self.sizes[name]
+        check_pixels(height, width, 1, Image.MAX_IMAGE_PIXELS)
         mask = Image.new("L", (width, height), 0)
         for thing in sorted(self.things.get(name, ()), key=lambda thing: -thing.area):
             try:
                 _draw_on(mask, thing)
-            except (ValueError, TypeError, KeyError, IndexError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
                 raise Unreadable(f"an outline is damaged: {error}") from None
         return b"P5 %d %d 255\n" % (width, height) + mask.tobytes()
 
@@ -105,15 +107,16 @@ def of_coco(
                 continue
             if size is None:
                 raise DataError(f"{name}: {entry.get('file_name')} has no height and width", "export it again")
-            of_id[entry.get("id")], sizes[image] = image, size
-        for thing in facts[name].get("annotations", ()):
-            image = of_id.get(thing.get("image_id"))
+            of_id[entry["id"]], sizes[image] = image, size
+        for thing in facts[name]["annotations"]:
+            image = of_id.get(thing["image_id"])
             outline = thing.get("segmentation")
-            if image is None or not outline or thing.get("category_id") not in numbers:
+            if image is None or not outline or thing["category_id"] not in numbers:
                 continue
             crowd = bool(thing.get("iscrowd", 0))
             number = IGNORED if crowd else numbers[thing["category_id"]] + 1
-            area = float("inf") if crowd else float(thing.get("area") or 0)
+            area = thing.get("area")
+            area = float("inf") if crowd else float(area) if isinstance(area, (int, float)) else 0.0
             things[image].append(_Outlined(number, area, outline))
     if not things:
         raise DataError(f"no object in {', '.join(files)} has an outline", "export them with segmentation")
