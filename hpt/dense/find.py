@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from hpt.callbacks import Progress
 from hpt.data.annotation_files import LARGEST
-from hpt.data.folder import Annotated, open_annotated
+from hpt.data.folder import Annotated, Folder, open_annotated
 from hpt.data.listing import Listing
 from hpt.data.names import find as find_dataset
 from hpt.data.names import name_of
 from hpt.data.row import CatalogRow
-from hpt.dense import box_table, class_list, coco, instance_masks, published, voc, yolo
+from hpt.dense import box_table, class_list, coco, instance_masks, kept, published, voc, yolo
 from hpt.dense.annotated_boxes import AnnotatedBoxes
 from hpt.dense.class_list import ClassList
 from hpt.dense.instance_masks import AnnotatedMasks
@@ -58,7 +59,7 @@ def find(dataset: str, task: DenseTask, progress: Progress | None = None) -> Fou
         # A row of the user's own may group what a cut must not divide.
         listing = found.listing(progress) if isinstance(found, CatalogRow) else content.listing
         if task == "detection":
-            return Found(found, listing, _boxes(name_of(found), content), None)
+            return Found(found, listing, _boxes(name_of(found), path.resolve(), content), None)
         return Found(found, listing, None, _masks(name_of(found), path, content))
 
 
@@ -99,7 +100,13 @@ def _published(row: CatalogRow, task: DenseTask, progress: Progress | None) -> F
     listing = row.listing(progress)
     try:
         if task == "detection":
-            return Found(row, listing, published.BOXES[row.name](row.place, listing), None)
+            files = [
+                file.relative_to(row.place).as_posix()
+                for pattern in published.FILES[row.name]
+                for file in row.place.glob(pattern)
+            ]
+            read = partial(published.BOXES[row.name], row.place, listing)
+            return Found(row, listing, kept.keep(row.name, Folder(row.place), files, listing.names, read), None)
         return Found(row, listing, None, published.MASKS[row.name](row.place, listing))
     except FileNotFoundError as error:
         raise row.not_here(str(error.filename)) from None
@@ -111,23 +118,34 @@ def refuse_missing(name: str, task: DenseTask) -> NoReturn:
     raise DataError(f"{name} has no {what} beside its images that hptctl reads", f"it reads {LAYOUTS[task]}")
 
 
-def _boxes(name: str, content: Annotated) -> AnnotatedBoxes:
-    annotations, head = content.annotations, content.head
-    images = _full(content)
-    if annotations.kind == "coco":
-        found = coco.read(annotations.files, images, head)
-    elif annotations.kind == "voc":
-        found = voc.read({image: file for image, file in annotations.by_image.items() if image in images}, head)
-    elif annotations.kind == "yolo":
-        found = yolo.read(annotations.by_image, images, content.others, head)
-    elif annotations.kind == "table":
-        found = box_table.read(annotations.files, images, head)
-    else:
+def _boxes(name: str, path: Path, content: Annotated) -> AnnotatedBoxes:
+    annotations = content.annotations
+    if annotations.kind is None:
         refuse_missing(name, "detection")
+    images = _full(content)
+    files = annotations.files or tuple(sorted(set(annotations.by_image.values())))
+
+    def read() -> AnnotatedBoxes:
+        return _read_boxes(content, images)
+
+    # YOLO's classes stand in a file of their own, which the kept boxes would not see change.
+    long = annotations.kind != "yolo" and kept.are_long(files, content.head)
+    found = kept.keep(str(path), content.source, files, images, read) if long else read()
     if not any(len(each.labels) for each in found.images.values()):
         raise DataError(f"{name} has annotations and not one box", "annotate some images, or name another dataset")
     below = {image.removeprefix(content.prefix): boxes for image, boxes in found.images.items()}
     return AnnotatedBoxes(found.classes, below, found.notes)
+
+
+def _read_boxes(content: Annotated, images: Collection[str]) -> AnnotatedBoxes:
+    annotations, head = content.annotations, content.head
+    if annotations.kind == "coco":
+        return coco.read(annotations.files, images, head)
+    if annotations.kind == "voc":
+        return voc.read({image: file for image, file in annotations.by_image.items() if image in images}, head)
+    if annotations.kind == "yolo":
+        return yolo.read(annotations.by_image, images, content.others, head)
+    return box_table.read(annotations.files, images, head)
 
 
 def _masks(name: str, path: Path, content: Annotated) -> AnnotatedMasks:

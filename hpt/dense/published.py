@@ -9,7 +9,7 @@ viper        masks of cls/, the 23 classes that the benchmark evaluates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,13 @@ BOXES: Mapping[str, Callable[[Path, Listing], AnnotatedBoxes]] = {
     "xview": _xview_boxes,
 }
 """By the name of the row."""
+FILES: Mapping[str, Sequence[str]] = {
+    "pascal-voc": ("VOCdevkit/*/Annotations/*.xml",),
+    "coco-2014": ("annotations/instances_*.json",),
+    "bdd": ("bdd100k/labels/*.json",),
+    "xview": ("xView_train.geojson",),
+}
+"""Patterns of the annotation files, by which it is known whether boxes changed."""
 MASKS: Mapping[str, Callable[[Path, Listing], AnnotatedMasks]] = {
     "pascal-voc": _voc_masks,
     "coco-2014": _coco_masks,

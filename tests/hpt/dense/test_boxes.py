@@ -325,6 +325,7 @@ def test_a_folder_without_boxes_is_refused_with_the_layouts(tmp_path: Path) -> N
         load("digits", "detection", CONFIG, side=8)
 
 
+@pytest.mark.shared
 def test_real_blood_cells_come_with_their_boxes(shared_data: Path) -> None:
     data = boxes_of(shared_data / "bccd_cells.zip", side=240)
     assert data.classes == ("Platelets", "RBC", "WBC")

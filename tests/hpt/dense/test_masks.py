@@ -209,6 +209,7 @@ def test_a_folder_without_masks_is_refused_with_the_layouts(tmp_path: Path) -> N
         masks_of(tmp_path / "set")
 
 
+@pytest.mark.shared
 def test_real_streets_come_with_their_masks(shared_data: Path) -> None:
     data = masks_of(shared_data / "camvid_driving.zip", side=90)
     assert len(data.classes) == 11 and data.classes[0] == "sky"

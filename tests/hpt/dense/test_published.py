@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_a_detection_has_the_images_and_splits_of_a_pretraining(name: str) -> No
     assert data.dataset.fingerprint != plain.fingerprint
     assert min(len(data.dataset.splits[split]) for split in SPLITS) > 0
     assert not data.faults
+
+
+@pytest.mark.parametrize("name", published.BOXES)
+def test_boxes_are_kept_until_an_annotation_changes(name: str, data_root: Path, tmp_path: Path) -> None:
+    first = load(name, "detection", CONFIG, side=32)
+    (place,) = (tmp_path / "cache" / "listings").glob("boxes-*.npz")
+    written = place.stat().st_mtime_ns
+    again = load(name, "detection", CONFIG, side=32)
+    assert place.stat().st_mtime_ns == written
+    assert again.dataset.fingerprint == first.dataset.fingerprint
+    place.write_bytes(place.read_bytes()[:200])  # a damaged one is read again
+    assert load(name, "detection", CONFIG, side=32).dataset.fingerprint == first.dataset.fingerprint
+    file = next(path for pattern in published.FILES[name] for path in (data_root / name).glob(pattern))
+    os.utime(file, ns=(1, 1))
+    load(name, "detection", CONFIG, side=32)
+    (changed,) = (tmp_path / "cache" / "listings").glob("boxes-*.npz")
+    assert changed != place
 
 
 def test_boxes_of_voc_are_those_of_its_xml() -> None:
