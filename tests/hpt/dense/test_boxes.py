@@ -331,3 +331,19 @@ def test_real_blood_cells_come_with_their_boxes(shared_data: Path) -> None:
     assert data.classes == ("Platelets", "RBC", "WBC")
     assert {split: len(rows) for split, rows in data.dataset.splits.items()} == {"train": 205, "val": 87, "test": 72}
     assert sum(len(data.boxes(row)) for row in range(364)) == 4888
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("photos/a.jpg,train,1,2,x,4,cat", r"boxes.csv, line 2: '1,2,x,4' are no four numbers"),
+        (",train,1,2,3,4,cat", r"boxes.csv, line 2 names no image"),
+    ],
+)
+def test_a_line_of_a_table_that_is_not_clear_is_refused_by_its_number(tmp_path: Path, line: str, message: str) -> None:
+    table(tmp_path / "set")
+    file = tmp_path / "set" / "boxes.csv"
+    first, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([first, line, *rest]))
+    with pytest.raises(DataError, match=message):
+        boxes_of(tmp_path / "set")
