@@ -63,7 +63,10 @@ def bdd(root: Path) -> None:
             name = f"{number:08x}-{split}.jpg"
             image(root / "bdd100k" / "images" / "100k" / split / name, number + 100 * (split == "val"))
             attributes = {"weather": weather[number % 4], "scene": "highway", "timeofday": "night"}
-            frames.append({"name": name, "attributes": attributes, "timestamp": 10000, "labels": []})
+            box = {"x1": 2.5, "y1": 3.0, "x2": 12.5, "y2": 11.0}
+            labels = [{"category": "car", "box2d": box}, {"category": "drivable area", "poly2d": []}]
+            labels += [{"category": "person", "box2d": {**box, "x2": 6.0}}] * (number % 2)
+            frames.append({"name": name, "attributes": attributes, "timestamp": 10000, "labels": labels})
         path = root / "bdd100k" / "labels" / f"bdd100k_labels_images_{split}.json"
         path.write_text(json.dumps(frames))
 
@@ -74,11 +77,11 @@ def viper_frames(root: Path) -> None:
         split, sequence = ("val", "051") if number >= 12 else ("train", f"{number // 2 + 1:03d}")
         frame = f"{sequence}_{10 * (number % 2 + 1):05d}"
         image(root / split / "img" / sequence / f"{frame}.jpg", number)
-        pixels = np.full((8, 8), ROAD, dtype=np.uint8)
-        pixels[:2] = SKY
-        pixels[2] = UNLABELLED
+        pixels = np.full((16, 20), ROAD, dtype=np.uint8)
+        pixels[:4] = SKY
+        pixels[4] = UNLABELLED
         if number % 2:
-            pixels[5:7, 3] = CAR
+            pixels[10:14, 3] = CAR
         classes = root / split / "cls" / sequence / f"{frame}.png"
         classes.parent.mkdir(parents=True, exist_ok=True)
         if number % 3 == 2:
@@ -133,7 +136,13 @@ def coco(root: Path) -> None:
             image(root / split / name, number + 100 * (split == "val2014"))
             images.append({"id": number, "file_name": name, "height": 16, "width": 20})
             for kind in (1, 3, 90)[: number % 4]:
+                outline = [[1, 2, 4, 2, 4, 6, 1, 6]]
                 things.append({"image_id": number, "category_id": kind, "iscrowd": 0, "bbox": [1, 2, 3, 4]})
+                things[-1] |= {"segmentation": outline, "area": 12 - kind / 90}
+            if number % 4 == 3:
+                runs = {"size": [16, 20], "counts": [0, 32, 288]}
+                crowd = {"image_id": number, "category_id": 1, "iscrowd": 1, "bbox": [0, 0, 2, 16], "area": 32}
+                things.append(crowd | {"segmentation": runs})
         facts = {"info": {}, "images": images, "annotations": things, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(facts))
 
@@ -145,8 +154,27 @@ def pascal_voc(root: Path) -> None:
         lists = top / "ImageSets" / "Main"
         lists.mkdir(parents=True, exist_ok=True)
         names = [f"{2 * number + one:06d}" if year == "VOC2007" else f"2008_{2 * number + one:06d}" for one in (0, 1)]
+        (top / "Annotations").mkdir(exist_ok=True)
+        (top / "SegmentationClass").mkdir(exist_ok=True)
+        (top / "ImageSets" / "Segmentation").mkdir(exist_ok=True)
+        # The lists of segmentation are others: val of it is the second image that trains classification.
+        segmented = {"train": names[:1], "val": names[1:], "test": names[:1]}[split]
+        (top / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{name}\n" for name in segmented))
         for place, name in enumerate(names):
             image(top / "JPEGImages" / f"{name}.jpg", 10 * number + place)
+            things = [("dog", place)] + [("person", 0)] * place
+            text = "".join(
+                f"<object><name>{label}</name><difficult>{hard}</difficult><bndbox><xmin>3</xmin><ymin>2</ymin>"
+                "<xmax>12</xmax><ymax>16</ymax></bndbox></object>"
+                for label, hard in things
+            )
+            size = "<size><width>20</width><height>16</height></size>"
+            (top / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{text}</annotation>")
+            if name in segmented:
+                pixels = np.zeros((16, 20), dtype=np.uint8)
+                pixels[1:16, 2:12] = 255
+                pixels[2:15, 3:11] = 1 + voc.CLASSES.index("dog")
+                Image.fromarray(pixels).convert("P").save(top / "SegmentationClass" / f"{name}.png")
         for label in voc.CLASSES:
             marks = {"dog": ("1", "0"), "person": ("-1", "1")}.get(label, ("-1", "-1"))
             text = "".join(f"{name} {mark:>2}\n" for name, mark in zip(names, marks, strict=True))

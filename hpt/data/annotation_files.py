@@ -17,6 +17,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from hpt.data import folder_names as called
 from hpt.data.listing import SPLITS, Split
 
 BoxKind = Literal["coco", "voc", "yolo", "table"]
+CALLED: Mapping[BoxKind, str] = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "table": "a table"}
+"""What the formats are called."""
 Head = Callable[[str, int], bytes]
 """The first bytes of a file, by its name; none where it cannot be read."""
 
@@ -40,6 +43,10 @@ _END = re.compile(
 )
 """What the names of masks, and of images with masks, end in."""
 _NOT_BOXES = re.compile(r"captions|keypoints|panoptic|image_info|stuff|results|predictions", re.IGNORECASE)
+_NOT_CLASSES = re.compile(r"object|instance|colou?r|edge|polygon|trainids", re.IGNORECASE)
+"""How masks are called that say something else than the class of each pixel, or say it once more."""
+_IMAGE = re.compile(r"\.(jpe?g|png|tiff?|bmp|webp)$", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[-_. ]")
 LEFT = ("xmin", "x_min", "x1", "left", "bbox_x1", "xmins")
 TOP = ("ymin", "y_min", "y1", "top", "bbox_y1", "ymins")
 RIGHT = ("xmax", "x_max", "x2", "right", "bbox_x2", "xmaxs")
@@ -113,6 +120,8 @@ def _boxes(
     if coco:
         return "coco", coco, {}
     for kind, suffix in (("voc", ".xml"), ("yolo", ".txt")):
+        if len(texts.get(suffix, ())) < ENOUGH * len(images):
+            continue
         by_image = partners(images, texts.get(suffix, ()))
         if len(by_image) >= ENOUGH * len(images):
             if kind == "voc" and any(b"<annotation" in head(name, PEEK) for name in list(by_image.values())[:8]):
@@ -170,70 +179,84 @@ def box_columns(header: list[str]) -> tuple[list[int], bool] | None:
 
 
 def _masks(images: Collection[str], candidates: Collection[str]) -> dict[str, str]:
-    """The mask of each image, of the kind that most have: one folder's, or one ending's of several."""
+    """The mask of each image, of the kind that most have: by what its folder is called, and by what its name ends in.
+
+    An image with several of a kind, as those of single objects are, has none.
+    """
     kinds: dict[str, list[str]] = defaultdict(list)
     for name in candidates:
-        path = PurePosixPath(name)
-        folders = "/".join("*" if called.split_of(part) else part for part in path.parts[:-1])
-        folders = re.sub(r"^(train|val|test)", "*", folders, flags=re.IGNORECASE)
-        end = _END.search(path.stem)
-        kinds[f"{folders}:{end[0].lower() if end else ''}"].append(name)
+        folder, _, file = name.rpartition("/")
+        end = _END.search(_stem(file))
+        kinds[f"{_folders(folder)[1]}:{re.sub(r'[0-9]', '', end[0].lower()) if end else ''}"].append(name)
     best: dict[str, str] = {}
-    for kind in sorted(kinds, key=lambda kind: (_instances(kind), kind)):
-        found = partners(images, kinds[kind])
+    keys = _Keys(images) if kinds else None
+    for kind in sorted(kinds, key=lambda kind: (bool(_NOT_CLASSES.search(kind)), kind)):
+        found = _partners(keys, kinds[kind]) if keys else {}
         if len(found) > len(best):
             best = found
-    pieces = {name for names in kinds.values() if len(names) > len(images) for name in names}
-    if best and not pieces and sum(map(len, kinds.values())) > len(best):
-        # Parts of one set in folders of several names, such as cat/masks and dog/masks.
-        for kind in sorted(kinds, key=lambda kind: (_instances(kind), kind)):
-            best = partners(images, kinds[kind]) | best
     return best
-
-
-def _instances(kind: str) -> bool:
-    return bool(re.search(r"object|instance|colou?r|edge|polygon|trainids", kind, re.IGNORECASE))
 
 
 def partners(images: Collection[str], files: Collection[str]) -> dict[str, str]:
     """The file of each image that is called as it is and lies where its annotations would; or else the only one."""
-    if not files:
-        return {}
-    by_key: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    return _partners(_Keys(images), files) if files else {}
+
+
+class _Keys:
+    """Images by what they are called without what annotations and images end in, and where they lie."""
+
+    def __init__(self, images: Collection[str]) -> None:
+        self.of = {name: _key(name) for name in images}
+        self.stems = Counter(stem for stem, _ in self.of.values())
+
+
+def _partners(keys: _Keys, files: Collection[str]) -> dict[str, str]:
+    by_key: dict[tuple[str, str], list[str]] = defaultdict(list)
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in files:
-        stem, folders = _key(name)
-        by_key[(stem, *folders)].append(name)
-        by_stem[stem].append(name)
-    keys = {name: _key(name) for name in images}
-    stems = Counter(stem for stem, _ in keys.values())
+        key = _key(name)
+        by_key[key].append(name)
+        by_stem[key[0]].append(name)
     found = {}
-    for name, (stem, folders) in keys.items():
-        same = by_key.get((stem, *folders), [])
-        if not same and stems[stem] == 1:
-            same = by_stem.get(stem, [])
-        if len(same) == 1:
+    for name, key in keys.of.items():
+        same = by_key.get(key)
+        if same is None and keys.stems[key[0]] == 1:
+            same = by_stem.get(key[0])
+        if same is not None and len(same) == 1:
             found[name] = same[0]
     return found
 
 
-def _key(name: str) -> tuple[str, tuple[str, ...]]:
-    """The name without what annotations and images end in, and the folders that tell splits and parts apart."""
-    path = PurePosixPath(name)
-    stem = path.name[: -len(path.suffix)] if path.suffix else path.name
-    if path.suffix.lower() == ".txt":  # 1.jpg.txt
-        stem = re.sub(r"\.(jpe?g|png|tiff?|bmp|webp)$", "", stem, flags=re.IGNORECASE)
-    stem = _END.sub("", stem).lower() or stem.lower()
-    folders: list[str] = []
+def _key(name: str) -> tuple[str, str]:
+    """What a file is called without what annotations and images end in, and the folders that tell splits and parts."""
+    folder, _, file = name.rpartition("/")
+    stem = _stem(file)
+    if file.endswith((".txt", ".TXT")):  # 1.jpg.txt
+        stem = _IMAGE.sub("", stem)
+    end = _END.search(stem) if _SEPARATOR.search(stem) else None
+    return (stem[: end.start()] if end and end.start() else stem).lower(), _folders(folder)[0]
+
+
+def _stem(file: str) -> str:
+    return file.rpartition(".")[0] or file
+
+
+@lru_cache(maxsize=1 << 14)
+def _folders(folder: str) -> tuple[str, str]:
+    """Of a path of folders those that tell splits and parts apart, and those that are called as annotations are."""
+    kept: list[str] = []
+    aside: list[str] = []
     parent = ""
-    for part in path.parts[:-1]:
+    for part in folder.split("/") if folder else ():
         split = called.read_split(part) or _split_within(part)
         if split is not None:
-            folders.append(split[0])
+            kept.append(split[0])
         elif not called.is_container(part, parent) and not called.is_aside(part, parent):
-            folders.append(part.lower())
+            kept.append(part.lower())
+        if called.is_aside(part, parent):
+            aside.append("masks" if split is not None else part.lower())
         parent = part
-    return stem, tuple(folders)
+    return "/".join(kept), "/".join(aside)
 
 
 def _split_within(part: str) -> tuple[Split, str] | None:

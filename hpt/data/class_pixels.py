@@ -64,7 +64,7 @@ def _numbers(data: bytes, form: PixelFormat) -> tuple[npt.NDArray[np.uint8], int
 
 def _of_picture(image: Image.Image, form: PixelFormat) -> npt.NDArray[np.uint8]:
     image.load()
-    if form.classes_by == "colour":
+    if form.classes_by == "colour" or (form.classes_by == "either" and image.mode in ("RGB", "RGBA", "CMYK")):
         return _by_colour(np.asarray(image.convert("RGB")), form.class_colours)
     if image.mode in ("P", "L", "1", "I", "I;16", "I;16B", "I;16L", "F"):
         return _as_index(np.asarray(image)[:, :, None])
@@ -87,12 +87,10 @@ def _as_index(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _by_colour(values: npt.NDArray[np.uint8], colours: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _by_colour(values: npt.NDArray[np.uint8], colours: tuple[tuple[int, int], ...]) -> npt.NDArray[np.uint8]:
     red, green, blue = np.moveaxis(values.astype(np.uint32), -1, 0)
     packed = red << 16 | green << 8 | blue
-    known = np.array(colours, dtype=np.uint32)
-    order = np.argsort(known, kind="stable")
-    at = np.searchsorted(known[order], packed).clip(max=len(known) - 1)
-    found = order[at]
-    numbers: npt.NDArray[np.uint8] = np.where(known[found] == packed, found, UNKNOWN).astype(np.uint8)
+    known = np.array(sorted(colours), dtype=np.uint32)
+    at = np.searchsorted(known[:, 0], packed).clip(max=len(known) - 1)
+    numbers: npt.NDArray[np.uint8] = np.where(known[at, 0] == packed, known[at, 1], UNKNOWN).astype(np.uint8)
     return numbers

@@ -225,7 +225,6 @@ def _listing(content: _Content, *, tell: bool = True) -> Annotated:
     found = Counter(tree.others.values())
     notes: list[Note] = []
     tree = _without_own(tree, head, notes)
-    notes += left_out.notes_of_others(kind for name, kind in tree.others.items() if not name.startswith(OWN_FILES))
     if not tree.images:
         packed = sum(count for kind, count in found.items() if kind in left_out.PACKED)
         unpack = "unpack the archives; " if packed else ""
@@ -236,10 +235,15 @@ def _listing(content: _Content, *, tell: bool = True) -> Annotated:
             f"{unpack}images end in {', '.join(sorted(EXTENSIONS))}",
         )
     layout = read_layout(tree, path, in_archive=content.in_archive)
-    notes = [*layout.notes, *notes]
     images = {name: (split, composed(label) if label else label) for name, (split, label) in layout.images.items()}
     full = {f"{layout.prefix}{name}" for name in images}
     annotations = annotation_files.find(full, set(tree.images) - full, tree.others, head)
+    used = {*annotations.files, *annotations.by_image.values()}
+    others = (kind for name, kind in tree.others.items() if name not in used and not name.startswith(OWN_FILES))
+    notes = [*layout.notes, *notes, *left_out.notes_of_others(others)]
+    if annotations.kind is not None:
+        many = f"{left_out.counted(len(used), 'file')} of boxes ({annotation_files.CALLED[annotations.kind]})"
+        notes.append(Note(f"{many}, which a detection reads", doubtful=False))
     if annotations.splits and all(label is None for _, label in images.values()):
         images = _by_lists(images, annotations, layout.prefix, notes)
     elif all(split == "train" for split, _ in images.values()) and (said := _files_of_splits(tree)):

@@ -46,11 +46,11 @@ class PixelFormat(Config):
     type."""
     windows: dict[Depth, tuple[Range, ...]] = Field(default={})
     """The values that become black and white, by kind of number: for all channels, or for each."""
-    classes_by: Literal["", "index", "colour"] = ""
+    classes_by: Literal["", "index", "colour", "either"] = ""
     """What a pixel is where it is the number of a class, which no reduction mixes: the `index` that the file has, or
-    the place of its `colour` in `class_colours`; empty for images."""
-    class_colours: tuple[int, ...] = ()
-    """The colours of classes as 0xRRGGBB."""
+    that of its `colour`, or by its colour in files of colours and its index in others; empty for images."""
+    class_colours: tuple[tuple[int, int], ...] = ()
+    """The colours of classes as 0xRRGGBB, and their numbers."""
     measured_on: int = 0
     """The number of training images that the windows were measured on."""
 

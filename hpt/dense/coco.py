@@ -37,14 +37,14 @@ def read(files: Sequence[str], images: Collection[str], head: Head) -> Annotated
     for name in sorted(files, key=lambda each: (split_of_file(each) is None, each)):
         entries = facts[name]["images"]
         things: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-        for thing in facts[name].get("annotations", ()):
-            things[_field(thing, "image_id", name)].append(thing)
-        ids = {_field(entry, "id", name) for entry in entries}
+        for thing in facts[name]["annotations"]:
+            things[thing["image_id"]].append(thing)
+        ids = {entry["id"] for entry in entries}
         strangers += sum(len(some) for number, some in things.items() if number not in ids)
         split = split_of_file(name)
         missing = []
         for entry in entries:
-            path = str(_field(entry, "file_name", name))
+            path = str(field_of(entry, "file_name", name))
             image = resolve(path, split, name)
             if image is None:
                 missing.append(path)
@@ -90,6 +90,13 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(facts, dict) or not all(isinstance(facts.get(each), list) for each in lists):
         lacking = next((each for each in lists if not isinstance(facts, dict) or each not in facts), "images")
         raise DataError(f"{name} lacks the list '{lacking}' of COCO's format", "export it as COCO detection JSON")
+    facts["annotations"] = facts.get("annotations") or []
+    for each, ids in (("images", ("id",)), ("categories", ("id",)), ("annotations", ("image_id", "category_id"))):
+        if not isinstance(facts[each], list):
+            raise DataError(f"{name}: '{each}' is not a list", "export it as COCO detection JSON")
+        for entry in facts[each]:
+            for key in ids:
+                field_of(entry, key, name)
     return facts
 
 
@@ -105,9 +112,9 @@ def categories(facts: Mapping[str, Mapping[str, Any]]) -> tuple[dict[Any, int], 
     parents: set[str] = set()
     used: set[Any] = set()
     for file, each in facts.items():
-        used |= {thing.get("category_id") for thing in each.get("annotations", ()) if isinstance(thing, dict)}
+        used |= {thing["category_id"] for thing in each["annotations"]}
         for category in each["categories"]:
-            number, name = _field(category, "id", file), str(_field(category, "name", file))
+            number, name = category["id"], str(field_of(category, "name", file))
             if names.setdefault(number, name) != name:
                 raise DataError(
                     f"category {number} is '{names[number]}' in one file and '{name}' in {file}",
@@ -128,7 +135,7 @@ def _boxes(
     boxes: list[tuple[float, float, float, float]] = []
     labels, crowds = [], []
     for thing in things:
-        number = _field(thing, "category_id", file)
+        number = thing["category_id"]
         if number not in numbers:
             raise DataError(
                 f"{file}: an object of {entry['file_name']} has the category {number}, which is none of its categories",
@@ -153,7 +160,12 @@ def size_of(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     return (height, width) if height > 0 and width > 0 else None
 
 
-def _field(entry: Any, name: str, file: str) -> Any:
+def field_of(entry: Any, name: str, file: str) -> Any:
+    """A field of an entry, which may be an id.
+
+    Raises:
+        DataError: it lacks, or is a list.
+    """
     try:
         value = entry[name]
         hash(value)

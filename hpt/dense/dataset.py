@@ -19,6 +19,7 @@ from hpt.data.dataset import Dataset, load_listing
 from hpt.data.images import OpenEntry
 from hpt.data.left_out import counted, tell
 from hpt.data.listing import SPLITS, Listing, Note, Split
+from hpt.data.names import name_of
 from hpt.data.pixel_format import PixelFormat
 from hpt.data.reading import reading
 from hpt.data.row import METRICS, CatalogRow
@@ -26,8 +27,9 @@ from hpt.data.splits import Indices
 from hpt.dense import fit
 from hpt.dense.annotated_boxes import AnnotatedBoxes, named
 from hpt.dense.class_list import ClassList, ListedClass
-from hpt.dense.find import AnnotatedMasks, Found, find
+from hpt.dense.find import Found, find
 from hpt.dense.fit import Fault
+from hpt.dense.instance_masks import AnnotatedMasks
 from hpt.dense.targets import IGNORED, Boxes, DenseTask, Mask
 from hpt.errors import DataError
 
@@ -67,18 +69,29 @@ class DenseDataset:
 
 
 def load(
-    dataset: str, task: DenseTask, config: DataConfig, *, side: int, progress: Progress | None = None
+    dataset: str,
+    task: DenseTask,
+    config: DataConfig,
+    *,
+    side: int,
+    progress: Progress | None = None,
+    brief: bool = False,
 ) -> DenseDataset:
     """The dataset of a name of the catalogue, or else in a folder, zip file or table, with its boxes or masks.
 
     As `hpt.data.dataset.load`: images, and masks, are decoded on the first call with their shorter side reduced to
-    `side` pixels, and come from the cache afterwards. Images without a target are in no split.
+    `side` pixels, and come from the cache afterwards. Images without a target are in no split. `brief` does not log how
+    the images were listed, for who has listed them before.
 
     Raises:
         DataError: as there; or there are no boxes or masks, they are damaged, or too many do not fit their images.
     """
     found = find(dataset, task, progress)
-    loaded = load_listing(found.dataset, found.listing, config, side=side, progress=progress, dataset=dataset)
+    if not brief:
+        tell(name_of(found.dataset), found.listing.notes)
+    loaded = load_listing(
+        found.dataset, found.listing, config, side=side, progress=progress, brief=brief, dataset=dataset
+    )
     frames = _Frames.of(loaded, found.listing, progress)
     if found.boxes is not None:
         return _with_boxes(found, found.boxes, loaded, frames)
@@ -327,14 +340,11 @@ def _meaning(name: str, listed: ClassList | None, numbers: npt.NDArray[np.int64]
     kept: Sequence[ListedClass] = listed.kept
     if not kept:
         raise DataError(f"{listed.file} lists no class that counts", "add one")
-    if form.classes_by == "colour":
-        places = {colour: place for place, colour in enumerate(form.class_colours)}
-        table[[places[each.colour] for each in kept if each.colour is not None]] = np.arange(len(kept))
-        strange[len(places) :] = True
-    else:
-        table[[each.number for each in kept]] = np.arange(len(kept))
-        known = {each.number for each in listed.classes} | listed.ignored | {IGNORED}
-        strange[[number for number in range(256) if number not in known]] = True
+    table[[each.number for each in kept]] = np.arange(len(kept))
+    known = {each.number for each in listed.classes} | listed.ignored
+    if form.classes_by != "colour":
+        known.add(IGNORED)
+    strange[[number for number in range(256) if number not in known]] = True
     return _Meaning(tuple(each.name for each in kept), table, strange)
 
 
@@ -358,23 +368,23 @@ def _unlisted(
 
 
 def _mask_format(listing: Listing, listed: ClassList | None) -> PixelFormat:
-    """Whether masks are indices or colours: of those that could be both, what more of their pixels are."""
+    """Whether masks are indices or colours: of those that could be both, what makes more of their pixels classes."""
     index = PixelFormat(channels=1, colours="none", classes_by="index")
     if listed is None or not listed.coloured:
         return index
-    colours = tuple(each.colour for each in listed.classes if each.colour is not None)
+    colours = tuple((each.colour, each.number) for each in listed.classes if each.colour is not None)
     colour = index.model_copy(update={"classes_by": "colour", "class_colours": colours})
+    either = colour.model_copy(update={"classes_by": "either"})
     step = max(1, len(listing.names) // SAMPLED)
     some = replace(listing, names=listing.names[::step])
-    known = {each.number for each in listed.classes} | listed.ignored | {IGNORED}
+    known = [each.number for each in listed.classes]
     shares = []
-    for form, numbers in ((colour, set(range(len(colours)))), (index, known)):
+    for form in (colour, either):
         with reading(some, partial(_occurring, form), None) as looked:
             found = [each for each in looked if not isinstance(each, str)]
         counts = np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
-        right = sum(times for number, times in counts.tolist() if number in numbers)
-        shares.append(right / max(1, counts[:, 1].sum()))
-    return colour if shares[0] >= shares[1] else index
+        shares.append(counts[np.isin(counts[:, 0], known), 1].sum() / max(1, counts[:, 1].sum()))
+    return colour if shares[0] >= shares[1] else either
 
 
 def _occurring(form: PixelFormat, data: bytes) -> class_pixels.Occurring:

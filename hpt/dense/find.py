@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from hpt.callbacks import Progress
-from hpt.data.folder import Annotated, open_annotated
-from hpt.data.listing import ImageSource, Listing, Split
+from hpt.data.annotation_files import LARGEST
+from hpt.data.folder import Annotated, Folder, open_annotated
+from hpt.data.listing import Listing
 from hpt.data.names import find as find_dataset
-from hpt.data.names import list_images, name_of
+from hpt.data.names import name_of
 from hpt.data.row import CatalogRow
-from hpt.dense import box_table, class_list, coco, voc, yolo
+from hpt.dense import box_table, class_list, coco, instance_masks, kept, published, voc, yolo
 from hpt.dense.annotated_boxes import AnnotatedBoxes
 from hpt.dense.class_list import ClassList
+from hpt.dense.instance_masks import AnnotatedMasks
 from hpt.dense.targets import DenseTask
 from hpt.errors import DataError
 
+TASKS: tuple[DenseTask, ...] = ("detection", "segmentation")
 LAYOUTS = {
     "detection": "COCO's JSON, VOC's XML, YOLO's texts with a data.yaml, or a .csv with path,xmin,ymin,xmax,ymax,label",
-    "segmentation": "masks beside the images: train/images and train/masks, or SegmentationClass",
+    "segmentation": "masks beside the images, as train/images and train/masks or SegmentationClass, or COCO's outlines",
 }
-
-
-@dataclass(frozen=True)
-class AnnotatedMasks:
-    """The masks of a dataset."""
-
-    source: ImageSource
-    """What reads them."""
-    by_image: Mapping[str, str]
-    """The mask of each annotated image, by the image's name in the listing."""
-    classes: ClassList | None
-    """What numbers or colours mean; None where nothing says it."""
-    splits: Mapping[str, Split]
-    """The splits of the masks' own lists; none where the images' serve."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +52,14 @@ def find(dataset: str, task: DenseTask, progress: Progress | None = None) -> Fou
     """
     found = find_dataset(dataset)
     if isinstance(found, CatalogRow) and found.path is None:
-        refuse_missing(name_of(found), task)
-    listing = list_images(found, progress)
+        return _published(found, task, progress)
     path = found.path if isinstance(found, CatalogRow) else found
     assert path is not None
     with open_annotated(path.resolve()) as content:
+        # A row of the user's own may group what a cut must not divide.
+        listing = found.listing(progress) if isinstance(found, CatalogRow) else content.listing
         if task == "detection":
-            return Found(found, listing, _boxes(name_of(found), content), None)
+            return Found(found, listing, _boxes(name_of(found), path.resolve(), content), None)
         return Found(found, listing, None, _masks(name_of(found), path, content))
 
 
@@ -79,6 +71,8 @@ def tasks_of(dataset: str) -> tuple[DenseTask, ...]:
     """
     found = find_dataset(dataset)
     path = found.path if isinstance(found, CatalogRow) else found
+    if isinstance(found, CatalogRow) and path is None:
+        return tuple(task for task in TASKS if found.name in published.names(task) and found.ready())
     if path is None or not path.exists():
         return ()
     if path.is_file() and path.suffix.lower() not in (".zip", ".csv", ".tsv"):
@@ -91,9 +85,31 @@ def tasks_of(dataset: str) -> tuple[DenseTask, ...]:
         tasks: list[DenseTask] = []
         if content.annotations.kind is not None:
             tasks.append("detection")
-        if content.annotations.masks:
+        if content.annotations.masks or _outlines(content):
             tasks.append("segmentation")
         return tuple(tasks)
+
+
+def _published(row: CatalogRow, task: DenseTask, progress: Progress | None) -> Found:
+    if row.name not in published.names(task):
+        what = "boxes" if task == "detection" else "masks"
+        raise DataError(
+            f"{row.name} has no {what}",
+            f"{', '.join(published.names(task))} have them, and so may a folder of yours: {LAYOUTS[task]}",
+        )
+    listing = row.listing(progress)
+    try:
+        if task == "detection":
+            files = [
+                file.relative_to(row.place).as_posix()
+                for pattern in published.FILES[row.name]
+                for file in row.place.glob(pattern)
+            ]
+            read = partial(published.BOXES[row.name], row.place, listing)
+            return Found(row, listing, kept.keep(row.name, Folder(row.place), files, listing.names, read), None)
+        return Found(row, listing, None, published.MASKS[row.name](row.place, listing))
+    except FileNotFoundError as error:
+        raise row.not_here(str(error.filename)) from None
 
 
 def refuse_missing(name: str, task: DenseTask) -> NoReturn:
@@ -102,23 +118,34 @@ def refuse_missing(name: str, task: DenseTask) -> NoReturn:
     raise DataError(f"{name} has no {what} beside its images that hptctl reads", f"it reads {LAYOUTS[task]}")
 
 
-def _boxes(name: str, content: Annotated) -> AnnotatedBoxes:
-    annotations, head = content.annotations, content.head
-    images = _full(content)
-    if annotations.kind == "coco":
-        found = coco.read(annotations.files, images, head)
-    elif annotations.kind == "voc":
-        found = voc.read({image: file for image, file in annotations.by_image.items() if image in images}, head)
-    elif annotations.kind == "yolo":
-        found = yolo.read(annotations.by_image, images, content.others, head)
-    elif annotations.kind == "table":
-        found = box_table.read(annotations.files, images, head)
-    else:
+def _boxes(name: str, path: Path, content: Annotated) -> AnnotatedBoxes:
+    annotations = content.annotations
+    if annotations.kind is None:
         refuse_missing(name, "detection")
+    images = _full(content)
+    files = annotations.files or tuple(sorted(set(annotations.by_image.values())))
+
+    def read() -> AnnotatedBoxes:
+        return _read_boxes(content, images)
+
+    # YOLO's classes stand in a file of their own, which the kept boxes would not see change.
+    long = annotations.kind != "yolo" and kept.are_long(files, content.head)
+    found = kept.keep(str(path), content.source, files, images, read) if long else read()
     if not any(len(each.labels) for each in found.images.values()):
         raise DataError(f"{name} has annotations and not one box", "annotate some images, or name another dataset")
     below = {image.removeprefix(content.prefix): boxes for image, boxes in found.images.items()}
     return AnnotatedBoxes(found.classes, below, found.notes)
+
+
+def _read_boxes(content: Annotated, images: Collection[str]) -> AnnotatedBoxes:
+    annotations, head = content.annotations, content.head
+    if annotations.kind == "coco":
+        return coco.read(annotations.files, images, head)
+    if annotations.kind == "voc":
+        return voc.read({image: file for image, file in annotations.by_image.items() if image in images}, head)
+    if annotations.kind == "yolo":
+        return yolo.read(annotations.by_image, images, content.others, head)
+    return box_table.read(annotations.files, images, head)
 
 
 def _masks(name: str, path: Path, content: Annotated) -> AnnotatedMasks:
@@ -127,11 +154,21 @@ def _masks(name: str, path: Path, content: Annotated) -> AnnotatedMasks:
     by_image = {
         image.removeprefix(content.prefix): mask for image, mask in annotations.masks.items() if image in images
     }
+    if not by_image and _outlines(content):
+        return instance_masks.of_coco(annotations.files, images, content.head, content.source, content.prefix)
     if not by_image:
         refuse_missing(name, "segmentation")
     splits = {image.removeprefix(content.prefix): split for image, split in annotations.mask_splits.items()}
     classes = class_list.find(content.others, content.head) or _beside(path)
     return AnnotatedMasks(content.source, by_image, classes, splits)
+
+
+def _outlines(content: Annotated) -> bool:
+    """Whether there is a COCO file whose objects have outlines; those of boxes alone have an empty list."""
+    return content.annotations.kind == "coco" and any(
+        re.search(rb'"segmentation"\s*:\s*(\[\s*\[|\{)', content.head(name, LARGEST))
+        for name in content.annotations.files
+    )
 
 
 def _full(content: Annotated) -> Collection[str]:

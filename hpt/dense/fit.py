@@ -28,8 +28,8 @@ CLIPPED, EMPTY, INVERTED, OUTSIDE, NO_NUMBER, RESIZED, OTHER_SIZE = (
     "inverted",
     "outside its image",
     "no box",
-    "annotated at another size, and scaled",
-    "annotated at a size of another shape, and not scaled",
+    "of a resized image, scaled",
+    "of an image of another shape",
 )
 DROPPED = (EMPTY, INVERTED, OUTSIDE, NO_NUMBER)
 """The faults for which a box is dropped."""

@@ -37,6 +37,8 @@ class SheetRow:
     image: Pixels
     tiles: Sequence[Pixels]
     caption: tuple[str, str]
+    targets: Sequence[Pixels] = ()
+    """Tiles between the image and the others, each as large as it is shown."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ def draw(title: str, headings: Sequence[str], rows: Sequence[SheetRow], place: S
         sheet.paste(image, (left + (place.side - image.width) // 2, top + (place.side - image.height) // 2))
         for below, text, colour in zip((2, 2 + LINE), row.caption, (INK, MUTED), strict=True):
             pen.text((left, top + place.side + below), _cut(text, place.side), colour, _font())
-        for column, tile in enumerate(row.tiles, start=1):
-            sheet.paste(_enlarged(tile, place.scale), place.at(number, column))
+        shown = [Image.fromarray(tile) for tile in row.targets]
+        shown += [_enlarged(tile, place.scale) for tile in row.tiles]
+        for column, tile in enumerate(shown, start=1):
+            sheet.paste(tile, place.at(number, column))
     return sheet
 
 

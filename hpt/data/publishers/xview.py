@@ -92,8 +92,8 @@ class Scenes:
         yield read
 
 
-def read(folder: Path) -> Listing:
-    """The chips of every labelled scene, to be cut into train, val and test by scene."""
+def read_objects(folder: Path) -> dict[str, tuple[Boxes, npt.NDArray[np.int64]]]:
+    """The boxes and types of all objects of each scene, by its file's name."""
     path = folder / "xView_train.geojson"
     boxes: dict[str, list[list[float]]] = defaultdict(list)
     types: dict[str, list[int]] = defaultdict(list)
@@ -103,12 +103,18 @@ def read(folder: Path) -> Listing:
             if facts["bounds_imcoords"]:
                 boxes[facts["image_id"]].append([float(number) for number in facts["bounds_imcoords"].split(",")])
                 types[facts["image_id"]].append(int(facts["type_id"]))
+        return {scene: (np.array(boxes[scene]).reshape(-1, 4), np.array(types[scene])) for scene in boxes}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path, f"no {error}" if isinstance(error, KeyError) else error) from None
-    counts = Counter(number for numbers in types.values() for number in numbers if number in TYPES)
+
+
+def read(folder: Path) -> Listing:
+    """The chips of every labelled scene, to be cut into train, val and test by scene."""
+    objects = read_objects(folder)
+    counts = Counter(number for _, kinds in objects.values() for number in kinds.tolist() if number in TYPES)
     chosen = sorted(number for number, _ in counts.most_common(MOST_FREQUENT))
     images: dict[str, tuple[Split, list[str]]] = {}
-    for scene in sorted(boxes):
+    for scene in sorted(objects):
         try:
             with Image.open(folder / "train_images" / scene) as image:
                 width, height = image.size
@@ -116,10 +122,10 @@ def read(folder: Path) -> Listing:
             continue  # the publisher's file names one scene that it does not ship
         except OSError as error:
             raise damaged(folder / "train_images" / scene, error) from None
-        corners, kinds = np.array(boxes[scene]).reshape(-1, 4), np.array(types[scene])
+        corners, kinds = objects[scene]
         for row in range(height // CHIP):
             for column in range(width // CHIP):
-                here = np.unique(kinds[_covers(corners, column * CHIP, row * CHIP)]).tolist()
+                here = np.unique(kinds[covers(corners, column * CHIP, row * CHIP)]).tolist()
                 name = f"train_images/{Path(scene).stem}/{row:02d}-{column:02d}"
                 images[name] = ("train", [TYPES[number] for number in here if number in TYPES])
     if not images:
@@ -130,14 +136,25 @@ def read(folder: Path) -> Listing:
     return listing.grouped(lambda name: name.rpartition("/")[0])
 
 
-def _covers(boxes: Boxes, left: int, top: int) -> npt.NDArray[np.bool_]:
+def covers(boxes: Boxes, left: int, top: int) -> npt.NDArray[np.bool_]:
     """[n] which boxes a chip shows enough of."""
-    wide = np.minimum(boxes[:, 2], left + CHIP) - np.maximum(boxes[:, 0], left)
-    high = np.minimum(boxes[:, 3], top + CHIP) - np.maximum(boxes[:, 1], top)
-    shared = np.maximum(wide, 0) * np.maximum(high, 0)
+    shared = _shared(boxes, left, top)
     area = np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1)
     shown: npt.NDArray[np.bool_] = (shared >= COVERED * np.minimum(area, CHIP**2)) & (shared > 0)
     return shown
+
+
+def shows(boxes: Boxes, left: int, top: int) -> npt.NDArray[np.bool_]:
+    """[n] which boxes a chip shows any of."""
+    return _shared(boxes, left, top) > 0
+
+
+def _shared(boxes: Boxes, left: int, top: int) -> npt.NDArray[np.float64]:
+    """[n] the pixels of each box that a chip shows."""
+    wide = np.minimum(boxes[:, 2], left + CHIP) - np.maximum(boxes[:, 0], left)
+    high = np.minimum(boxes[:, 3], top + CHIP) - np.maximum(boxes[:, 1], top)
+    shared: npt.NDArray[np.float64] = np.maximum(wide, 0) * np.maximum(high, 0)
+    return shared
 
 
 def _scene(name: str) -> str:

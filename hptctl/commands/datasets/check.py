@@ -35,7 +35,8 @@ def check(
     data_root: options.DataRoot = None,
     as_json: options.Json = False,
 ) -> None:
-    """The leak guard: unreadable, odd, repeated and leaking images, absent classes, counts that are not as published.
+    """The leak guard: unreadable, odd, repeated and leaking images, absent classes, counts that are not as published;
+    boxes that are outside, empty or there twice, and masks that do not fit.
 
     A leak is an image that is, or nearly is, in two splits; the exit code is then 1. Every image is read once.
 
@@ -44,6 +45,8 @@ def check(
         hptctl datasets check my-images/
 
         hptctl datasets check flowers --quarantine --out flowers.png
+
+        hptctl datasets check my-boxes/ --json
     """
     from hpt.data import check as guard
     from hpt.data import quarantine as lists
@@ -51,6 +54,7 @@ def check(
     from hpt.errors import ConfigError
     from hptctl import console
     from hptctl.charts import contact_sheet
+    from hptctl.commands.datasets import targets
     from hptctl.commands.datasets.list_info import data_config
 
     contact_sheet.check_path(out)
@@ -64,14 +68,18 @@ def check(
     before = lists.read(place)
     with console.Display() as display:
         report = guard.check(found, config, left_out=before, near=near, progress=display.progress)
+    annotated = targets.read(dataset, config.model_copy(update={"max_unreadable": 1.0}), config.side(224))
     sheet = _draw(name_of(found), report, out)
     written = quarantine and bool(report.leaks)
     if written:
         lists.write(place, before | report.to_leave_out())
     if as_json:
-        console.print_json(_facts(name_of(found), report, len(before), sheet, place if written else None))
+        facts = _facts(name_of(found), report, len(before), sheet, place if written else None)
+        console.print_json(facts | ({"targets": [targets.doubtful(each) for each in annotated]} if annotated else {}))
     else:
         _show(name_of(found), report, len(before), near)
+        for each in annotated:
+            targets.show_doubts(each)
         if sheet:
             console.say(f"{sheet} shows {min(SHOWN, len(report.leaks) + len(report.repeats))} of the pairs")
         if written:

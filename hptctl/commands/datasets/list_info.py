@@ -45,7 +45,7 @@ def info(
     data_root: options.DataRoot = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what is known of a dataset, and read it as a run would: splits, classes, unreadable images.
+    """Show what is known of a dataset, and read it as a run would: splits, classes, unreadable images, boxes, masks.
 
     Of a dataset of the catalogue that is not here, only what is published of it; nothing is downloaded.
 
@@ -54,10 +54,13 @@ def info(
         hptctl datasets info digits
 
         hptctl datasets info chexpert
+
+        hptctl datasets info my-boxes.zip --json
     """
     from hpt.data.names import find
     from hpt.data.row import CatalogRow
     from hptctl import console
+    from hptctl.commands.datasets import targets
 
     found = find(dataset)
     row = found if isinstance(found, CatalogRow) else None
@@ -65,13 +68,18 @@ def info(
     published = row_facts(row) if row else {}
     published["published_classes"] = published.pop("classes", None)  # here `classes` are names
     data = read(dataset, image_size, sets) if here else None
+    config = data_config(dataset, sets, image_size)
+    annotated = targets.read(dataset, config, config.side(image_size or 224)) if here else []
     if as_json:
-        console.print_json(published | (_data_facts(data) if data else {}))
+        facts = published | (_data_facts(data) if data else {})
+        console.print_json(facts | ({"targets": [targets.facts(each) for each in annotated]} if annotated else {}))
         return
     if row:
         _show_row(row)
     if data:
         _show_splits(data)
+    for each in annotated:
+        targets.show(each)
 
 
 def _count(row: CatalogRow) -> str:

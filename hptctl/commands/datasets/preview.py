@@ -32,13 +32,16 @@ def preview(
     data_root: options.DataRoot = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw a contact sheet (PNG): images as cached, their test view, and views as pretraining draws them.
+    """Draw a contact sheet (PNG): images as cached, their boxes or masks, their test view, and views as pretraining
+    draws them.
 
     Examples:
 
         hptctl datasets preview digits
 
         hptctl datasets preview my-images/ --policy crop-only --image-size 64 --out crops.png
+
+        hptctl datasets preview my-boxes/ --split test --images 12 --views 1
     """
     from hpt import preview
     from hpt.augment import suited
@@ -48,6 +51,7 @@ def preview(
     from hpt.errors import ConfigError
     from hptctl import console
     from hptctl.charts import contact_sheet
+    from hptctl.commands.datasets import targets
 
     for option, number in (("--images", images), ("--views", views)):
         if number < 1:
@@ -59,11 +63,12 @@ def preview(
     size = config.image_size
     with console.Display() as display:
         data = load(dataset, config.data, side=config.data.side(size), progress=display.progress)
+    annotated = targets.read(dataset, config.data, config.data.side(size))
     three = _three(channels, data.images.form)
     chosen = preview.choose(data, split, images, config.seed)
     words = f"{config.augment.policy}: {suited(config.augment, data.images.form.colours).in_words()}"
     title = f"{data.name}, {split}, views of {size} px, seed {config.seed}. Policy {words}"
-    place = contact_sheet.layout(title, len(chosen), views + 2, size)
+    place = contact_sheet.layout(title, len(chosen), views + 2 + len(annotated), size)
     shown = data.images.subset(chosen)
     rows = [
         contact_sheet.SheetRow(
@@ -73,10 +78,12 @@ def preview(
                 class_names(data, index),
                 f"{seen.cached.shape[1]} × {seen.cached.shape[0]} px",
             ),
+            targets=[targets.drawn(each, index, seen.cached, place.side) for each in annotated],
         )
         for index, seen in zip(chosen.tolist(), preview.look(shown, config, views, three), strict=True)
     ]
-    headings = ("in the cache", "test view", *(f"view {number}" for number in range(1, views + 1)))
+    names = [targets.WHAT[each.task] for each in annotated]
+    headings = ("in the cache", *names, "test view", *(f"view {number}" for number in range(1, views + 1)))
     contact_sheet.write(contact_sheet.draw(title, headings, rows, place), out)
     if as_json:
         console.print_json(
@@ -85,6 +92,7 @@ def preview(
                 "augment": config.augment.model_dump(mode="json"),
                 "images": list(shown.names),
                 "classes": [row.caption[0] for row in rows],
+                "targets": {each.task: list(each.classes) for each in annotated},
             }
         )
         return

@@ -202,7 +202,7 @@ def test_an_annotation_of_an_image_that_was_resized_is_scaled_with_a_word(tmp_pa
     text(tmp_path / "set" / "Annotations" / "b.xml", voc_xml([("dog", 0, 0, 16, 18)], (2 * WIDTH, 2 * HEIGHT)))
     data = boxes_of(tmp_path / "set")
     assert by_image(data)["b"] == [("dog", 0, 0, 8, 9)]
-    assert "1 box annotated at another size, and scaled: b.jpg" in "\n".join(data.dataset.notes)
+    assert "1 box of a resized image, scaled: b.jpg" in "\n".join(data.dataset.notes)
 
 
 def test_outlines_of_yolo_become_the_boxes_around(tmp_path: Path) -> None:
@@ -325,8 +325,25 @@ def test_a_folder_without_boxes_is_refused_with_the_layouts(tmp_path: Path) -> N
         load("digits", "detection", CONFIG, side=8)
 
 
+@pytest.mark.shared
 def test_real_blood_cells_come_with_their_boxes(shared_data: Path) -> None:
     data = boxes_of(shared_data / "bccd_cells.zip", side=240)
     assert data.classes == ("Platelets", "RBC", "WBC")
     assert {split: len(rows) for split, rows in data.dataset.splits.items()} == {"train": 205, "val": 87, "test": 72}
     assert sum(len(data.boxes(row)) for row in range(364)) == 4888
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("photos/a.jpg,train,1,2,x,4,cat", r"boxes.csv, line 2: '1,2,x,4' are no four numbers"),
+        (",train,1,2,3,4,cat", r"boxes.csv, line 2 names no image"),
+    ],
+)
+def test_a_line_of_a_table_that_is_not_clear_is_refused_by_its_number(tmp_path: Path, line: str, message: str) -> None:
+    table(tmp_path / "set")
+    file = tmp_path / "set" / "boxes.csv"
+    first, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([first, line, *rest]))
+    with pytest.raises(DataError, match=message):
+        boxes_of(tmp_path / "set")

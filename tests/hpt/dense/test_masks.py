@@ -209,9 +209,40 @@ def test_a_folder_without_masks_is_refused_with_the_layouts(tmp_path: Path) -> N
         masks_of(tmp_path / "set")
 
 
+@pytest.mark.shared
 def test_real_streets_come_with_their_masks(shared_data: Path) -> None:
     data = masks_of(shared_data / "camvid_driving.zip", side=90)
     assert len(data.classes) == 11 and data.classes[0] == "sky"
     assert {split: len(rows) for split, rows in data.dataset.splits.items()} == {"train": 367, "val": 101, "test": 233}
     ignored = data.pixels[:, 11].sum() / data.pixels.sum()
     assert 0.03 < ignored < 0.04 and not data.pixels[:, 12].any()
+
+
+def test_one_image_is_enough_to_load(tmp_path: Path) -> None:
+    jpeg(tmp_path / "set" / "train" / "images" / "a.jpg")
+    index_mask(tmp_path / "set" / "train" / "masks" / "a.png", "a")
+    assert stems(masks_of(tmp_path / "set")) == {"train": ["a"], "val": [], "test": []}
+
+
+def test_several_masks_of_one_image_are_no_classes_of_its_pixels(tmp_path: Path) -> None:
+    for stem in "abc":
+        jpeg(tmp_path / "set" / "images" / f"{stem}.jpg")
+        for number in (1, 2):
+            index_mask(tmp_path / "set" / "masks" / f"{stem}_mask_{number}.png", stem)
+    with pytest.raises(DataError, match="set has no masks"):
+        masks_of(tmp_path / "set")
+
+
+def test_an_entry_of_the_cache_that_does_not_tell_the_sizes_of_files_is_used_all_the_same(
+    tmp_path: Path, own_cache: Path
+) -> None:
+    masks_splits_first(tmp_path / "set")
+    plain = load_images(str(tmp_path / "set"), CONFIG, side=15)
+    (index,) = own_cache.glob("*/index.npz")
+    with np.load(index) as saved:
+        arrays = {name: saved[name] for name in saved.files if name not in ("originals", "occurring")}
+    del plain
+    np.savez(index, **arrays)
+    data = masks_of(tmp_path / "set", side=15)
+    assert stems(data) == MASKED
+    assert data.enlarged(0) == 2.0
