@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from hpt.data.annotation_files import LARGEST, Head, Places, split_of_file
+from hpt.data.file_kinds import check_pixels
 from hpt.data.listing import ImageSource, Read, Split, Unreadable
-from hpt.data.readers import check_pixels
 from hpt.dense import coco
 from hpt.dense.class_list import ClassList, ListedClass
 from hpt.dense.targets import IGNORED
