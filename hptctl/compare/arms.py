@@ -21,6 +21,8 @@ KINDS: tuple[Kind, ...] = ("linear", "finetune", "knn", "detection", "segmentati
 """Evaluations in the order of their weight: the first that all models have is compared."""
 
 
+SIDES = {"detection": "test_side", "segmentation": "side"}
+"""The field of its section that says the size of the images that a dense evaluation is tested on."""
 FROZEN = ("base", "weights")
 """Strategies whose backbone nothing trained, so that no seed would give another one."""
 
@@ -131,7 +133,7 @@ def unfair(found: Sequence[Arm]) -> list[str]:
             out.append(f"the runs were given different {what}{shown}")
             break
     for key, what in (("backbone", "backbones"), ("image_size", "image sizes")):
-        values = {str(run.spec().config[key]) for arm in found for run in arm.runs}
+        values = {str(_setting(run, key)) for arm in found for run in arm.runs}
         if len(values) > 1:
             out.append(f"the runs have different {what} ({', '.join(sorted(values))})")
     kinds = {run.spec().kind for arm in found for run in arm.runs}
@@ -144,6 +146,14 @@ def unfair(found: Sequence[Arm]) -> list[str]:
     if any(a & b for a, b in combinations(sides, 2)):
         out.append("the same pretraining is on both sides: they are compared as if they had been trained apart")
     return out
+
+
+def _setting(run: Run, key: str) -> object:
+    """A setting of an evaluation; the size of a detector's or segmenter's images, who have one of their own."""
+    spec = run.spec()
+    if key == "image_size" and spec.kind in SIDES:
+        return spec.config[spec.kind][SIDES[spec.kind]]
+    return spec.config[key]
 
 
 def _training(run: Run) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
-from hptctl.compare.arms import FROZEN
+from hptctl.compare.arms import FROZEN, SIDES
 from hptctl.format import round_percent, thousands
 from hptctl.report.names import EVALUATIONS
 from hptctl.tracking import Record
@@ -97,7 +97,8 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
     kept_best = bool(source and source.params.get("keep_best") == "True" and tags.of_steps is None)
     if kept_best:
         arm += " kept best"
-    backbone, size = params.get("backbone", ""), params.get("image_size", "")
+    backbone = params.get("backbone", "")
+    size = params.get(f"{record.kind}.{SIDES[record.kind]}" if record.kind in SIDES else "image_size", "")
     config = {f"config.{key}": value for key, value in params.items()}
     return {
         "run_id": record.run_id,

@@ -61,7 +61,6 @@ OPTIONS = {
     "weights": "--weights",
     "steps": "--steps",
     "seeds": "--seeds",
-    "evaluations": "--task",
     "preset": "--preset",
 }
 """Fields of the study that the command line can replace, and by which option."""
