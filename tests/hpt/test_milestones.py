@@ -96,6 +96,7 @@ def whole(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(config(**KEEPING), images, tmp_path_factory.mktemp("whole"), watch=Scripted(*FIGURES))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_resumed_run_keeps_the_same_best(stop_after: int, whole: Outcome, images: Images, tmp_path: Path) -> None:
     settings = config(**KEEPING, checkpoint_every=2)

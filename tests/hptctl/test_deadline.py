@@ -64,6 +64,7 @@ def test_a_command_has_no_more_time_than_the_command_that_started_it(monkeypatch
     assert deadline.words() == []
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_is_out_of_time_goes_on_to_the_same_bits(
     hptctl, workplace: Path, digits_folder: Path, slices: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command(*words), env=os.environ | environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_is_what_its_configuration_says_whatever_the_libraries_are_told(workplace: Path) -> None:
     names = {name: SWITCHES.get(name, "true") for name in NOT_FOLLOWED}
     names |= {"PYTHONWARNINGS": "error", "MLFLOW_EXPERIMENT_NAME": "theirs"}

@@ -17,9 +17,6 @@ from program import Hptctl, checked, verbs
 ELSEWHERE = {
     "pretrain": "runs/test_launch.py::test_a_signal_saves_a_checkpoint_and_says_how_to_go_on",
     "evaluate knn": "runs/test_worker.py::test_what_has_nothing_to_save_is_ended_by_a_signal",
-    "sweep finetune": "sweep/test_conductor.py::test_with_a_worker_killed_and_the_command_stopped_the_figures_are_an_"
-    "undisturbed_sweeps",
-    "study run": "study/test_conductor.py::test_a_study_that_was_killed_goes_on_where_it_was",
     "report": "commands/test_report.py::test_watching_waits_for_a_first_evaluation_and_writes_again_after_the_next",
 }
 """Verbs that real work is done by, and the test that starts it as a process."""
@@ -39,6 +36,7 @@ HERE = {
     "evaluate layers gone away -d digits": (2, "there are no weights 'gone'"),
     "sweep detection gone": (2, "there are no weights 'gone'"),
     "sweep segmentation gone": (2, "there are no weights 'gone'"),
+    "sweep finetune gone": (2, "there are no weights 'gone'"),
     "sweep linear gone": (2, "there are no weights 'gone'"),
     "sweep pretrain -s htp -d digits": (2, "did you mean 'hpt'"),
     "sweep retry gone": (2, "there is no run 'gone'"),
@@ -47,6 +45,7 @@ HERE = {
     "sweep best gone": (2, "there is no run 'gone'"),
     "sweep export gone": (2, "there is no run 'gone'"),
     "study list": (0, "paper-linear"),
+    "study run gone": (2, "gone"),
     "study plan gone": (2, "gone"),
     "study status gone": (2, "gone"),
     "study retry gone": (2, "gone"),

@@ -160,6 +160,7 @@ def test_what_is_damaged_or_points_nowhere_goes_and_what_is_whole_stays(tmp_path
     assert (own_cache / "notes").exists()
 
 
+@pytest.mark.slow
 def test_two_builds_at_once_are_left_alone_and_what_they_have_open_stays_until_both_close_it(
     folder: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +187,7 @@ def test_two_builds_at_once_are_left_alone_and_what_they_have_open_stays_until_b
     assert int(pixels(opened(folder)).sum(dtype=torch.int64)) == expected
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_is_abandoned_and_swept_away(folder: Path, own_cache: Path) -> None:
     builder = loading(folder, during="done > 20 and __import__('os').kill(__import__('os').getpid(), 9)")
     builder.communicate(timeout=60)

@@ -181,6 +181,7 @@ def test_a_set_of_one_picture_is_one_line_and_no_flood(folder: Path, monkeypatch
         check(folder, DataConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_flowers_that_are_in_val_and_test_are_found(shared_data: Path) -> None:
     report = check(shared_data / "flowers102.zip", DataConfig())

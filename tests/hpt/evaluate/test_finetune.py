@@ -84,6 +84,7 @@ def test_finetunings_share_their_steps_before_the_learning_rate_drops_and_end_in
     assert 1 in logged
 
 
+@pytest.mark.slow
 def test_a_schedule_in_epochs_looks_at_val_once_an_epoch_unless_it_is_told_otherwise(
     dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
 ) -> None:

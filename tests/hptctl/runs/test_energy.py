@@ -78,6 +78,7 @@ def test_a_gpu_counts_what_it_computes() -> None:
     assert spent is not None and spent > 0
 
 
+@pytest.mark.slow
 def test_a_pretraining_keeps_its_energy_and_one_that_goes_on_adds_to_it(
     powercap: Path, tmp_path: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

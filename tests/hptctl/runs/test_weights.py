@@ -51,6 +51,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path, hashed: Counter[str])
     assert read_weights(file).sha256 != first.sha256
 
 
+@pytest.mark.slow
 def test_a_part_of_a_backbone_is_pretrained_where_that_is_allowed(
     hptctl, workplace: Path, hashed: Counter[str]
 ) -> None:

@@ -39,6 +39,7 @@ def state(run: Path) -> dict[str, object]:
     return json.loads((run / "status.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_ends_in_the_same_bits(hptctl, start, workplace: Path, digits_folder: Path) -> None:
     arguments = (
         "pretrain",

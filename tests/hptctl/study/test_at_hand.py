@@ -81,6 +81,7 @@ def test_real_weights_are_fetched_by_a_run_and_not_by_a_plan_and_stay_the_studys
     assert f"base: {NAME}, real weights that suit a CPU, fetched for this study (--weights takes another)" in again
 
 
+@pytest.mark.slow
 def test_without_them_the_newest_pretraining_on_other_images_is_the_base_and_stays_it(hptctl, host: Path) -> None:
     (host / KNOWN[NAME].file_name).unlink()
     words = ("--preset", "tiny", "--batch-size", "32", "--device", "cpu", "--steps", "1")

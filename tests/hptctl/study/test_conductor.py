@@ -67,6 +67,7 @@ def test_a_failed_cell_stops_none_but_those_that_need_it_and_is_tried_again_when
     assert states()["hpt-my-digits-s0"] == "left"
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_where_it_was(hptctl, study: Path, workplace: Path) -> None:
     study.write_text(
         study.read_text().replace("hpt = [2, 4]", "hpt = [2, 12]").replace("[set]", "[set]\ncheckpoint_every = 3")

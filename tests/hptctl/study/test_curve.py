@@ -49,6 +49,7 @@ def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, own: str) -> No
     assert drawn[2].mean == pytest.approx(found["points"][1]["results"]["test/top1"])
 
 
+@pytest.mark.slow
 def test_a_backbone_kept_on_the_way_is_guarded_as_its_run_is(hptctl, own: str, digits_folder: Path) -> None:
     for weights in ("own@1", "runs/own/backbones/step-1.safetensors"):
         refused = hptctl(

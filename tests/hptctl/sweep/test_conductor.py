@@ -163,6 +163,7 @@ def test_trials_and_their_tracked_runs_are_linked_both_ways_and_the_parent_has_t
         assert "svg" in ElementTree.parse(plot).getroot().tag
 
 
+@pytest.mark.slow
 def test_with_a_worker_killed_and_the_command_stopped_the_figures_are_an_undisturbed_sweeps(
     place: Place, undisturbed: dict[tuple[float, str], float]
 ) -> None:
@@ -344,6 +345,7 @@ def test_what_is_wrong_is_one_line_and_starts_nothing(
     assert "the space of lr is 0.01, 0.001 there, 0.5 here" in other.stderr
 
 
+@pytest.mark.slow
 def test_the_dashboard_opens_on_a_sweep(place: Place, undisturbed: dict[tuple[float, str], float]) -> None:
     pytest.importorskip("optuna_dashboard", reason="the extra 'dashboard' is not installed")
     with socket.socket() as free:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import pytest
 import torch
 
 from hpt import encoder
@@ -46,6 +47,7 @@ def test_an_evaluation_is_resumed_as_it_was_or_not_at_all(hptctl, workplace: Pat
         assert f"{option[0]} was given; drop {option[0]}" in said
 
 
+@pytest.mark.slow
 def test_a_probe_whose_best_learning_rate_is_the_grids_last_says_so_and_keeps_it(hptctl, workplace: Path) -> None:
     said = hptctl(
         *("evaluate", "linear", "untrained", "-d", "digits", *TINY, "--json"),
