@@ -36,7 +36,7 @@ def test_a_first_run_is_measured_beside_a_bare_loop_of_the_decoder(digits_folder
     words = (digits_folder, "--images", 60, "--repeats", 1)
     document = run("cache.py", *words, out=tmp_path / "figures.json")
     assert document["images"] == 60
-    assert document["processor"] > 0
+    assert min(document["processor"]["bare"]) > 0
 
 
 def test_heads_are_measured_beside_one(digits_folder: Path, tmp_path: Path) -> None:

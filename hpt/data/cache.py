@@ -233,7 +233,8 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
                 names.append(name)
                 loss = image.loss
                 shown = loss.size[::-1] if loss.turn > 4 else loss.size
-                occurring.append(np.insert(image.occurring, 0, len(decoded), axis=1))
+                if image.occurring.size:  # of masks alone
+                    occurring.append(np.insert(image.occurring, 0, len(decoded), axis=1))
                 counted = (loss.pages, loss.levels, loss.kept)
                 decoded.append((image.size, image.digest, image.sums, counted, (*shown, loss.turn)))
                 thumbnails.append(image.thumbnail)
