@@ -1,11 +1,13 @@
-"""Decoding a set of images into the cache beside a bare loop of the same decoder, on all cores.
+"""Decoding a set of images into the cache beside bare loops of the decoder, on all cores.
 
-    bare      hpt.data.decode on the bytes of each file, by a thread per core, and nothing done with the pixels
+    pillow    Image.open, convert, resize and numpy.asarray on the bytes of each file, by a thread per core
+    bare      hpt.data.decode on the same, which gives [C, H, W]; nothing is done with the pixels
+    written   as bare, and the pixels written to a file, which a cache cannot do without
     cache     hpt.data.dataset.load into an empty cache: what the first run on new images waits for
 
-Each repeat reads the same `--images` files by both, one after the other; the order turns. `ratio` is the median over
-the repeats of the cache's images/s over the bare loop's, `processor` the same of processor time, which says more where
-other work shares the cores. The files are read once before, so that the disk is left out.
+Each repeat reads the same `--images` files by all of them, one after the other; the order turns. `ratio` has, over the
+repeats, the quartiles of the cache's images/s over those of each bare loop, `processor` the same of processor time,
+which says more where other work shares the cores. The files are read once before, so that the disk is left out.
 
     uv run python benchmarks/cache.py FOLDER --side 501
 """
@@ -13,6 +15,7 @@ other work shares the cores. The files are read once before, so that the disk is
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -23,10 +26,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from hpt import cores
 from hpt.config import DataConfig
 from hpt.data import decode
 from hpt.data.dataset import load
+from hpt.data.reading import CHUNK
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -34,6 +41,20 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     start, busy = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - busy
+
+
+def pillow(data: bytes, side: int) -> None:
+    """Decoding as a loader of anybody's does it."""
+    with Image.open(io.BytesIO(data)) as opened:
+        image = opened.convert("RGB")
+    if min(image.size) > side:
+        width, height = (side * length // min(image.size) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    np.asarray(image)
+
+
+def quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
 def main() -> None:
@@ -54,32 +75,60 @@ def main() -> None:
         for path in names:
             path.read_bytes()
 
-        def bare() -> None:
-            def one(path: Path) -> None:
-                decode.decode(path.read_bytes(), options.side)
+        def all_cores(work: Callable[[bytes], object]) -> Callable[[], None]:
+            def some(paths: list[Path]) -> None:
+                for path in paths:
+                    work(path.read_bytes())
 
-            with ThreadPoolExecutor(cores.usable()) as pool:
-                for _ in pool.map(one, names):
-                    pass
+            def run() -> None:
+                with ThreadPoolExecutor(cores.usable()) as pool:
+                    for _ in pool.map(some, [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]):
+                        pass
+
+            return run
+
+        def written() -> None:
+            with ThreadPoolExecutor(cores.usable()) as pool, (Path(scratch) / "pixels").open("wb") as file:
+                for some in pool.map(
+                    lambda paths: [decode.decode(path.read_bytes(), options.side) for path in paths],
+                    [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)],
+                ):
+                    for pixels in some:
+                        file.write(pixels.data)
+                file.flush()
+                os.fsync(file.fileno())
+            (Path(scratch) / "pixels").unlink()
 
         def cache() -> None:
             os.environ["HPTCTL_CACHE"] = tempfile.mkdtemp(dir=scratch)
             load(str(copies), DataConfig(), side=options.side)
 
-        rows = {"bare": bare, "cache": cache}
+        rows = {
+            "pillow": all_cores(lambda data: pillow(data, options.side)),
+            "bare": all_cores(lambda data: decode.decode(data, options.side)),
+            "written": written,
+            "cache": cache,
+        }
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
         for repeat in range(options.repeats):
             for name in list(rows)[:: 1 if repeat % 2 == 0 else -1]:
                 found[name].append(timed(rows[name]))
-    pairs = list(zip(found["bare"], found["cache"], strict=True))
+
+    def ratios(which: int) -> dict[str, list[float]]:
+        return {
+            name: quartiles([a[which] / b[which] for a, b in zip(taken, found["cache"], strict=True)])
+            for name, taken in found.items()
+            if name != "cache"
+        }
+
     document = {
         "images": len(names),
         "cores": cores.usable(),
         "images_per_second": {
             name: len(names) / statistics.median(wall for wall, _ in taken) for name, taken in found.items()
         },
-        "ratio": statistics.median(bare[0] / cache[0] for bare, cache in pairs),
-        "processor": statistics.median(bare[1] / cache[1] for bare, cache in pairs),
+        "ratio": ratios(0),
+        "processor": ratios(1),
     }
     print(json.dumps(document, indent=1))
     if options.json:

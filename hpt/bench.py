@@ -73,8 +73,9 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
     """Our step and the bare one in turn, `steps` of each a repeat, each after one to warm up.
 
     What a long run gets: while a block of our steps is timed, all reading and all views are theirs. (Step by step in
-    turn, images would be read and copied while the bare step computes, which takes from it and gives to ours: for small
-    images of many shapes a ratio of 1.17 was measured so, of a step that takes 1.40 times as long.)
+    turn, images would be read and copied while the bare step computes, which takes from it and gives to ours. So
+    measured, small images of many shapes once gave 1.17 where `benchmarks/pretraining.py` gave 1.40; whether this was
+    why is not known, since the difference has not been reproduced.)
 
     Raises:
         ConfigError: the device is not on this machine. DataError: fewer images than one batch.

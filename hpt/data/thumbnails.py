@@ -58,19 +58,26 @@ DIFFERENT = 0.99
 Thumbnails = npt.NDArray[np.uint8]
 
 
-def thumbnail(pixels: npt.NDArray[Any]) -> Thumbnails:
+def thumbnail(pixels: npt.NDArray[Any], picture: Image.Image | None = None) -> Thumbnails:
     """[256] the grey thumbnail of an image's 8- or 16-bit pixels [C, H, W]: the luma of three channels, the mean of
     others.
 
     The channels are reduced before they are mixed, which is the same but for rounding and takes a sixth of the time.
+    `picture`: the same pixels where Pillow has them in mode RGB or L, which gives the same bits in half the time.
     """
-    to, how = (SIDE, SIDE), Image.Resampling.BILINEAR
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
-    planes = [Image.fromarray(plane).resize(to, how, reducing_gap=REDUCING_GAP) for plane in pixels]
-    weights = LUMA if len(planes) == 3 else np.full(len(planes), 1 / len(planes))
-    grey: Thumbnails = np.rint(weights @ np.stack([np.asarray(plane).reshape(-1) for plane in planes])).astype(np.uint8)
+    if picture is not None:
+        reduced = np.asarray(_reduced(picture)).reshape(SIDE**2, -1).T
+    else:
+        if pixels.dtype != np.uint8:
+            pixels = (pixels >> 8).astype(np.uint8)
+        reduced = np.stack([np.asarray(_reduced(Image.fromarray(plane))).reshape(-1) for plane in pixels])
+    weights = LUMA if len(reduced) == 3 else np.full(len(reduced), 1 / len(reduced))
+    grey: Thumbnails = np.rint(weights @ np.ascontiguousarray(reduced)).astype(np.uint8)
     return grey
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    return image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,7 @@ def flat(image: Image.Image, mode: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
         image = white
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _integers(image: Image.Image) -> npt.NDArray[Any]:

@@ -276,3 +276,10 @@ def test_mean_and_std_agree_with_numpy_over_all_pixels(folder: Path) -> None:
     values = images.batch(range(len(images))).pixels.numpy().astype(np.float64) / 255
     assert images.mean == pytest.approx(tuple(values.mean(axis=(0, 2, 3))))
     assert images.std == pytest.approx(tuple(values.std(axis=(0, 2, 3))))
+
+
+def test_sums_of_large_white_images_are_exact(tmp_path: Path) -> None:
+    for colour in ("black", "white"):
+        Image.new("RGB", (401, 331), colour).save(tmp_path / f"{colour}.png")  # more pixels than are summed at once
+    mean, std = load(str(tmp_path), DataConfig(), side=331).images.statistics()
+    assert mean == std == (0.5, 0.5, 0.5)

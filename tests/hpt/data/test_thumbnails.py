@@ -76,3 +76,15 @@ def test_none_among_none_is_nothing() -> None:
     assert not len(thumbnails.find(nothing, some).certain)
     assert not len(thumbnails.find(some, nothing).certain)
     assert len(thumbnails.find(some, some).certain) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("RGB", (64, 64)), ("RGB", (333, 210)), ("L", (300, 200)), ("RGB", (10, 7))]
+)
+def test_a_thumbnail_of_pillows_picture_has_the_bits_of_one_of_the_pixels(mode: str, size: tuple[int, int]) -> None:
+    shape = (*size[::-1], 3) if mode == "RGB" else size[::-1]
+    for seed in range(5):
+        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        planes = pixels.transpose(2, 0, 1) if mode == "RGB" else pixels[None]
+        by_pixels = thumbnails.thumbnail(np.ascontiguousarray(planes))
+        assert (thumbnails.thumbnail(planes, Image.fromarray(pixels)) == by_pixels).all()
