@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--places", nargs="+", choices=("alone", "beside"), default=["alone", "beside"])
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--others", type=float, default=0.1, help="the cores that other processes may take")
     parser.add_argument("--json", type=Path)
@@ -109,7 +110,7 @@ def main() -> None:
     import numpy as np
     from PIL import Image
 
-    rows = [(setting, place) for place in ("alone", "beside") for setting in options.settings]
+    rows = [(setting, place) for place in options.places for setting in options.settings]
     counted: dict[tuple[str, str], list[float]] = {row: [] for row in rows}
     others: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,6 +130,7 @@ def main() -> None:
                         hog.kill()
                         hog.wait()
                 others.append(rest)
+                print(f"{setting} {place}: {speed:.0f} images/s, others {rest:.2f} cores", file=sys.stderr, flush=True)
                 if rest <= options.others:
                     counted[setting, place].append(speed)
     quiet = sum(len(speeds) for speeds in counted.values())
