@@ -39,6 +39,7 @@ class Scripted:
         return {"figure": next(self.values)}
 
 
+@pytest.mark.slow
 def test_looks_and_kept_backbones_change_no_bit_of_a_run(dataset: Dataset, images: Images, tmp_path: Path) -> None:
     run(config(steps=4), images, tmp_path / "plain")
     watched = config(steps=4, probe_every=2, save_at=(1, 3))

@@ -53,6 +53,7 @@ def test_what_is_off_is_not_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(not_followed()) == []
 
 
+@pytest.mark.slow
 def test_settings_that_pytorch_does_not_know_are_a_line(workplace: Path) -> None:
     done = process("evaluate", "knn", "untrained", "-d", "shapes@150", "--preset", "tiny", TORCH_LOGS="nonsense")
     assert done.returncode == 2

@@ -150,6 +150,7 @@ def test_an_entry_that_another_user_reads_is_not_pruned(world: Path, monkeypatch
     assert as_user(ANN, pruned) == (["images"], [], [])
 
 
+@pytest.mark.slow
 def test_a_store_that_may_only_be_read_is_listed_and_reported(world: Path, report_folder: Path) -> None:
     for name in ("mlflow.db", "runs"):
         path = report_folder / name

@@ -29,6 +29,7 @@ def test_a_look_finds_what_an_evaluation_of_the_backbone_finds(dataset: Dataset,
     assert outcome.results["probe/knn_top1"] == pytest.approx(found.metrics["val/top1"])
 
 
+@pytest.mark.slow
 def test_without_labels_the_effective_rank_favours(
     digits_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_speed_up_is_read_off_the_curve_of_target(findings: Findings) -> Non
     assert times(over.factor, over.bound) == "more than 20 ×"
 
 
+@pytest.mark.slow
 def test_a_deleted_evaluation_leaves_a_gap_and_a_deleted_pretraining_is_said(copied: Path) -> None:
     records = {r.name: r for r in tracking.read_runs("test")}
     client = MlflowClient(f"sqlite:///{copied / 'mlflow.db'}")

@@ -35,6 +35,7 @@ def a_resnet(file: Path, seed: int = 0, without: str = "") -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_pretraining_reads_its_base_once(hptctl, workplace: Path, hashed: Counter[str]) -> None:
     a_resnet(workplace / "w.safetensors")
     hashed.clear()

@@ -60,6 +60,7 @@ def host(workplace: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch) 
         yield folder
 
 
+@pytest.mark.slow
 def test_real_weights_are_fetched_by_a_run_and_not_by_a_plan_and_stay_the_studys_base(
     hptctl, host: Path, own: str
 ) -> None:
@@ -108,6 +109,7 @@ def test_without_them_the_newest_pretraining_on_other_images_is_the_base_and_sta
     assert fresh.weights == "newer"  # not what the study itself has pretrained
 
 
+@pytest.mark.slow
 def test_with_nothing_at_hand_the_base_is_a_toy_and_the_study_says_what_that_is_worth(hptctl, host: Path) -> None:
     (host / KNOWN[NAME].file_name).unlink()
     said = hptctl("study", "run", "mine.toml")

@@ -143,6 +143,7 @@ device = "cpu"
 """
 
 
+@pytest.mark.slow
 def test_a_strategy_is_finetuned_at_the_length_that_val_of_its_linear_probes_chose(
     hptctl, workplace: Path, digits_folder: Path, own: str
 ) -> None:

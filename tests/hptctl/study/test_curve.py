@@ -20,6 +20,7 @@ def test_a_pretraining_says_which_backbone_was_best_and_what_to_do_with_those_it
     assert "hptctl evaluate linear own --all-checkpoints" in own
 
 
+@pytest.mark.slow
 def test_every_kept_backbone_is_evaluated_once_and_drawn(hptctl, own: str) -> None:
     found = json.loads(hptctl("evaluate", "knn", "own", "--all-checkpoints", "--json").stdout)
     assert [point["step"] for point in found["points"]] == [1, 2, 4]

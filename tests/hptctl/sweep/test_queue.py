@@ -152,6 +152,7 @@ def told(folder: Path, url: str | None, name: str, made: Plan) -> str:
     return json.dumps([str(folder), url, name, made.model_dump_json()]) + "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow), "postgres"])
 def test_eight_processes_do_each_cell_once(
     kind: str, eight: list[subprocess.Popen[str]], tmp_path: Path, request: pytest.FixtureRequest

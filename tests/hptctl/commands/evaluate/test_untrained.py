@@ -15,6 +15,7 @@ from hptctl import runs
 TINY = ("--preset", "tiny", "--device", "cpu", "--set", "linear.steps=20")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["knn", "linear"])
 def test_untrained_gives_the_figures_of_an_equal_backbone_that_was_saved(
     kind: str, hptctl, workplace: Path, digits_folder: Path

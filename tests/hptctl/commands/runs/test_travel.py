@@ -27,6 +27,7 @@ def other(workplace: Path, new_store: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_report_on_runs_that_were_imported_without_weights_has_the_same_bytes(
     hptctl, own: str, other: Path, workplace: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
