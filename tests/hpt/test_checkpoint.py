@@ -18,7 +18,6 @@ from hpt.processes import Processes
 config = partial(small, image_size=16)  # which bits there are, not what they mean
 
 
-@pytest.mark.slow
 def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> None:
     settings = config(steps=6, checkpoint_every=2)
     run(settings, images, tmp_path / "unbroken")
