@@ -50,6 +50,7 @@ def test_initial_weights_and_features_are_torchvisions_to_the_last_bit(backbone:
         assert torch.equal(ours(images), theirs.eval()(images))
 
 
+@pytest.mark.slow
 def test_a_worker_that_reads_its_images_and_weights_has_not_imported_torchvision_or_torchs_compiler() -> None:
     code = (
         "import sys, torch, hptctl.runs.worker\n"

@@ -225,6 +225,7 @@ def test_two_processes_that_load_at_once_decode_once(folder: Path) -> None:
     assert sorted(output) == [["False", fingerprint], ["True", fingerprint]]
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_leaves_nothing_that_a_later_load_trusts(folder: Path, own_cache: Path) -> None:
     process = loading(folder, before="import os, signal", during="done > 20 and os.kill(os.getpid(), signal.SIGKILL)")
     process.communicate(timeout=60)

@@ -72,7 +72,7 @@ def run(
     return evaluate_dense(settings, data, state(), folder, Callbacks(log=log, **callbacks)), logged
 
 
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("task", ["detection", pytest.param("segmentation", marks=pytest.mark.slow)])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(task: DenseTask, tmp_path: Path) -> None:
     data = dense(tmp_path / "set", task, train=4)
     whole, logged = run(config(task), data, tmp_path / "whole")
@@ -90,7 +90,9 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(task: DenseTask, tm
     assert not (tmp_path / "cut/checkpoints").exists()
 
 
-@pytest.mark.parametrize(("task", "metric"), [("detection", "ap50"), ("segmentation", "miou")])
+@pytest.mark.parametrize(
+    ("task", "metric"), [pytest.param("detection", "ap50", marks=pytest.mark.slow), ("segmentation", "miou")]
+)
 def test_the_figures_are_those_of_the_predictions_that_are_kept(task: DenseTask, metric: str, tmp_path: Path) -> None:
     data = dense(tmp_path / "set", task)
     settings = config(task, metric=metric, test=False)

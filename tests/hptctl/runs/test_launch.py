@@ -142,6 +142,7 @@ def test_workers_save_what_they_have_when_their_command_was_killed(start, workpl
     assert list((workplace / "runs/long/checkpoints").glob("*.sha256"))
 
 
+@pytest.mark.slow
 def test_a_failing_worker_gives_its_reason_and_exit_code(hptctl, workplace: Path, digits_folder: Path) -> None:
     arguments = ("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--device", "cpu")
     done = hptctl(*arguments, "--processes", "2", "--batch-size", "256", "--name", "few", code=2)

@@ -25,6 +25,7 @@ def without_mlflow(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(tmp_path / "shadow")}
 
 
+@pytest.mark.slow
 def test_a_run_without_mlflow_says_so_in_one_line_and_is_brought_to_the_store_later(
     workplace: Path, hptctl: Hptctl, without_mlflow: dict[str, str], digits_folder: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_detector_is_trained_tested_once_shown_and_compared(hptctl, cells: Pat
     assert "truth, and what it predicts" not in Path("plain.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_segmenter_is_trained_and_tested_once(hptctl, streets: Path) -> None:
     asked = ("evaluate", "segmentation", "untrained", "-d", str(streets), *FEW)
     run = json.loads(hptctl(*asked).stdout)
