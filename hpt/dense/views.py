@@ -1,6 +1,7 @@
 """What detectors and segmenters see: images resized, flipped and cropped together with their boxes or masks.
 
-Each operation is torchvision v2's, on floating point. A batch is a function of the seed and the step.
+Each operation is torchvision v2's, on 8 bits where an image has no more. A batch is a function of the seed and the
+step.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ class Normalisation:
     """[C] in [0, 1]."""
 
     def of(self, image: Tensor) -> Tensor:
-        """[C, H, W] in [0, 1] -> the same, normalised."""
+        """[C, H, W] of 8 bits, or in [0, 1], normalised."""
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        if image.dtype == torch.uint8:
+            return image.to(torch.float32).sub_(mean * 255).div_(std * 255)
         return (image - mean) / std
 
 
 def pixels(images: Images, row: int) -> Tensor:
-    """[C, H, W] of an image, in [0, 1]."""
+    """[C, H, W] of an image: its 8 bits, which are resized in a third of the time, or more in [0, 1]."""
     raw = images.batch([row]).image(0)
-    return raw.to(torch.float32) / full_scale(raw.dtype)
+    return raw if raw.dtype == torch.uint8 else raw.to(torch.float32) / full_scale(raw.dtype)
 
 
 def fitted(height: int, width: int, side: int, longest: int) -> tuple[int, int]:
