@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,25 +123,13 @@ def test_boxes_are_in_the_files_pixels_whatever_the_cache_keeps(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "metric"), [("detection", "ap50"), ("segmentation", "miou")])
-def test_eight_images_can_be_learned_by_heart(task: DenseTask, metric: str, tmp_path: Path) -> None:
-    data = dense(tmp_path / "set", task, train=8)
+def test_eight_images_can_be_learned_by_heart(tmp_path: Path) -> None:
+    data = dense(tmp_path / "set", "detection", train=8)
     rows = data.dataset.splits["train"]
-    data = DenseDataset(
-        dataset=_with_splits(data, {"train": rows, "val": rows, "test": rows}),
-        **{field: getattr(data, field) for field in ("task", "classes", "boxes", "mask", "enlarged")},
-    )
+    data = replace(data, dataset=replace(data.dataset, splits={"train": rows, "val": rows, "test": rows}))
     section = {"steps": 300, "eval_every": 100, "sides": (96, 96), "test_side": 96, "batch_size": 4, "channels": 64}
-    if task == "segmentation":
-        section = {"steps": 250, "eval_every": 125, "crop": 97, "batch_size": 8, "scale": (0.9, 1.1)}
-    found, _ = run(config(task, section=section), data, tmp_path / "run")
-    assert found.metrics[f"test/{metric}"] > 0.9
-
-
-def _with_splits(data: DenseDataset, splits: dict[str, Any]) -> Any:
-    from dataclasses import replace
-
-    return replace(data.dataset, splits=splits)
+    found, _ = run(config("detection", section=section), data, tmp_path / "run")
+    assert found.metrics["test/ap50"] > 0.9
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
