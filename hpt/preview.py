@@ -15,7 +15,7 @@ from hpt.config import PretrainConfig
 from hpt.data import decode
 from hpt.data.dataset import Dataset
 from hpt.data.images import Images
-from hpt.data.pixel_format import PLAIN, PixelFormat, first_shown
+from hpt.data.pixel_format import PLAIN, PixelFormat, eight_bits, first_shown
 from hpt.data.splits import Indices
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.randomness import generator
@@ -108,7 +108,7 @@ def in_square(data: bytes, side: int, form: PixelFormat = PLAIN) -> ImagePixels:
 def shown(image: Tensor, channels: tuple[int, int, int] | None = None) -> ImagePixels:
     """[H, W, 3] of 8 bits, of an image of any channels [C, H, W] and of 8 or 16 bits."""
     pixels = image.numpy()[list(channels or first_shown(len(image)))].transpose(1, 2, 0)
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    return eight_bits(pixels)
 
 
 def _pixels(views: Tensor, images: Images, channels: tuple[int, int, int]) -> ImagePixels:

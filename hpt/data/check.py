@@ -25,11 +25,11 @@ from PIL import Image
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
 from hpt.data import decode
-from hpt.data.dataset import format_of, split
-from hpt.data.left_out import notes_of_losses, tell
+from hpt.data.dataset import split, with_format
+from hpt.data.left_out import levels_of, notes_of_losses, tell
 from hpt.data.listing import SPLITS, ImageSource, Labels, Listing, unlabelled
 from hpt.data.names import list_images, name_of
-from hpt.data.pixel_format import PixelFormat, Unmeasured
+from hpt.data.pixel_format import PixelFormat, eight_bits
 from hpt.data.reading import reading
 from hpt.data.row import CatalogRow
 from hpt.data.splits import Indices
@@ -129,12 +129,7 @@ def check(
         DataError: as `dataset.load`; or nearly all images are alike.
     """
     listing = list_images(found, progress)
-    form = format_of(found, listing, config, progress)
-    try:
-        seen = _looks(listing, form, progress)
-    except Unmeasured:
-        form = format_of(found, listing, config, progress, thorough=True)
-        seen = _looks(listing, form, progress)
+    form, seen = with_format(found, listing, config, progress, lambda form: _looks(listing, form, progress))
     unreadable = tuple((listing.names[i], look) for i, look in enumerate(seen) if isinstance(look, str))
     readable = np.array([i for i, look in enumerate(seen) if isinstance(look, _Look)], dtype=np.int64)
     where = np.full(len(seen), "", dtype="<U5")
@@ -145,9 +140,8 @@ def check(
     looks = [look for i in rows.tolist() if isinstance(look := seen[i], _Look)]
     if not looks:
         raise DataError(f"none of the {len(seen):,} images can be read: {unreadable[0][1]}", "check the files")
-    losses = notes_of_losses(
-        np.array([(a.loss.pages, a.loss.levels, a.loss.kept) for a in looks], dtype=np.int64), form
-    )
+    lost = np.array([(a.loss.pages, a.loss.levels, a.loss.kept) for a in looks], dtype=np.int64)
+    losses = notes_of_losses(lost, form)
     tell(name_of(found), [note for note in losses if note.doubtful])
     where, labels, names = where[rows], listing.labels[rows], tuple(listing.names[i] for i in rows.tolist())
     splits: dict[str, Indices] = {name: np.flatnonzero(where == name) for name in SPLITS}
@@ -170,7 +164,7 @@ def check(
         sizes=np.array([look.loss.size for look in looks], dtype=np.int64),
         notes=tuple(note.text for note in (*listing.notes, *losses)),
         form=form,
-        levels=_levels(looks),
+        levels=levels_of(lost),
         modes=Counter(look.loss.mode for look in looks),
         odd=tuple((name, why) for name, look in zip(names, looks, strict=True) if (why := _odd(look))),
         miscounted=_miscounted(row, splits, len(listing.classes)) if row else {},
@@ -193,21 +187,13 @@ class _Look:
 
 def _look(data: bytes, form: PixelFormat) -> _Look:
     pixels, loss = decode.decode_counting(data, SIDE, form)
-    pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    pixels = eight_bits(pixels)
     if len(pixels) == 3:
         grey = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
     else:
         grey = Image.fromarray(np.rint(pixels.mean(axis=0)).astype(np.uint8))
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
     return _Look(hashlib.blake2b(data, digest_size=16).digest(), loss, thumbnail)
-
-
-def _levels(looks: Sequence[_Look]) -> tuple[int, int] | None:
-    deep = [(look.loss.levels, look.loss.kept) for look in looks if look.loss.levels]
-    if not deep:
-        return None
-    before, kept = np.median(np.array(deep), axis=0)
-    return int(before), int(kept)
 
 
 def _pairs(

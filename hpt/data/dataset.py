@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ from hpt.data.row import METRICS, CatalogRow, Task
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")
+
+T = TypeVar("T")
 
 NAMED = 3
 """The number of unreadable images that a message names."""
@@ -200,17 +203,31 @@ def format_of(
     return form
 
 
-def _open(
-    found: CatalogRow | Path, listing: Listing, config: DataConfig, side: int, progress: Progress | None
-) -> OpenEntry:
+def with_format(
+    found: CatalogRow | Path,
+    listing: Listing,
+    config: DataConfig,
+    progress: Progress | None,
+    read: Callable[[PixelFormat], T],
+) -> tuple[PixelFormat, T]:
+    """The format of a dataset and what `read` makes of it, who reads all images: where it meets one of a kind that the
+    measured ones are not, all are measured, and read anew."""
     form = format_of(found, listing, config, progress)
-    dataset = _said(found)
     try:
-        return cache.open_or_build(listing, side, progress, dataset=dataset, form=form)
+        return form, read(form)
     except Unmeasured:
         log.info("%s has images of a kind that the measured ones are not: measuring all", name_of(found))
         form = format_of(found, listing, config, progress, thorough=True)
-        return cache.open_or_build(listing, side, progress, dataset=dataset, form=form)
+        return form, read(form)
+
+
+def _open(
+    found: CatalogRow | Path, listing: Listing, config: DataConfig, side: int, progress: Progress | None
+) -> OpenEntry:
+    def build(form: PixelFormat) -> OpenEntry:
+        return cache.open_or_build(listing, side, progress, dataset=_said(found), form=form)
+
+    return with_format(found, listing, config, progress, build)[1]
 
 
 def _said(found: CatalogRow | Path) -> str:

@@ -28,6 +28,7 @@ from hpt.callbacks import Progress
 from hpt.config import MOST_CHANNELS, DataConfig, parse_window
 from hpt.data import cache_store, decode
 from hpt.data.file_kinds import kind_of
+from hpt.data.left_out import ENOUGH, FEW_LEVELS
 from hpt.data.listing import Listing, Unreadable
 from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.raw import Colours, Depth, Range, Raw
@@ -43,7 +44,7 @@ VALUES = 1 << 15
 """The values of an image, of all channels, that are looked at."""
 TAIL, IMAGES_TAIL, MARGIN = 2e-4, 0.02, 0.05
 """The share of an image's values, and of the images, left aside at either end; what the window is widened by."""
-FEW_LEVELS, ENOUGH, ROUNDING = 128, 0.8, 0.5
+ROUNDING = 0.5
 """16 bits are kept where 8 leave less than this share of the grey levels of half of the images, and either fewer than
 so many, or steps so wide that an image's noise, by this factor, does not hide them."""
 SENTINEL_2 = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")

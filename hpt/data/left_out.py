@@ -112,7 +112,7 @@ def notes_of_others(kinds: Iterable[str]) -> list[Note]:
 def notes_of_losses(losses: npt.NDArray[np.int64], form: PixelFormat) -> list[Note]:
     """A line each of how numbers became pixels, and of what `decode.Loss` counts of each image [N, 3]: pages, and grey
     levels."""
-    pages, levels, kept = losses.T
+    pages, levels, _ = losses.T
     notes = []
     if paged := int((pages > 0).sum()):
         rest = counted(int(pages.sum()), "page or frame", "pages or frames")
@@ -122,9 +122,9 @@ def notes_of_losses(losses: npt.NDArray[np.int64], form: PixelFormat) -> list[No
     deep = levels > 0
     if words := form.in_words():
         notes.append(Note(words, doubtful=False))
-    if not deep.any():
+    if (counted_levels := levels_of(losses)) is None:
         return notes
-    before, after = int(np.median(levels[deep])), int(np.median(kept[deep]))
+    before, after = counted_levels
     text = f"{counted(int(deep.sum()), 'image')} of more than 8 bits keep {after:,} of {before:,} grey levels (median)"
     few = after < FEW_LEVELS and after < ENOUGH * before
     fix = ": give the range that they use by data.window=LOW:HIGH, or keep 16 bits by data.bits=16" if few else ""
@@ -133,6 +133,16 @@ def notes_of_losses(losses: npt.NDArray[np.int64], form: PixelFormat) -> list[No
         text = f"mixed bit depths: {int(deep.sum()):,} images of more than 8 bits and {int((~deep).sum()):,} of 8, each"
         notes.append(Note(f"{text} kind by a window of its own; what goes with the kind may be learned"))
     return notes
+
+
+def levels_of(losses: npt.NDArray[np.int64]) -> tuple[int, int] | None:
+    """The grey levels of the files of more than 8 bits, and those that their pixels keep, as medians of what
+    `decode.Loss` counts of each image [N, 3]; None where there are no such files."""
+    deep = losses[losses[:, 1] > 0]
+    if not len(deep):
+        return None
+    before, kept = np.median(deep[:, 1:], axis=0)
+    return int(before), int(kept)
 
 
 def tell(name: str, notes: Iterable[Note]) -> None:

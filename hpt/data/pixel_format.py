@@ -188,6 +188,11 @@ def full_range(values: npt.NDArray[Any]) -> Range:
     return low, high
 
 
+def eight_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Pixels of 8 or 16 bits as 8, for a person to look at and for thumbnails."""
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+
+
 def first_shown(channels: int) -> tuple[int, int, int]:
     """The channels that stand for red, green and blue where an image is shown."""
     if channels < 3:

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 from hpt.callbacks import Progress
+from hpt.data.pixel_format import eight_bits
 
 SIDE = 16
 """The side of a thumbnail in pixels."""
@@ -68,9 +69,8 @@ def thumbnail(pixels: npt.NDArray[Any], picture: Image.Image | None = None) -> T
     if picture is not None:
         reduced = np.asarray(_reduced(picture)).reshape(SIDE**2, -1).T
     else:
-        if pixels.dtype != np.uint8:
-            pixels = (pixels >> 8).astype(np.uint8)
-        reduced = np.stack([np.asarray(_reduced(Image.fromarray(plane))).reshape(-1) for plane in pixels])
+        planes = eight_bits(pixels)
+        reduced = np.stack([np.asarray(_reduced(Image.fromarray(plane))).reshape(-1) for plane in planes])
     weights = LUMA if len(reduced) == 3 else np.full(len(reduced), 1 / len(reduced))
     grey: Thumbnails = np.rint(weights @ np.ascontiguousarray(reduced)).astype(np.uint8)
     return grey

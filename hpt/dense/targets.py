@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 DenseTask = Literal["detection", "segmentation"]
+TASK_OF: dict[str, DenseTask] = {"detection": "detection", "segmentation": "segmentation"}
+"""The tasks by the kinds of evaluation that need them."""
 IGNORED = 255
 """The class of pixels that count neither in training nor in a figure."""
 Mask = npt.NDArray[np.uint8]

@@ -46,7 +46,6 @@ from hptctl.tracking import tracked
 # What evaluates is imported where a run does: a pretraining takes its first step 0.2 s sooner.
 if TYPE_CHECKING:
     from hpt.dense.dataset import DenseDataset
-    from hpt.dense.targets import DenseTask
     from hpt.dense.views import Normalisation
     from hpt.evaluate import Common
 
@@ -94,8 +93,9 @@ class Materials:
     def dense(self, config: EvaluateConfig, display: Display) -> DenseDataset:
         """The images of a dense evaluation, with their boxes or masks."""
         from hpt.dense.dataset import load
+        from hpt.dense.targets import TASK_OF
 
-        task: DenseTask = "detection" if config.kind == "detection" else "segmentation"
+        task = TASK_OF[config.kind]
         key = task, config.dataset, config.data, config.side
         if key not in self._dense:
             self._dense[key] = load(config.dataset, task, config.data, side=config.side, progress=display.progress)

@@ -21,7 +21,7 @@ from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
 from hpt.data.row import Absence, CatalogRow
 from hpt.dense.dataset import load as load_dense
-from hpt.dense.targets import DenseTask
+from hpt.dense.targets import TASK_OF
 from hpt.errors import DataError, RunError, WeightsError
 from hpt.processes import planned_precision
 from hptctl import console, deadline, runs, tracking
@@ -132,8 +132,7 @@ class Progress:
                 if absence is not None and absence.by == "run":
                     return None
                 with console.Display(follow=deadline.follow) as display:
-                    if key[2] in DENSE:
-                        task: DenseTask = "detection" if key[2] == "detection" else "segmentation"
+                    if task := TASK_OF.get(key[2]):
                         dense = load_dense(key[0], task, config.data, side=key[1], progress=display.progress)
                         self._datasets[key] = dense.dataset
                     else:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from hptctl import options
-from hptctl.commands.sweep.search import Labels, Lr, Search, SearchOptions
+from hptctl.commands.sweep.search import over_learning_rates
 
 
-@options.gathered
-def detection(
-    run: options.RunArgument = None,
-    lr: Lr = None,
-    labels: Labels = None,
-    dataset: options.Dataset = None,
-    metric: options.Metric = None,
-    *,
-    search: SearchOptions,
-) -> None:
+@over_learning_rates
+def detection() -> None:
     """Train a detector at every point of a space; val chooses, the winner alone is tested, once.
 
     Without a space: learning rates around that of the preset.
@@ -26,5 +17,3 @@ def detection(
 
         hptctl sweep detection my-base -d cells/ --set detection.head=c4,fpn
     """
-    fields = {"labels": labels, "dataset": dataset, "metric": metric}
-    Search("detection", search, fields, {"lr": lr}, run=run).answer()

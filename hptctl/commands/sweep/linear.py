@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from hptctl import options
-from hptctl.commands.sweep.search import Labels, Lr, Search, SearchOptions
+from hptctl.commands.sweep.search import over_learning_rates
 
 
-@options.gathered
-def linear(
-    run: options.RunArgument = None,
-    lr: Lr = None,
-    labels: Labels = None,
-    dataset: options.Dataset = None,
-    metric: options.Metric = None,
-    *,
-    search: SearchOptions,
-) -> None:
+@over_learning_rates
+def linear() -> None:
     """Probe at every point of a space; val chooses, the winner alone is tested, once.
 
     Without a space: learning rates 0.3, 3 and 30, which `hptctl evaluate linear` tries in one pass, and so for less.
@@ -26,5 +17,3 @@ def linear(
 
         hptctl sweep linear my-base --set linear.batch_size=64,256 --set linear.min_scale=0.08,0.3
     """
-    fields = {"labels": labels, "dataset": dataset, "metric": metric}
-    Search("linear", search, fields, {"lr": lr}, run=run).answer()

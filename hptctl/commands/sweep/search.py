@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -86,6 +87,26 @@ class SearchOptions:
     resume: Resume = None
     experiment: options.Experiment = "hptctl"
     as_json: options.Json = False
+
+
+def over_learning_rates(declared: Callable[[], None]) -> Callable[..., None]:
+    """The command of a sweep whose short option is the learning rate, made of a function that declares it and has no
+    body: its name is the target, its docstring the command's help."""
+
+    def command(
+        run: options.RunArgument = None,
+        lr: Lr = None,
+        labels: Labels = None,
+        dataset: options.Dataset = None,
+        metric: options.Metric = None,
+        *,
+        search: SearchOptions,
+    ) -> None:
+        fields = {"labels": labels, "dataset": dataset, "metric": metric}
+        Search(cast("Target", declared.__name__), search, fields, {"lr": lr}, run=run).answer()
+
+    command.__name__, command.__doc__ = declared.__name__, declared.__doc__
+    return options.gathered(command)
 
 
 @dataclass(frozen=True)

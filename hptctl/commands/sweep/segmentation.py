@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from hptctl import options
-from hptctl.commands.sweep.search import Labels, Lr, Search, SearchOptions
+from hptctl.commands.sweep.search import over_learning_rates
 
 
-@options.gathered
-def segmentation(
-    run: options.RunArgument = None,
-    lr: Lr = None,
-    labels: Labels = None,
-    dataset: options.Dataset = None,
-    metric: options.Metric = None,
-    *,
-    search: SearchOptions,
-) -> None:
+@over_learning_rates
+def segmentation() -> None:
     """Train a segmenter at every point of a space; val chooses, the winner alone is tested, once.
 
     Without a space: learning rates around that of the preset.
@@ -26,5 +17,3 @@ def segmentation(
 
         hptctl sweep segmentation my-base -d streets/ --set segmentation.head=fcn,deeplabv3
     """
-    fields = {"labels": labels, "dataset": dataset, "metric": metric}
-    Search("segmentation", search, fields, {"lr": lr}, run=run).answer()
