@@ -1,0 +1,152 @@
+"""`benchmarks/pretraining.py` over sets of four kinds, view sizes and backbones: one table.
+
+    cells       blood cells, photographs of 640 x 480 px
+    driving     street scenes of 480 x 360 px
+    flowers     flowers enlarged to 500 px
+    mixed       2,000 images of 60 to 200 px, each of a shape of its own, made from the other sets
+
+The batch is smaller where views are larger, so that a step stays one of seconds; every row of a cell has the same one.
+`ours` and `peer` are images/s, `peer` of the better of torchvision's transforms on Pillow images and lightly's, each behind
+a DataLoader; `x ready` is our step over our own on views that are ready, `x bare` over the paper's, which is the bound of
+peers; all are medians of ratios within a repeat. `bound` names what the rest goes to.
+
+    uv run python benchmarks/sizes.py DATA --out sizes.json
+
+DATA holds bccd_cells.zip, camvid_driving.zip, flowers102.zip, tiny_imagenet.zip and traffic_signs.zip. Cells that the
+file has already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+BATCHES = {
+    "resnet18": {64: 128, 32: 256, 112: 32, 224: 16},
+    "resnet50": {64: 32, 32: 64, 112: 16, 224: 8},
+}
+SETS = ("cells", "mixed", "flowers", "driving")
+PEERS = ("pillow", "lightly")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def pictures(archive: Path) -> Iterator[bytes]:
+    """The train images of a zip, without masks."""
+    with zipfile.ZipFile(archive) as opened:
+        for name in sorted(opened.namelist()):
+            path = Path(name)
+            if path.suffix.lower() in SUFFIXES and not {"val", "test", "masks", "labels"} & set(path.parts):
+                yield opened.read(name)
+
+
+def write_set(name: str, data: Path, folder: Path) -> None:
+    """A set's images as <folder>/all/<number>.jpg."""
+    (folder / "all").mkdir(parents=True)
+    if name == "mixed":
+        made = mixed(data)
+    elif name == "flowers":
+        made = (enlarged(read) for read in pictures(data / "flowers102.zip"))
+    else:
+        made = pictures(data / {"cells": "bccd_cells.zip", "driving": "camvid_driving.zip"}[name])
+    for number, read in enumerate(made):
+        with Image.open(io.BytesIO(read)) as image:
+            suffix = ".png" if image.format == "PNG" else ".jpg"
+        (folder / "all" / f"{number:05d}{suffix}").write_bytes(read)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.convert("RGB").save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def enlarged(read: bytes) -> bytes:
+    with Image.open(io.BytesIO(read)) as image:
+        ratio = 500 / min(image.size)
+        return jpeg(image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.BICUBIC))
+
+
+def mixed(data: Path, images: int = 2000) -> Iterator[bytes]:
+    draw = random.Random(0)
+    archives = ("flowers102.zip", "tiny_imagenet.zip", "traffic_signs.zip", "bccd_cells.zip")
+    for archive in archives:
+        for number, read in enumerate(pictures(data / archive)):
+            if number == images // len(archives):
+                break
+            with Image.open(io.BytesIO(read)) as image:
+                yield jpeg(image.resize((draw.randint(60, 200), draw.randint(60, 200)), Image.Resampling.BICUBIC))
+
+
+def measured(folder: Path, size: int, backbone: str, steps: int, repeats: int) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        subprocess.run(
+            [
+                *(sys.executable, str(Path(__file__).with_name("pretraining.py")), str(folder)),
+                *("--image-size", str(size), "--backbone", backbone, "--batch-size", str(BATCHES[backbone][size])),
+                *("--steps", str(steps), "--repeats", str(repeats), "--json", out.name),
+                *("--only", "bare", "ready", "ours", *PEERS),
+            ],
+            check=True,
+        )
+        return dict(json.loads(Path(out.name).read_text()))
+
+
+def ratio(seconds: dict[str, list[float]], name: str, over: str) -> float:
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[over], strict=True))
+
+
+def row(cell: dict[str, Any]) -> str:
+    seconds, batch = cell["seconds_per_step"], cell["config"]["batch_size"]
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    peer = min(PEERS, key=lambda name: medians[name])
+    over = statistics.median(a / b for a, b in zip(seconds[peer], seconds["ours"], strict=True))
+    return (
+        f"| {cell['set']} | {cell['config']['backbone']} | {cell['config']['image_size']} | {batch}"
+        f" | {batch / medians['ours']:.0f} | {ratio(seconds, 'ours', 'ready'):.2f} | {ratio(seconds, 'ours', 'bare'):.2f}"
+        f" | {batch / medians[peer]:.0f} ({peer}) | {ratio(seconds, peer, 'bare'):.2f} | {over:.2f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 32, 112, 224])
+    parser.add_argument("--backbones", nargs="+", choices=list(BATCHES), default=list(BATCHES))
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    cells = json.loads(options.out.read_text()) if options.out.exists() else []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.sets:
+            write_set(name, options.data, Path(scratch) / name)
+        for backbone in options.backbones:
+            for size in options.sizes:
+                for name in options.sets:
+                    key = (name, backbone, size)
+                    if any((c["set"], c["config"]["backbone"], c["config"]["image_size"]) == key for c in cells):
+                        continue
+                    found = measured(Path(scratch) / name, size, backbone, options.steps, options.repeats)
+                    cells.append({"set": name} | found)
+                    options.out.write_text(json.dumps(cells, indent=1))
+    print("| set | backbone | px | batch | ours | x ready | x bare | peer | its x bare | ours over it |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for cell in cells:
+        print(row(cell))
+
+
+if __name__ == "__main__":
+    main()
