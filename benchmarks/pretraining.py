@@ -15,11 +15,13 @@ The paper's step is written as its published code has it, for one device: one ba
 
 Each repeat runs all of them for `--steps` steps after one to warm up (three on a GPU); the table shows medians over the
 repeats. `x bare` and `x ready` are medians of the ratios within a repeat, so that other work on the machine slows both
-sides. A user's long run gets the speed of `ours`, which is the loop that runs it; `hptctl bench` measures its step over
-`ready` in the same way (blocks of steps with all their own reading): its ratio is the `x ready` of `ours`. `cpu s` are
-the processor's seconds per step, workers included: read these where other work shares the cores. `of peak` is the share
-of what the device does in a large matrix product of the same precision, measured before, that goes into the step's own
-convolutions and matrix products, as torch.utils.flop_counter counts them.
+sides: give many repeats of few steps where its speed changes. Each loop is begun once and held between its turns, as
+are the workers of its DataLoader, which could otherwise prepare batches in the time of others (each prepares one at a
+time: give as many steps as there are workers, or a multiple). A user's long run gets the speed of `ours`, which is the
+loop that runs it; `hptctl bench` measures its step over `ready` in the same way: its ratio is the `x ready` of `ours`.
+`cpu s` are the processor's seconds per step, workers included: read these where other work shares the cores. `of peak`
+is the share of what the device does in a large matrix product of the same precision, measured before, that goes into
+the step's own convolutions and matrix products, as torch.utils.flop_counter counts them.
 
 What cannot run here (lightly is not installed, there is no CUDA device) is left out, and named.
 
@@ -32,6 +34,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -190,7 +193,10 @@ def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def batches(folder: Path, transform: Callable[[object], object], config: PretrainConfig) -> Iterator[Views]:
-    """Endless pairs of views from a DataLoader, as the frameworks' examples have it."""
+    """Endless pairs of views from a DataLoader, as the frameworks' examples have it.
+
+    Its workers are the newest children of this process once the first pair has come.
+    """
     workers = cores.usable()
     loader = DataLoader(
         ImageFolder(folder, transform),
@@ -237,28 +243,66 @@ def warm_steps(device: torch.device) -> int:
     return 3 if device.type == "cuda" else 1
 
 
-def ours(config: PretrainConfig, images: Images, steps: int, device: torch.device) -> tuple[float, float]:
-    """Seconds per step, as `timed`, of the real loop; checkpoints are left to the end, which is not timed."""
-    warm = warm_steps(device)
-    times: dict[int, tuple[float, float]] = {}
+class OurLoop:
+    """The real loop in a thread of its own, which takes a step when it is called, and waits otherwise.
 
-    def look(done: int, total: int, what: str) -> None:
-        if done in (warm, warm + steps) and what == "training":
-            wait(device)
-            times[done] = time.perf_counter(), processor_seconds()
+    It comes to no checkpoint. What is read ahead while it waits are three batches, on a CPU without their pixels.
+    """
 
-    long = {"steps": warm + steps + 1, "checkpoint_every": warm + steps + 1, "log_every": 10}
-    with tempfile.TemporaryDirectory() as folder:
-        pretrain(
-            config.model_copy(update=long),
-            images,
-            None,
-            Path(folder),
-            processes=Processes(1, config.device),
-            callbacks=Callbacks(progress=look),
-        )
-    wall, busy = (after - before for before, after in zip(times[warm], times[warm + steps], strict=True))
-    return wall / steps, busy / steps
+    def __init__(self, config: PretrainConfig, images: Images, folder: Path) -> None:
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._error: BaseException | None = None
+        long = {"steps": 10**6, "checkpoint_every": 10**6, "log_every": 10}
+        arguments = (config.model_copy(update=long), images, folder)
+        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+
+    def _run(self, config: PretrainConfig, images: Images, folder: Path) -> None:
+        self._go.acquire()
+        try:
+            pretrain(
+                config,
+                images,
+                None,
+                folder,
+                processes=Processes(1, config.device),
+                callbacks=Callbacks(progress=self._pause),
+            )
+        except BaseException as error:
+            self._error = error
+            self._done.release()
+
+    def _pause(self, done: int, total: int, what: str) -> None:
+        if what == "training" and done:
+            self._done.release()
+            self._go.acquire()
+
+    def __call__(self) -> None:
+        self._go.release()
+        self._done.acquire()
+        if self._error is not None:
+            raise RuntimeError(str(self._error)) from self._error
+
+
+class Workers:
+    """A step that takes what worker processes prepare: they are stopped between its turns.
+
+    Whoever is done with it lets them go on, or this process would wait for them at its end.
+    """
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        before = set(psutil.Process().children())
+        step()
+        self.step = step
+        self.processes = [each for each in psutil.Process().children() if each not in before]
+        self.hold()
+
+    def hold(self) -> None:
+        for process in self.processes:
+            process.suspend()
+
+    def go_on(self) -> None:
+        for process in self.processes:
+            process.resume()
 
 
 def flops_of(step: Callable[[], None]) -> int:
@@ -316,21 +360,31 @@ def main() -> None:
                 archive.extractall(unpacked)
             folder = Path(unpacked)
         rows, flops, left_out = prepared(
-            options.only, config, images, folder / "train" if (folder / "train").is_dir() else folder, device
+            options.only,
+            config,
+            images,
+            folder / "train" if (folder / "train").is_dir() else folder,
+            device,
+            Path(stack.enter_context(tempfile.TemporaryDirectory())),
         )
+        for workers in (each for each in rows.values() if isinstance(each, Workers)):
+            stack.callback(workers.go_on)
         seconds: dict[str, list[float]] = {name: [] for name in rows}
         busy: dict[str, list[float]] = {name: [] for name in rows}
         for repeat in range(options.repeats):
             start = time.perf_counter()
             for name in [*rows]:
-                # The workers went on while the others ran: first use up what they had prepared.
-                warm = 1 + PREFETCH * cores.usable() if name in LOADED else warm_steps(device)
+                row = rows[name]
                 try:
-                    taken, used = (
-                        ours(config, images, options.steps, device)
-                        if name == "ours"
-                        else timed(rows[name], options.steps, device, warm)
-                    )
+                    if isinstance(row, Workers):
+                        row.go_on()
+                        # The first repeat takes what the workers had prepared before the others ran. Later a step to
+                        # warm up would take the time in which they prepare what is timed.
+                        warm = 1 + PREFETCH * cores.usable() if repeat == 0 else 0
+                        taken, used = timed(row.step, options.steps, device, warm)
+                        row.hold()
+                    else:
+                        taken, used = timed(row, options.steps, device, warm_steps(device))
                 except RuntimeError as error:  # a worker without shared memory, a GPU without enough
                     left_out[name] = reason(error)
                     del rows[name], seconds[name], busy[name]
@@ -361,8 +415,8 @@ def main() -> None:
 
 
 def prepared(
-    names: list[str], config: PretrainConfig, images: Images, folder: Path, device: torch.device
-) -> tuple[dict[str, Callable[[], None]], dict[str, int], dict[str, str]]:
+    names: list[str], config: PretrainConfig, images: Images, folder: Path, device: torch.device, scratch: Path
+) -> tuple[dict[str, Callable[[], None] | Workers], dict[str, int], dict[str, str]]:
     """What takes a step of each row; the FLOPs of our step and of the paper's; why a row is left out."""
     norm = (images.mean, images.std)
     generator = torch.Generator().manual_seed(0)
@@ -372,11 +426,13 @@ def prepared(
     papers, step = papers_step(config, device), our_step(config, device)
     flops = {"papers": flops_of(lambda: papers(ready)), "ours": flops_of(lambda: step(ours_ready))}
 
-    def row(name: str) -> Callable[[], None]:
+    def row(name: str) -> Callable[[], None] | Workers:
         if name == "bare":
             return lambda: papers(ready)
-        if name in ("ready", "ours"):  # the loop of `ours` is timed by itself
+        if name == "ready":
             return lambda: step(ours_ready)
+        if name == "ours":
+            return OurLoop(config, images, scratch)
         if name in ("whole", "compiled"):
             whole = our_step(in_one_pass(config), device, compiled=name == "compiled")
             return lambda: whole(ours_ready)
@@ -390,9 +446,9 @@ def prepared(
             one = standard_transform(config.image_size, *norm, pillow=name == "pillow")
             transform = lambda image: (one(image), one(image))  # noqa: E731
         loader = batches(folder, transform, config)
-        return lambda: papers(next(loader))
+        return Workers(lambda: papers(next(loader)))
 
-    rows, left_out = dict[str, Callable[[], None]](), dict[str, str]()
+    rows, left_out = dict[str, Callable[[], None] | Workers](), dict[str, str]()
     for name in names:
         try:
             rows[name] = row(name)

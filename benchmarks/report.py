@@ -1,9 +1,11 @@
-"""How long the report on a store of about a thousand runs takes, and how large it is.
+"""How long the report on a store of about a thousand runs takes, how large it is, and how long `runs list` takes.
 
-uv run python benchmarks/report.py --folder /tmp/many --datasets 16
+    uv run python benchmarks/report.py --folder /tmp/many --datasets 16
+    uv run python benchmarks/report.py --folder /tmp/many --datasets 160 --writers 16 --store http://127.0.0.1:5000
 
 The store is made up: figures fall from curves, predictions from images that are more or less hard. Making it takes some
-minutes; a folder that holds one already is reported on as it is.
+minutes; a folder that holds one already is reported on as it is. `--writers` processes make it at once, each a dataset
+at a time, as the jobs of a cluster would; `lost` are the runs that the store has not got, or without all their metrics.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +146,8 @@ class Store:
         level, gain = 0.55 + 0.02 * (number % 7), 0.12 - 0.012 * (number % 12)
         base = "moco-v2-800ep"
         if number == 2:  # a chain over the first dataset
-            base_of_chain = next(each for each in self.ids if each.startswith("hpt-") and each.endswith("-5000-0"))
-            over = self.pretrain("hpt", name, 5000, 9, base_of_chain)
+            first = self.pretrain("hpt", "dataset-000", 5000, 8, base)
+            over = self.pretrain("hpt", name, 5000, 9, first)
             self.evaluate("linear", over, name, level + gain + 0.03, reruns=3)
         for strategy, lengths in LENGTHS.items():
             for steps in lengths:
@@ -166,11 +170,34 @@ class Store:
                 self.evaluate("linear", source, name, level + gain - worse, reruns=3)
 
 
+def make(number: int, images: int) -> int:
+    """One dataset's runs; how many."""
+    store = Store(images)
+    store.clock += number * HOUR * 200
+    store.dataset(f"dataset-{number:03d}", number)
+    return store.made
+
+
+def lost() -> int:
+    """The runs of the folder that the store has not got as they are."""
+    tracked = {record.name: record for record in tracking.read_runs()}
+    count = 0
+    for run in runs.all_runs():
+        last: dict[str, float] = {}
+        for line in run.metrics():
+            last |= {key: value for key, value in line.items() if key not in ("step", "time")}
+        found = tracked.get(run.name)
+        count += found is None or any(found.metrics.get(key) != value for key, value in last.items())
+    return count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="working folder of the store")
     parser.add_argument("--datasets", type=int, default=16)
     parser.add_argument("--images", type=int, default=2000, help="test images of each")
+    parser.add_argument("--writers", type=int, default=1, help="processes that make the store at once")
+    parser.add_argument("--store", help="of MLflow: its address; left out: SQLite in the folder")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     out = options.json.resolve() if options.json else None
@@ -179,11 +206,14 @@ def main() -> None:
     os.chdir(options.folder)
     os.environ["HPTCTL_CACHE"] = str(Path.cwd() / "cache")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if options.store:
+        os.environ["MLFLOW_TRACKING_URI"] = options.store
     if not runs.all_runs():
-        store = Store(options.images)
-        for number in range(options.datasets):
-            store.dataset(f"dataset-{number:02d}", number)
-            print(f"{store.made} runs", file=sys.stderr)
+        made, since = 0, time.perf_counter()
+        with ProcessPoolExecutor(options.writers, mp_context=get_context("spawn")) as pool:
+            for count in pool.map(make, range(options.datasets), [options.images] * options.datasets):
+                made += count
+                print(f"{made} runs, {made / (time.perf_counter() - since):.1f} a second", file=sys.stderr)
     for file in Path("cache/intervals").glob("*.json"):
         file.unlink()
     medians: dict[str, float] = {}
@@ -192,7 +222,11 @@ def main() -> None:
         command = [sys.executable, "-m", "hptctl", "report", "--out", "report.html"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         medians[f"seconds, {what}"] = time.perf_counter() - since
-    medians |= {"MB": Path("report.html").stat().st_size / 1e6, "runs": len(tracking.read_runs())}
+    for words in (("runs", "list"), ("runs", "list", "--json")):
+        since = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "hptctl", *words], check=True, stdout=subprocess.DEVNULL)
+        medians[f"seconds, {' '.join(words)}"] = time.perf_counter() - since
+    medians |= {"MB": Path("report.html").stat().st_size / 1e6, "runs": len(tracking.read_runs()), "lost": lost()}
     print(json.dumps(medians, indent=1))
     if out:
         out.write_text(json.dumps({"medians": medians}))

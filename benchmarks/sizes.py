@@ -5,10 +5,11 @@
     flowers     flowers enlarged to 500 px
     mixed       2,000 images of 60 to 200 px, each of a shape of its own, made from the other sets
 
-The batch is smaller where views are larger, so that a step stays one of seconds; every row of a cell has the same one.
-`ours` and `peer` are images/s, `peer` of the better of torchvision's transforms on Pillow images and lightly's, each behind
-a DataLoader; `x ready` is our step over our own on views that are ready, `x bare` over the paper's, which is the bound of
-peers; all are medians of ratios within a repeat. `bound` names what the rest goes to.
+The batch is smaller where views are larger; every row of a cell has the same one.
+`ours` and `peer` are images/s, `peer` of the better of torchvision's transforms on Pillow images and lightly's, each
+behind a DataLoader; `x ready` is our step over our own on views that are ready, `x bare` over the paper's, which is the
+bound of peers. All are of means over the repeats, whose order interleaves the rows: workers prepare whole batches, so
+that turns of few steps are short and long in turn, and a median would see the one or the other.
 
     uv run python benchmarks/sizes.py DATA --out sizes.json
 
@@ -34,9 +35,10 @@ from typing import Any
 from PIL import Image
 
 BATCHES = {
-    "resnet18": {64: 128, 32: 256, 112: 32, 224: 16},
-    "resnet50": {64: 32, 32: 64, 112: 16, 224: 8},
+    "resnet18": {64: 256, 32: 256, 112: 128, 224: 64},
+    "resnet50": {64: 128, 112: 64, 32: 256, 224: 32},
 }
+REPEATS = {32: 10, 64: 5, 112: 3, 224: 3}
 SETS = ("cells", "mixed", "flowers", "driving")
 PEERS = ("pillow", "lightly")
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -89,13 +91,13 @@ def mixed(data: Path, images: int = 2000) -> Iterator[bytes]:
                 yield jpeg(image.resize((draw.randint(60, 200), draw.randint(60, 200)), Image.Resampling.BICUBIC))
 
 
-def measured(folder: Path, size: int, backbone: str, steps: int, repeats: int) -> dict[str, Any]:
+def measured(folder: Path, size: int, backbone: str, repeats: int) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         subprocess.run(
             [
                 *(sys.executable, str(Path(__file__).with_name("pretraining.py")), str(folder)),
                 *("--image-size", str(size), "--backbone", backbone, "--batch-size", str(BATCHES[backbone][size])),
-                *("--steps", str(steps), "--repeats", str(repeats), "--json", out.name),
+                *("--steps", "2", "--repeats", str(repeats), "--json", out.name),
                 *("--only", "bare", "ready", "ours", *PEERS),
             ],
             check=True,
@@ -104,18 +106,19 @@ def measured(folder: Path, size: int, backbone: str, steps: int, repeats: int) -
 
 
 def ratio(seconds: dict[str, list[float]], name: str, over: str) -> float:
-    return statistics.median(a / b for a, b in zip(seconds[name], seconds[over], strict=True))
+    return statistics.mean(seconds[name]) / statistics.mean(seconds[over])
 
 
 def row(cell: dict[str, Any]) -> str:
     seconds, batch = cell["seconds_per_step"], cell["config"]["batch_size"]
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    peer = min(PEERS, key=lambda name: medians[name])
-    over = statistics.median(a / b for a, b in zip(seconds[peer], seconds["ours"], strict=True))
+    means = {name: statistics.mean(taken) for name, taken in seconds.items()}
+    peer = min(PEERS, key=lambda name: means[name])
+    over = ratio(seconds, peer, "ours")
+    to_ready, to_bare = ratio(seconds, "ours", "ready"), ratio(seconds, "ours", "bare")
     return (
         f"| {cell['set']} | {cell['config']['backbone']} | {cell['config']['image_size']} | {batch}"
-        f" | {batch / medians['ours']:.0f} | {ratio(seconds, 'ours', 'ready'):.2f} | {ratio(seconds, 'ours', 'bare'):.2f}"
-        f" | {batch / medians[peer]:.0f} ({peer}) | {ratio(seconds, peer, 'bare'):.2f} | {over:.2f} |"
+        f" | {batch / means['ours']:.0f} | {to_ready:.2f} | {to_bare:.2f}"
+        f" | {batch / means[peer]:.0f} ({peer}) | {ratio(seconds, peer, 'bare'):.2f} | {over:.2f} |"
     )
 
 
@@ -126,8 +129,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 32, 112, 224])
     parser.add_argument("--backbones", nargs="+", choices=list(BATCHES), default=list(BATCHES))
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=float, default=1.0, help="times the usual number")
     options = parser.parse_args()
     cells = json.loads(options.out.read_text()) if options.out.exists() else []
     with tempfile.TemporaryDirectory() as scratch:
@@ -139,7 +141,7 @@ def main() -> None:
                     key = (name, backbone, size)
                     if any((c["set"], c["config"]["backbone"], c["config"]["image_size"]) == key for c in cells):
                         continue
-                    found = measured(Path(scratch) / name, size, backbone, options.steps, options.repeats)
+                    found = measured(Path(scratch) / name, size, backbone, round(options.repeats * REPEATS[size]))
                     cells.append({"set": name} | found)
                     options.out.write_text(json.dumps(cells, indent=1))
     print("| set | backbone | px | batch | ours | x ready | x bare | peer | its x bare | ours over it |")

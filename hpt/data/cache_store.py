@@ -1,6 +1,7 @@
 """The cache of decoded images on the disk: its entries are opened, listed, and pruned while other processes use them.
 
-An entry that is open holds a shared lock (flock) on its images.bin for as long as its pixels are mapped. Pruning takes
+An entry that is open holds a shared lock on its images.bin for as long as its pixels are mapped (by flock, which NFS
+passes on to the other machines; on Windows a file that is mapped cannot be taken away anyhow). Pruning takes
 an entry away only under the exclusive lock, and by one rename, so that a process that comes too late finds no entry
 and builds it again. A process that builds an entry holds the lock of its stamp; a `.building-*` whose lock is free was
 abandoned.
@@ -10,7 +11,6 @@ Lock files are never removed: they are empty, and removing one that a process wa
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -28,6 +28,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
+import portalocker
+from portalocker import LockFlags
 
 from hpt.data.pixel_format import PixelFormat
 from hpt.files import shared_lock
@@ -166,8 +168,9 @@ def open_pixels(path: Path) -> BinaryIO:
     while True:
         file = (path / "images.bin").open("rb")
         try:
-            with suppress(OSError):  # a file system without locks, on which nothing in use is pruned either
-                fcntl.flock(file, fcntl.LOCK_SH)
+            # A file system may have no locks; nothing in use is pruned there either.
+            with suppress(portalocker.LockException):
+                portalocker.lock(file, LockFlags.SHARED)
             if os.path.samestat(os.fstat(file.fileno()), (path / "images.bin").stat()):
                 return file
         except BaseException:
@@ -250,8 +253,10 @@ def _may_remove(path: Path) -> bool:
     """Whether this user may: the folder must be writable, and with its sticky bit the entry be the user's own."""
     if not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
         return False
-    folder, user = path.parent.stat(), os.geteuid()
-    return not folder.st_mode & stat.S_ISVTX or user in {0, folder.st_uid, path.stat().st_uid}
+    folder = path.parent.stat()
+    if not folder.st_mode & stat.S_ISVTX:  # never set on Windows
+        return True
+    return os.geteuid() in {0, folder.st_uid, path.stat().st_uid}
 
 
 def _entry(path: Path, datasets: set[str]) -> StoredEntry:
@@ -362,8 +367,8 @@ def _alone(path: Path) -> Iterator[bool]:
         return
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held, or a file system without locks: who knows
+            portalocker.lock(file, LockFlags.EXCLUSIVE | LockFlags.NON_BLOCKING)
+        except portalocker.LockException:  # held, or a file system without locks: who knows
             yield False
         else:
             yield True

@@ -17,14 +17,13 @@ def ui(
         hptctl ui --port 5001
     """
     import os
-    import signal
     import socket
     import subprocess
     import sys
 
     from hpt.errors import ConfigError, HptError
     from hptctl import console, tracking
-    from hptctl.runs.children import safe_path
+    from hptctl.runs.children import safe_path, terminate_tree
     from hptctl.runs.signals import held_back
 
     store = tracking.uri()
@@ -54,7 +53,7 @@ def ui(
                 break
             except subprocess.TimeoutExpired:
                 if stop():
-                    os.killpg(server.pid, signal.SIGTERM)
+                    terminate_tree(server.pid)
                     code = server.wait(timeout=20)
                     break
     if not stop() and code:

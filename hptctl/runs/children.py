@@ -206,6 +206,17 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
+def terminate_tree(pid: int) -> None:
+    """Ask a process and all that it started to end; on Windows, which cannot ask, they are ended."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                each.terminate()
+
+
 def _kill_tree(pid: int) -> None:
     """Kill a process and all that it started, which may be in sessions of their own."""
     import psutil

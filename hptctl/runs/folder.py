@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def spec(self) -> Spec:
-        """`run.json`; a RunError when it is not there or damaged."""
+        """`run.json`, read once, since it does not change; a RunError when it is not there or damaged."""
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> Spec:
         try:
             return Spec.model_validate_json((self.path / "run.json").read_bytes())
         except FileNotFoundError:
@@ -228,8 +233,9 @@ def all_runs() -> list[Run]:
     """Every run of the working folder, the oldest first; one whose run.json is damaged is named and left out."""
     found = []
     for path in RUNS.glob("*/run.json"):
+        run = Run(path.parent)
         try:
-            found.append((Run(path.parent).spec().created, Run(path.parent)))
+            found.append((run.spec().created, run))
         except RunError as error:
             log.warning("%s", error)
     return [run for _, run in sorted(found, key=lambda pair: pair[0])]
@@ -331,10 +337,6 @@ def _verb(kind: Kind) -> str:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    import psutil
+
+    return bool(psutil.pid_exists(pid))  # on Windows `os.kill(pid, 0)` would send it a Ctrl-C

@@ -167,7 +167,7 @@ def _unpacked(folder: Path, manifest: Manifest, moves: Sequence[Move]) -> list[_
         if spec.source_folder is not None and spec.source in manifest.run_names:
             started.append((spec.source_folder, f"{here}/{spec.source}"))
         spec = places.moved(spec, started)
-        _record(run, spec)
+        run = _record(run, spec)
         status = run.status()
         if status.state in {"running", "killed"}:  # nobody works on it, since it was exported
             run.write_status(state="killed", reason=status.reason or "its process died without a word")
@@ -176,9 +176,12 @@ def _unpacked(folder: Path, manifest: Manifest, moves: Sequence[Move]) -> list[_
     return found
 
 
-def _record(run: Run, spec: Spec) -> None:
-    if spec != run.spec():
-        write_text(run.path / "run.json", spec.stored())
+def _record(run: Run, spec: Spec) -> Run:
+    """Write a run's `run.json`; returns the run as it is then."""
+    if spec == run.spec():
+        return run
+    write_text(run.path / "run.json", spec.stored())
+    return Run(run.path)
 
 
 def _with_free_names(arriving: list[_Arriving], others: Sequence[Spec]) -> tuple[list[_Arriving], dict[str, str]]:
@@ -208,8 +211,7 @@ def _renamed(each: _Arriving, names: Mapping[str, str]) -> _Arriving:
     if (name, parent) == (spec.name, spec.parent):
         return each
     spec = spec.model_copy(update={"name": name, "parent": parent})
-    _record(each.run, spec)
-    run = each.run
+    run = _record(each.run, spec)
     if name != run.name:
         run = Run(run.path.rename(run.path.with_name(name)))
     return replace(each, run=run, spec=spec)

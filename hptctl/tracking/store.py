@@ -27,6 +27,8 @@ log = logging.getLogger("hptctl.tracking")
 DATABASES = {"sqlite", "postgresql", "postgres", "mysql", "mssql"}
 """Kinds of addresses that MLflow opens as databases."""
 CONNECT_SECONDS = 10
+PAGE = 250
+"""Runs that are asked for at once: a busy server has sent a thousand too late (MLFLOW_HTTP_REQUEST_TIMEOUT)."""
 MARKER = "hptctl"
 """The tag, of the version of this schema, by which our runs are known in a shared store."""
 
@@ -247,7 +249,7 @@ def read_runs(experiment: str | None = None) -> list[Record]:
         token: str | None = None
         while True:
             page = mlflow_client.search_runs(
-                list(known), max_results=1000, page_token=token, order_by=["attributes.start_time ASC"]
+                list(known), max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
             )
             ours = [run for run in page if MARKER in run.data.tags]
             records += [record for run in ours if (record := _record(run, known[run.info.experiment_id])) is not None]

@@ -14,20 +14,27 @@ from hptctl.format import duration, percent
 if TYPE_CHECKING:
     from hptctl.runs import Status
 
+NEWEST = 100
+"""The runs that are listed where nobody says how many: those that a person looks through."""
+
 
 def list_runs(
     kind: Annotated[str | None, typer.Option("--kind", help="pretrain, linear, knn, finetune or sweep.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", min=1, help=f"Show so many; {NEWEST} without, and as JSON all.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """List the runs of the working folder, the newest last.
 
     Example:
 
-        hptctl runs list --kind pretrain
+        hptctl runs list --kind pretrain --last 20
     """
     from hptctl import console, runs
 
-    found = [run for run in runs.all_runs() if kind in (None, run.spec().kind)]
+    every = [run for run in runs.all_runs() if kind in (None, run.spec().kind)]
+    found = every[-(last or (len(every) if as_json else NEWEST)) :]
     rows = [(run, run.spec(), run.status()) for run in found]
     if as_json:
         console.print_json(
@@ -58,6 +65,8 @@ def list_runs(
             for _, spec, status in rows
         ],
     )
+    if len(every) > len(found):
+        console.note(f"and {len(every) - len(found):,} earlier ones: `hptctl runs list --last {len(every)}` has all")
 
 
 def show(
