@@ -38,6 +38,12 @@ def quiet_accelerate() -> dict[str, str]:
     return dict.fromkeys(("ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"), "false")
 
 
+def quiet_sockets() -> None:
+    """Keep torch.distributed from writing of sockets and names of hosts by itself, past Python: what matters of it is
+    said in a line. Before PyTorch is loaded, which reads it once."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+
+
 def follow_no_accelerate() -> None:
     """Forget, in a process of a run, what the user's launcher has told Accelerate besides who the processes are: its
     file of defaults may name a precision, DeepSpeed or FSDP."""

@@ -118,7 +118,7 @@ def pretrain(
     from hpt.config import asked as asked_for
     from hpt.config import flatten
     from hpt.errors import ConfigError
-    from hptctl import console, deadline, runs
+    from hptctl import console, deadline, environment, runs
     from hptctl.runs import launch
     from hptctl.runs.machines import Place
 
@@ -144,6 +144,8 @@ def pretrain(
     patience = deadline.seconds(wait, "--wait") if wait is not None else None
     place = Place.of(machines, machine_rank, main_address, patience)
     elsewhere = place is not None and place.rank > 0
+    if place is not None:
+        environment.quiet_sockets()
     if create_only and (place is not None or resume is not None):
         raise ConfigError(
             "--create-only makes a run for a launcher of yours, which says how many machines there are",

@@ -323,8 +323,11 @@ def _launch(run: Run, processes: int, words: Sequence[str] = (), meeting: Meetin
     if device == "cpu" or (device == "auto" and not _has_gpu()):
         # `--cpu --num_processes 2` would silently start one process
         environment["ACCELERATE_USE_CPU"] = "true"
-    if meeting is not None and (interface := interface_to(meeting.place)) is not None:
-        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME") or interface
+    if meeting is not None:
+        if (interface := interface_to(meeting.place)) is not None:
+            environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME") or interface
+        if os.environ.get("TORCH_CPP_LOG_LEVEL") == "FATAL":  # the command's (`quiet_sockets`)
+            environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     command = [*launcher(processes, meeting), "-m", "hptctl.worker", str(run.path), *words]
     # The workers' own words come on their standard output, the launchers' many on standard error.
     log = run.path / "launcher.log"

@@ -418,17 +418,20 @@ def _open(place: Place) -> TCPStore:
             f"port {place.port} of this machine {why}", "give another one in --main-address, on each machine"
         ) from None
     try:
+        with socket.create_connection((place.host, place.port), timeout=min(ANSWER_SECONDS, place.wait)):
+            pass
+        limit = timedelta(seconds=ANSWER_SECONDS)
+        listening = listener.detach()
         return TCPStore(
-            place.host,
-            place.port,
+            *(place.host, place.port),
             is_master=True,
-            timeout=timedelta(seconds=ANSWER_SECONDS),
+            timeout=limit,
             wait_for_workers=False,
-            master_listen_fd=listener.detach(),
+            master_listen_fd=listening,
         )
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"{place.address} does not lead to this machine ({_first_line(error)})",
+            f"{place.address} does not lead to this machine ({_why(error)})",
             "give an address of machine 0 in --main-address, on each machine",
         ) from None
 
@@ -445,9 +448,8 @@ def _join(place: Place) -> TCPStore:
                 break
         except OSError as error:
             if time.monotonic() > end:
-                why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
                 raise ConfigError(
-                    f"machine 0 was not found at {place.address} within {duration(place.wait)} ({why})",
+                    f"machine 0 was not found at {place.address} within {duration(place.wait)} ({_why(error)})",
                     "start its command too; check the address, its port and firewalls; or wait longer with --wait",
                 ) from None
             time.sleep(POLL_SECONDS)
@@ -466,7 +468,7 @@ def _join(place: Place) -> TCPStore:
     thread.join(timeout=ANSWER_SECONDS)
     if found and not isinstance(found[0], RuntimeError):
         return found[0]
-    why = _first_line(found[0]) if found and isinstance(found[0], RuntimeError) else "no answer"
+    why = _why(found[0]) if found and isinstance(found[0], RuntimeError) else "no answer"
     raise ConfigError(
         f"what listens at {place.address} is no machine of a run ({why})",
         "give a free port of machine 0 in --main-address, on each machine",
@@ -483,5 +485,9 @@ def _known(place: Place) -> None:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
