@@ -540,6 +540,9 @@ class EvaluateConfig(Config):
     """The side of the view in pixels; the test view is the centre of the image, resized to 256/224 of it."""
     seed: Seed = 0
     """The seed of heads, batches, views, and the draw of labels."""
+    processes: Positive = 1
+    """The number of processes that share the images, each with its own device; figures are the same up to rounding.
+    Detection and segmentation have one."""
     device: Device = "auto"
     """The device to compute on; `auto` takes the first GPU, or the CPU where there is none."""
     precision: Precision = "auto"
@@ -582,6 +585,11 @@ class EvaluateConfig(Config):
     def _check(self) -> Self:
         if self.labels is not None:
             parse_labels(self.labels)
+        if self.kind in DENSE and self.processes > 1:
+            raise ValueError(
+                f"{self.kind} trains in one process, on whole batches that its BatchNorm needs; drop --processes, and "
+                "give its runs a device each (`hptctl study run --jobs`)"
+            )
         return self
 
 
@@ -745,7 +753,7 @@ def resolve(
     Raises:
         ConfigError: all problems at once, unknown fields with a "did you mean".
     """
-    given = merge(_read_file(file), _parse_sets(sets), {k: v for k, v in (flags or {}).items() if v is not None})
+    given = asked(file=file, sets=sets, flags=flags)
     preset = str(given.get("preset", (inherited or {}).get("preset", "paper")))
     if preset not in PRESETS:
         known = ", ".join(PRESETS)
@@ -760,6 +768,17 @@ def resolve(
             )
         values["weights"] = None
     return check(model, values)
+
+
+def asked(
+    *, file: Path | None = None, sets: Iterable[str] = (), flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What was asked for: file < `--set` < everyday options, unchecked, without defaults and presets.
+
+    Raises:
+        ConfigError: the file or a `--set` cannot be read.
+    """
+    return merge(_read_file(file), _parse_sets(sets), {k: v for k, v in (flags or {}).items() if v is not None})
 
 
 def check(model: type[M], values: Mapping[str, Any]) -> M:

@@ -6,6 +6,7 @@
     │   ├── DataError       images, folders, archives, splits
     │   ├── WeightsError    a weights file, or a download of one
     │   └── RunError        a run, study or store that is missing or not fit
+    ├── ProcessLost         another process of the run is gone, or its machine
     ├── Pruned              a sweep's trial was ended early, for others do better
     └── Interrupted         after the state was saved: Ctrl-C or SIGTERM         exit code 128 + signal
                             the time given is up, or SIGUSR1                     exit code 75
@@ -40,6 +41,10 @@ class HptError(Exception):
         return f"{self.what}; {self.fix}" if self.fix else self.what
 
 
+LOST = "the connection to another process of the run broke"
+"""The beginning of what is said where another process has gone."""
+
+
 class UserError(HptError):
     """An error that the user can correct."""
 
@@ -60,6 +65,10 @@ class WeightsError(UserError):
 
 class RunError(UserError):
     """A run, sweep, study or store is missing or not fit for what was asked."""
+
+
+class ProcessLost(HptError):
+    """Another process of the run is gone, so that none can go on; the newest checkpoint is kept."""
 
 
 class Pruned(HptError):

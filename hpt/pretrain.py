@@ -26,9 +26,6 @@ from hpt.views import Views
 
 logger = logging.getLogger(__name__)
 
-STOP_EVERY_ON_GPU = 10
-"""Steps between looks at the stop signal of several GPU processes: each look waits for the device."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -56,7 +53,8 @@ def pretrain(
 ) -> Outcome:
     """Pretrain on `images` and write `backbone.safetensors` into `folder`, which exists.
 
-    A run that was interrupted goes on from the newest checkpoint in `folder`.
+    A run that was interrupted goes on from the newest checkpoint in `folder`. Of several processes only the main one
+    reads and writes there; the others may be on machines that do not have it.
 
     Args:
         start: the base (torchvision's keys without `fc`), adapted where the images are not RGB; None for random
@@ -67,7 +65,7 @@ def pretrain(
 
     Raises:
         Interrupted: `callbacks.stop` said so; a checkpoint of that step is saved.
-        HptError: the loss or a feature is no longer finite.
+        HptError: the loss or a feature is no longer finite. ProcessLost: another process is gone.
         DataError: fewer images than one batch, or one image for strategy `base`.
         ConfigError: `keep_best`, and no `watch`. WeightsError: `start` is of neither RGB images nor such as these.
     """
@@ -114,7 +112,7 @@ def _train(
 
     # ---- restore
     first, results = 0, dict[str, float]()
-    if (saved := checkpoint.newest(folder / "checkpoints")) is not None:
+    if (saved := processes.of_main(lambda: checkpoint.newest(folder / "checkpoints"))) is not None:
         moco.load_state_dict(saved["moco"])
         train.optimizer.load_state_dict(saved["optimizer"])
         milestones.load_state_dict(saved["kept"])
@@ -138,14 +136,13 @@ def _train(
     if first == 0 and milestones.due(0):
         with speed.paused(), pace.apart("look"):
             on_main(milestones, 0)
-    look = STOP_EVERY_ON_GPU if processes.count > 1 and processes.device.type == "cuda" else 1
     with Views(config, images, range(first, config.steps), processes) as views:
         for step in range(first, config.steps):
             lr = cosine(step, config.steps, config.base_lr)
             loss, ranked_first = train(views(step), lr)
 
             done = step + 1
-            signum = processes.largest(pace()) if done % look == 0 else 0
+            signum = processes.largest(pace()) if done % processes.look_every == 0 else 0
             saving = done % config.checkpoint_every == 0 or done == config.steps or bool(signum)
             if saving or done == 1 or done % config.log_every == 0:  # what is saved has been looked at
                 processes.average_([loss, ranked_first])

@@ -7,17 +7,31 @@ torch.distributed's environment), and Accelerate's state tells each its rank and
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from hpt.config import EvaluateConfig, PretrainConfig
-from hpt.errors import ConfigError, HptError
+from hpt.errors import LOST, ConfigError, ProcessLost
+
+T = TypeVar("T")
+STEP_LIMIT = timedelta(minutes=30)
+"""How long a process waits in a step for the others: one of them may look at the backbone, or save, meanwhile."""
+PATIENCE = timedelta(days=7)
+"""And before the first step, where one machine may decode its images while another has them decoded."""
+POLL_SECONDS = 0.05
+STOP_EVERY_ON_GPU = 10
+"""Steps between looks at the stop signal of several GPU processes: each look waits for the device."""
 
 
 class Processes:
@@ -27,63 +41,162 @@ class Processes:
         """Join the run's processes.
 
         Raises:
-            ConfigError: no such device here. HptError: the launcher started another number of processes.
+            ConfigError: no such device here, or the launcher started another number of processes. ProcessLost: not
+                all of them came.
         """
         self.count = count
         self.rank = 0
+        self.here = 1
+        """The number of them on this machine."""
         self.device = choose_device(device)
         if count > 1:
             from accelerate import PartialState
 
-            state = PartialState(cpu=self.device.type == "cpu")
+            with together():
+                state = PartialState(cpu=self.device.type == "cpu", timeout=STEP_LIMIT)
             self.rank, self.device = state.process_index, state.device
             if state.num_processes != count:
-                raise HptError(f"the run wants {count} processes, but the launcher started {state.num_processes}")
+                raise ConfigError(
+                    f"the run wants {count} processes, but the launcher started {state.num_processes}",
+                    f"have it start {count} (`accelerate launch --cpu` starts one, whatever it is told)",
+                )
+            self.here = min(count, int(os.environ.get("LOCAL_WORLD_SIZE", count)))
+            with together():
+                group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+            assert isinstance(group, torch.distributed.ProcessGroup)
+            self._patient = group
         self.main = self.rank == 0
+        self.look_every = STOP_EVERY_ON_GPU if count > 1 and self.device.type == "cuda" else 1
+        """The number of steps between two at which the processes agree whether to stop."""
         if self.device.type == "cpu":
             _keep_freed_memory()
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """[n, d] of every process -> [count * n, d], in the order of their ranks."""
+    def gather(self, rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """[n, ...] of every process -> [count * n, ...], in the order of their ranks.
+
+        Args:
+            counts: how many rows each process has, where they differ.
+        """
         if self.count == 1:
             return rows
-        parts = [torch.empty_like(rows) for _ in range(self.count)]
-        torch.distributed.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        counts = counts or [len(rows)] * self.count
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        with together():
+            torch.distributed.all_gather(parts, padded)
+        return torch.cat([part[:own] for part, own in zip(parts, counts, strict=True)])
 
     def share(self, rows: Tensor) -> Tensor:
         """[count * n, ...] -> [n, ...]: the rows that are this process's, which `gather` would bring together again."""
         n = len(rows) // self.count
         return rows[self.rank * n : (self.rank + 1) * n]
 
-    def average_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes, with one message."""
+    def portions(self, pieces: Sequence[T]) -> list[Sequence[T]]:
+        """Pieces of work dealt out to the processes: each has consecutive ones, as many as the others or one more."""
+        ends = [len(pieces) * number // self.count for number in range(self.count + 1)]
+        return [pieces[first:last] for first, last in pairwise(ends)]
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes, with one message."""
         tensors = list(tensors)
         if self.count == 1 or not tensors:
             return
         flat = torch.cat([t.flatten() for t in tensors])
-        torch.distributed.all_reduce(flat)
-        flat /= self.count
+        with together():
+            torch.distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, with one message."""
+        tensors = list(tensors)
+        self.sum_(tensors)
+        if self.count > 1 and tensors:
+            torch._foreach_div_(tensors, float(self.count))
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers: how they agree to stop at the same step."""
         if self.count == 1:
             return number
         shared = torch.tensor(number, device=self.device)
-        torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+        with together():
+            torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
         return int(shared)
+
+    def of_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives, which the main process alone calls, on every process: tensors (elsewhere on the CPU),
+        numbers, texts, and lists, tuples and dictionaries of them.
+
+        The others need neither the main process's files nor its time. An error of `make` is the main process's alone;
+        the others then lose it.
+        """
+        if self.count == 1:
+            return make()
+        content = io.BytesIO()
+        made: list[T] = []
+        if self.main:
+            made.append(make())
+            torch.save(made[0], content)
+        length = torch.tensor(len(content.getbuffer()))
+        self._await(torch.distributed.broadcast(length, 0, group=self._patient, async_op=True))
+        data = torch.empty(int(length), dtype=torch.uint8)
+        if self.main:
+            data = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+        self._await(torch.distributed.broadcast(data, 0, group=self._patient, async_op=True))
+        if self.main:
+            return made[0]
+        loaded: T = torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
+        return loaded
+
+    def everyones(self, said: str) -> list[str]:
+        """A text of each process, in the order of their ranks, once the slowest has come to this call."""
+        if self.count == 1:
+            return [said]
+        mine = torch.tensor([*said.encode()], dtype=torch.uint8)
+        lengths = [torch.empty((), dtype=torch.int64) for _ in range(self.count)]
+        length = torch.tensor(len(mine))
+        self._await(torch.distributed.all_gather(lengths, length, group=self._patient, async_op=True))
+        padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in lengths]
+        self._await(torch.distributed.all_gather(parts, padded, group=self._patient, async_op=True))
+        return [bytes(part[: int(own)].tolist()).decode() for part, own in zip(parts, lengths, strict=True)]
 
     def wait(self) -> None:
         """Wait until every process has come to this call."""
         if self.count > 1:
-            torch.distributed.barrier()
+            with together():
+                torch.distributed.barrier()
+
+    def _await(self, work: torch.distributed.Work | None) -> None:
+        """Wait in Python, where a signal is heard, and not in the library for days."""
+        assert work is not None
+        with together():
+            while not work.is_completed():
+                time.sleep(POLL_SECONDS)
+            work.wait()
 
     def leave(self) -> None:
         """Take the process group down."""
         if self.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block in which all processes take part, and that ends where one of them is gone.
+
+    Raises:
+        ProcessLost: it is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # gloo's, and the base of torch.distributed's own
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ProcessLost(f"{LOST} ({why})") from error
 
 
 def _keep_freed_memory() -> None:

@@ -70,6 +70,10 @@ Experiment = Annotated[str, typer.Option("--experiment", envvar="MLFLOW_EXPERIME
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random but the split.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", help="Processes, a device each; the result does not depend on it.", show_default="1"),
+]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Side of a view in pixels.")]
 Policy = Annotated[
     str | None,

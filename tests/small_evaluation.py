@@ -11,6 +11,7 @@ from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
 from hpt.evaluate import Common, evaluate
+from hpt.processes import Processes
 
 SETTINGS = {
     "weights": "unused",
@@ -33,9 +34,11 @@ def run(
     state: dict[str, Tensor],
     folder: Path,
     common: Common | None = None,
+    processes: Processes | None = None,
     **callbacks: Any,
 ):
     logged: dict[int, dict[str, float]] = {}
     folder.mkdir(exist_ok=True)
     log = lambda metrics, step: logged.setdefault(step, {}).update(metrics)  # noqa: E731
-    return evaluate(settings, dataset, state, folder, Callbacks(log=log, **callbacks), common=common), logged
+    told = Callbacks(log=log, **callbacks)
+    return evaluate(settings, dataset, state, folder, told, common=common, processes=processes), logged

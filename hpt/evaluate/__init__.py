@@ -18,7 +18,7 @@ from hpt.evaluate.labels import check_labels, write_labels
 from hpt.evaluate.objective import check_metric
 from hpt.evaluate.results import report
 from hpt.evaluate.setup import MODEL, Common, Setup
-from hpt.processes import Compute
+from hpt.processes import Compute, Processes
 
 __all__ = ["MODEL", "Common", "EvaluationResult", "evaluate", "score_on_test"]
 
@@ -45,32 +45,42 @@ def evaluate(
     callbacks: Callbacks,
     *,
     common: Common | None = None,
+    processes: Processes | None = None,
 ) -> EvaluationResult:
     """Evaluate the backbone `state` (torchvision's keys without `fc`) and write predictions into `folder`.
 
     With `config.test` off the test images are not touched: a sweep tests its winner alone, through `score_on_test`.
     A linear probe or a finetuning goes on from the newest checkpoint in `folder`; a finetuning without one goes on from
-    the steps that it has in `common` with others.
+    the steps that it has in `common` with others. Of several processes only the main one reads and writes there, and
+    has metrics and scores to return.
+
+    Args:
+        processes: those of the evaluation, None to join them as the configuration says.
 
     Raises:
         DataError: there are no labels, one class only, an empty split, classes without training images, or labels that
             leave the headline metric undefined.
         ConfigError: the metric is not defined for the dataset's task, or the device is missing.
-        Interrupted: a stop was requested; a checkpoint of that step is saved.
+        Interrupted: a stop was requested; a checkpoint of that step is saved. ProcessLost: another process is gone.
     """
+    processes = processes or Processes(config.processes, config.device)
     splits = ("val", "test") if config.test else ("val",)
     check_labels(dataset, config)
     _check_metric(config, dataset, splits)
-    compute, checkpoints = Compute.of(config), folder / CHECKPOINTS
+    compute, checkpoints = Compute.of(config, processes.device), folder / CHECKPOINTS
     backbone = _backbone(config, dataset, state, compute)
-    setup = Setup(config, dataset, backbone, compute, callbacks, checkpoints, common)
-    used, available = setup.train.images.names, len(dataset.splits["train"])
-    facts = {"metric": setup.metric} | write_labels(folder, config, used, available)
+    setup = Setup(config, dataset, backbone, compute, callbacks, checkpoints, common, processes)
+    facts = {"metric": setup.metric}
+    if processes.main:
+        facts |= write_labels(folder, config, setup.train.images.names, len(dataset.splits["train"]))
     evaluator = KINDS[config.kind](setup)
     facts |= evaluator.fit()
-    evaluator.save(folder)
+    if processes.main:
+        evaluator.save(folder)
     scores = {split: evaluator.scores(split) for split in splits}
     metrics: dict[str, float] = {}
+    if not processes.main:
+        return EvaluationResult(metrics, facts)
     for split, each in scores.items():
         of_split, about = report(folder, split, each, dataset)
         metrics |= of_split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from hpt.data.listing import SPLITS, Labels
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.evaluate.features import embed, load_backbone
 from hpt.files import replacing
-from hpt.processes import Compute
+from hpt.processes import Compute, Processes
 
 Method = Literal["pca", "tsne", "umap"]
 METHODS: tuple[Method, ...] = ("pca", "tsne", "umap")
@@ -57,8 +57,10 @@ def extract(
     state: Mapping[str, Tensor],
     splits: Sequence[str],
     progress: Progress,
+    processes: Processes | None = None,
 ) -> Embeddings:
-    """The features of the test view of every image in `splits`, by the backbone `state`.
+    """The features of the test view of every image in `splits`, by the backbone `state`; of several `processes` each
+    computes its part, and has all.
 
     Raises:
         DataError: these splits have no images. HptError: a feature is NaN or infinite.
@@ -66,12 +68,12 @@ def extract(
     rows = [dataset.splits[split] for split in splits]
     if not any(map(len, rows)):
         raise DataError(f"{dataset.name} has no images in {', '.join(splits)}", "choose another --split")
-    compute = Compute.of(config)
+    compute = Compute.of(config, processes.device if processes is not None else None)
     channels, first_conv = dataset.images.form.channels, config.data.first_conv
     backbone = load_backbone(config.backbone, state, compute.device, channels=channels, first_conv=first_conv)
     every = np.concatenate(rows)
     images = dataset.images.subset(every)
-    features = embed(backbone, images, config.image_size, compute, progress, "features")
+    features = embed(backbone, images, config.image_size, compute, progress, "features", processes)
     return Embeddings(
         features=features.cpu().numpy(),
         names=np.array(images.names, dtype=np.str_),
@@ -79,6 +81,12 @@ def extract(
         labels=dataset.labels[every],
         classes=np.array(dataset.classes, dtype=np.str_),
     )
+
+
+def read(path: Path) -> Embeddings:
+    """What `write` put into an `.npz` file."""
+    with np.load(path, allow_pickle=False) as kept:
+        return Embeddings(**{each.name: kept[each.name] for each in fields(Embeddings)})
 
 
 def check_suffix(path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What a frozen model makes of images: pooled features of test views and of augmented views."""
+"""What a frozen model makes of images: pooled features of test views and of augmented views.
+
+Several processes share the images out by rows, and each has the features of all of them in the end.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from hpt.config import AugmentConfig
 from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError
-from hpt.processes import Compute
+from hpt.processes import Compute, Processes
 
 BATCH = 256
 
@@ -51,24 +54,62 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.train(was)
 
 
-def outputs(model: nn.Module, images: Images, size: int, compute: Compute, progress: Progress, what: str) -> Tensor:
-    """The model's outputs [n, ...] for the test views of `size` pixels, fp32 on the device."""
-    parts = []
+def _by_rows(
+    count: int, of: Callable[[Tensor], Tensor], processes: Processes | None, progress: Callable[[int], None]
+) -> Tensor:
+    """[count, ...]: what `of` gives for a batch of rows, for all rows, computed by all processes and known to each.
+
+    One process takes batches of `BATCH`, and several the same ones, so that they come to the same bits, unless these
+    would be fewer than the processes.
+    """
+    processes = processes or Processes(1, "cpu")
+    batches = torch.arange(count).split(max(1, min(BATCH, -(-count // processes.count))))
+    portions = processes.portions(batches)
+    mine = portions[processes.rank]
+    parts, done = [], 0
+    for rows in mine or batches[:1]:  # who has none computes one that is not gathered, for its shape
+        parts.append(of(rows))
+        done += len(rows)
+        progress(count * done // max(sum(map(len, mine)), done))
+    counts = [sum(map(len, portion)) for portion in portions]
+    return processes.gather(torch.cat(parts)[: counts[processes.rank]], counts)
+
+
+def outputs(
+    model: nn.Module,
+    images: Images,
+    size: int,
+    compute: Compute,
+    progress: Progress,
+    what: str,
+    processes: Processes | None = None,
+) -> Tensor:
+    """The model's outputs [n, ...] for the test views of `size` pixels, fp32 on the device; of several `processes`
+    each computes its part, and has all."""
+
+    def of(rows: Tensor) -> Tensor:
+        raw = raw_batch(images, rows, compute.device)
+        return model(augment.centre_view(raw, size, images.mean, images.std)).float()  # type: ignore[no-any-return]
+
     with frozen(model), compute.autocast():
-        for rows in torch.arange(len(images)).split(BATCH):
-            raw = raw_batch(images, rows, compute.device)
-            parts.append(model(augment.centre_view(raw, size, images.mean, images.std)).float())
-            progress(int(rows[-1]) + 1, len(images), what)
-    return torch.cat(parts)
+        return _by_rows(len(images), of, processes, lambda done: progress(done, len(images), what))
 
 
-def embed(backbone: nn.Module, images: Images, size: int, compute: Compute, progress: Progress, what: str) -> Tensor:
+def embed(
+    backbone: nn.Module,
+    images: Images,
+    size: int,
+    compute: Compute,
+    progress: Progress,
+    what: str,
+    processes: Processes | None = None,
+) -> Tensor:
     """Features [n, d] of the test views of `size` pixels, fp32 on the device.
 
     Raises:
         HptError: a feature is NaN or infinite.
     """
-    features = outputs(backbone, images, size, compute, progress, what)
+    features = outputs(backbone, images, size, compute, progress, what, processes)
     bad = int((~features.isfinite()).any(dim=1).sum())
     if bad:
         raise HptError(
@@ -87,21 +128,21 @@ def embed_views(
     size: int,
     compute: Compute,
     progress: Callable[[int], None] = lambda done: None,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Features [n, d] of augmented views of the images `rows` [n], fp32 on the device.
 
     Args:
         uniform: the random numbers [n, augment.COLUMNS] that determine the views.
         progress: called with the number of views that are done.
+        processes: of several each computes its part, and has all.
     """
-    done = 0
-    parts = []
+
+    def of(some: Tensor) -> Tensor:
+        raw = raw_batch(images, rows[some], compute.device)
+        view = augment.parameters(uniform[some], raw.sizes, augment.suited(policy, images.form.colours))
+        seen = augment.train_view(raw, view, size, images.mean, images.std, policy.blur_sigma[1])
+        return backbone(seen).float()  # type: ignore[no-any-return]
+
     with frozen(backbone), compute.autocast():
-        for some, numbers in zip(rows.split(BATCH), uniform.split(BATCH), strict=True):
-            raw = raw_batch(images, some, compute.device)
-            view = augment.parameters(numbers, raw.sizes, augment.suited(policy, images.form.colours))
-            seen = augment.train_view(raw, view, size, images.mean, images.std, policy.blur_sigma[1])
-            parts.append(backbone(seen).float())
-            done += len(some)
-            progress(done)
-    return torch.cat(parts)
+        return _by_rows(len(rows), of, processes, progress)

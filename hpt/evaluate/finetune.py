@@ -5,6 +5,7 @@ A finetuning that was stopped goes on from its checkpoint and ends with the same
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from hpt.randomness import generator
 from hpt.schedule import first_drop, parse_schedule, thirds
 from hpt.sgd import SGD
 from hpt.timing import Pace
+
+logger = logging.getLogger("hpt.evaluate")
 
 
 class Classifier(nn.Module):
@@ -73,8 +76,9 @@ class Finetuning:
 
     def scores(self, split: str) -> Tensor:
         config, compute, progress = self.setup.config, self.setup.compute, self.setup.callbacks.progress
-        images = self.setup.images(split)
-        return outputs(self.model, images, config.image_size, compute, progress, f"predicting {split}").cpu()[None]
+        images, what = self.setup.images(split), f"predicting {split}"
+        size, processes = config.image_size, self.setup.processes
+        return outputs(self.model, images, size, compute, progress, what, processes).cpu()[None]
 
     def save(self, folder: Path) -> None:
         dataset = self.setup.dataset
@@ -95,16 +99,18 @@ def finetune(setup: Setup, model: Classifier) -> Best:
     These are `eval_every`, or what its schedule says (`Schedule.look_every`).
 
     A batch that does not fit is split into micro-batches whose gradients add up; the schedule counts optimizer steps
-    whatever their number. BatchNorm sees a micro-batch at a time. Goes on from the newest of the setup's checkpoints,
+    whatever their number. BatchNorm sees a micro-batch at a time. Several processes share out the micro-batches of a
+    step, and the images of val; each has the same weights after it. Goes on from the newest of the setup's checkpoints,
     or else from the last shared state (`Common`) that its schedule passes through, whose figures it logs as its own; it
     leaves such states for others.
 
     Raises:
         Interrupted: a stop was requested; a checkpoint of that step is saved.
-        HptError: the loss or the scores on val are not finite.
+        HptError: the loss or the scores on val are not finite. ProcessLost: another process is gone.
         RunError: the checkpoint is of an earlier version.
     """
     config, tune, callbacks, common = setup.config, setup.config.finetune, setup.callbacks, setup.common
+    processes = setup.processes
     training = _Training(setup, model)
     schedule, images = parse_schedule(tune.schedule), len(setup.train.images)
     steps = schedule.steps(images, training.batch)
@@ -118,7 +124,7 @@ def finetune(setup: Setup, model: Classifier) -> Best:
 
     # ---- restore
     first = shared = 0
-    saved = checkpoint.newest(setup.checkpoints) if setup.checkpoints is not None else None
+    saved = setup.saved()
     if saved is None and common is not None and (saved := common.newest(until=drop)) is not None:
         shared = int(saved["step"])
         callbacks.progress(shared, steps, "finetuning")  # before the figures: a pruner judges them by the length
@@ -151,10 +157,10 @@ def finetune(setup: Setup, model: Classifier) -> Best:
                 figure = training.evaluate(done, steps, due)
             log({"val_curve": figure}, done, own=interval in due)
         callbacks.progress(done, steps, "finetuning")
-        signum = pace() if done < steps else 0
+        signum = processes.largest(pace()) if done < steps and done % processes.look_every == 0 else 0
         if setup.checkpoints is not None and done < steps and (signum or done % config.checkpoint_every == 0):
             with pace.apart("save"):
-                checkpoint.save(setup.checkpoints, done, training.state_dict() | {"shared": shared})
+                setup.save(done, training.state_dict() | {"shared": shared})
         if common is not None and done in forks and done not in checkpoint.steps(common.folder):
             checkpoint.save(common.folder, done, training.state_dict(), keep=len(drops))
         if signum:
@@ -179,6 +185,13 @@ class _Training:
         count = len(setup.train.images)
         self.batch = min(tune.batch_size, count)
         self.per_pass = -(-count // self.batch)
+        self.norms = encoder.batch_norms(model)
+        groups = -(-self.batch // tune.micro_batch)
+        if groups < setup.processes.count and setup.processes.main:
+            logger.info(
+                "a step has %d micro-batch(es) of up to %d images, so %d of %d processes only help to predict",
+                *(groups, tune.micro_batch, setup.processes.count - groups, setup.processes.count),
+            )
 
     def step(self, step: int, lr: float) -> Tensor:
         """Take an optimizer step; returns the loss [] before it."""
@@ -190,7 +203,10 @@ class _Training:
         uniform = augment.draw(len(rows), generator(config.seed, "finetune view", step))
         self.model.train()
         loss_sum = torch.zeros((), device=compute.device)
-        for some in torch.arange(len(rows)).tensor_split(-(-len(rows) // tune.micro_batch)):
+        groups = torch.arange(len(rows)).tensor_split(-(-len(rows) // tune.micro_batch))
+        portions = self.setup.processes.portions(groups)
+        before = [buffer.clone() for buffer in self._running()] if len(portions) > 1 else []
+        for some in portions[self.setup.processes.rank]:
             raw = raw_batch(images, rows[some], compute.device)
             view = augment.parameters(uniform[some], raw.sizes, self.policy)
             inputs = augment.train_view(raw, view, config.image_size, images.mean, images.std)
@@ -199,16 +215,47 @@ class _Training:
             loss = loss_of(logits.float(), labels[rows[some]].to(compute.device)).sum() / len(rows)
             loss.backward()
             loss_sum += loss.detach()
+        if len(portions) > 1:
+            self._add_up(loss_sum, before, [len(portion) for portion in portions])
         self.body.step(lr)
         self.head.step(lr * tune.head_lr_multiplier)
         return loss_sum
+
+    def _running(self) -> list[Tensor]:
+        """BatchNorm's running means and variances."""
+        both = [buffer for norm in self.norms for buffer in (norm.running_mean, norm.running_var)]
+        return [buffer for buffer in both if buffer is not None]
+
+    @torch.no_grad()
+    def _add_up(self, loss: Tensor, before: list[Tensor], counts: list[int]) -> None:
+        """Make loss, gradients and running statistics those of one process that has taken all micro-batches in turn, of
+        which each process has taken `counts`; `before` are the statistics at the beginning of the step.
+
+        After micro-batches 1 to n the statistics are keep^n * before + sum_i keep^(n - i) * (1 - keep) * s_i: a sum of
+        what each process adds, faded by the micro-batches of those after it.
+        """
+        processes, keep = self.setup.processes, 1 - encoder.MOMENTUM
+        mine, later, every = counts[processes.rank], sum(counts[processes.rank + 1 :]), sum(counts)
+        for parameter in self.model.parameters():
+            if parameter.grad is None:  # of a process without a micro-batch
+                parameter.grad = torch.zeros_like(parameter)
+        running = self._running()
+        for buffer, old in zip(running, before, strict=True):
+            buffer.sub_(old, alpha=keep**mine).mul_(keep**later)
+        processes.sum_([loss, *(parameter.grad for parameter in self.model.parameters()), *running])  # type: ignore[list-item]
+        for buffer, old in zip(running, before, strict=True):
+            buffer.add_(old, alpha=keep**every)
+        for norm in self.norms:
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked += every - mine
 
     def evaluate(self, done: int, steps: int, intervals: Iterable[int]) -> float:
         """The metric on val after `done` of `steps`, at which the state is kept if it is the best so far of those who
         look at these intervals."""
         setup = self.setup
         images, labels = setup.val
-        logits = outputs(self.model, images, setup.config.image_size, setup.compute, lambda *_: None, "val").cpu()
+        size, silent = setup.config.image_size, lambda *_: None
+        logits = outputs(self.model, images, size, setup.compute, silent, "val", setup.processes).cpu()
         figure = figures(setup.metric, logits[None], labels).item()
         if figure == NONE:
             raise HptError(f"the scores on val are not finite at step {done}", "lower finetune.lr")

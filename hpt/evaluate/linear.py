@@ -1,7 +1,8 @@
 """Linear probe: how separable the classes are in a frozen backbone's features.
 
 All learning rates and reruns train in one pass, as a bank of heads on the same features; the backbone, which is nearly
-all of the cost, runs once. A probe that was stopped goes on from its checkpoint and ends with the same bits.
+all of the cost, runs once. Several processes share out the images that it sees, and each of them trains all heads on
+what all have found. A probe that was stopped goes on from its checkpoint and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpt import augment, checkpoint, weights
+from hpt import augment, weights
 from hpt.errors import HptError, Interrupted
 from hpt.evaluate.features import embed_views
 from hpt.evaluate.objective import NONE, figures, loss_of
@@ -157,7 +158,7 @@ def train_probe(setup: Setup) -> Probe:
 
     Raises:
         Interrupted: a stop was requested; a checkpoint of that step is saved.
-        HptError: every learning rate diverged.
+        HptError: every learning rate diverged. ProcessLost: another process is gone.
     """
     config, linear, callbacks = setup.config, setup.config.linear, setup.callbacks
     device = setup.compute.device
@@ -173,7 +174,7 @@ def train_probe(setup: Setup) -> Probe:
     per_pass = -(-len(images) // batch)
 
     first = 0
-    saved = checkpoint.newest(setup.checkpoints) if setup.checkpoints is not None else None
+    saved, processes = setup.saved(), setup.processes
     if saved is not None:
         first = int(saved["step"])
         bank.load_state_dict(saved["bank"])
@@ -191,10 +192,10 @@ def train_probe(setup: Setup) -> Probe:
             best.update(found, done)
             callbacks.log(_curve(linear.lrs, found, losses), done)
         callbacks.progress(done, linear.steps, "probing")
-        signum = pace() if done < linear.steps else 0
+        signum = processes.largest(pace()) if done < linear.steps and done % processes.look_every == 0 else 0
         if setup.checkpoints is not None and (signum or done % config.checkpoint_every == 0):
             with pace.apart("save"):
-                checkpoint.save(setup.checkpoints, done, {"bank": bank.state_dict(), "best": best.state()})
+                setup.save(done, {"bank": bank.state_dict(), "best": best.state()})
         if signum:
             raise Interrupted(signum, f"stopped at step {done} of {linear.steps}; its checkpoint is saved")
     return best.choose(linear.lrs)
@@ -282,5 +283,5 @@ class _TrainFeatures:
         config, setup = self.setup.config, self.setup
         uniform = augment.draw(len(rows), generator(config.seed, purpose, step))
         policy = augment.crop_policy(config.linear.min_scale, config.linear.flip_p)
-        images = setup.train.images
-        return embed_views(setup.backbone, images, rows, uniform, policy, config.image_size, setup.compute, progress)
+        images, size, compute = setup.train.images, config.image_size, setup.compute
+        return embed_views(setup.backbone, images, rows, uniform, policy, size, compute, progress, setup.processes)

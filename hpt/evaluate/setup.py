@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from hpt.data.images import Images
 from hpt.errors import RunError
 from hpt.evaluate.features import embed
 from hpt.evaluate.labels import choose
-from hpt.processes import Compute
+from hpt.processes import Compute, Processes
 from hpt.schedule import first_drop, parse_schedule
 
 log = logging.getLogger("hpt.evaluate")
@@ -78,6 +78,8 @@ class Setup:
     """Folder for the states from which a stopped evaluation goes on; None: it keeps none."""
     common: Common | None = None
     """Steps shared with other finetunings."""
+    processes: Processes = field(default_factory=lambda: Processes(1, "cpu"))
+    """Those that share the work. Each of them comes to the same figures; the main one alone writes files."""
 
     @property
     def metric(self) -> str:
@@ -108,4 +110,15 @@ class Setup:
             HptError: a feature is NaN or infinite.
         """
         size, progress = self.config.image_size, self.callbacks.progress
-        return embed(self.backbone, images, size, self.compute, progress, what)
+        return embed(self.backbone, images, size, self.compute, progress, what, self.processes)
+
+    def saved(self) -> dict[str, Any] | None:
+        """The newest checkpoint, which the main process reads for all; None where there is none, or none is kept."""
+        folder = self.checkpoints
+        return self.processes.of_main(lambda: checkpoint.newest(folder)) if folder is not None else None
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, by the main process; the others wait for it."""
+        if self.checkpoints is not None and self.processes.main:
+            checkpoint.save(self.checkpoints, step, state)
+        self.processes.wait()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ from hptctl.format import count, duration, percent
 if TYPE_CHECKING:
     from hpt.config import PretrainConfig
     from hptctl.runs import Run
+    from hptctl.runs.machines import Place
 
 
 def pretrain(
@@ -49,13 +51,20 @@ def pretrain(
         bool, typer.Option("--keep-best", help="Keep the backbone that the looks favour instead of the last.")
     ] = False,
     seed: options.Seed = None,
-    processes: Annotated[
+    processes: options.Processes = None,
+    machines: Annotated[
         int | None,
-        typer.Option(
-            "--processes",
-            help="Processes, a device each; the result does not depend on it.",
-            show_default="1",
-        ),
+        typer.Option("--machines", help="Machines that share the processes; give the command on each of them."),
+    ] = None,
+    machine_rank: Annotated[
+        int | None, typer.Option("--machine-rank", help="Which of them this is; 0 holds the run's folder.")
+    ] = None,
+    main_address: Annotated[
+        str | None, typer.Option("--main-address", metavar="HOST:PORT", help="Where the others reach machine 0.")
+    ] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", metavar="TIME", help="How long to look for the other machines.", show_default="5m"),
     ] = None,
     device: options.Device = None,
     precision: options.Precision = None,
@@ -66,6 +75,10 @@ def pretrain(
     dry_run: options.DryRun = False,
     time_limit: options.For = None,
     resume: options.Resume = None,
+    create_only: Annotated[
+        bool,
+        typer.Option("--create-only", help="Make the run, and print how a launcher of yours starts its processes."),
+    ] = False,
     experiment: options.Experiment = "hptctl",
     log_backbone: Annotated[
         bool, typer.Option("--log-backbone", help="Store the backbone in MLflow too; the run's folder has it anyway.")
@@ -97,12 +110,17 @@ def pretrain(
         hptctl pretrain -s hpt -d my-images/ -w my-base --for 8m
 
         hptctl pretrain --resume my-base
+
+    On two machines, the same command on both but for its rank (1 on the other):
+
+        hptctl pretrain -s hpt -d my-images/ --processes 8 --machines 2 --machine-rank 0 --main-address 10.0.0.5:29500
     """
-    from hpt.config import PretrainConfig, resolve
+    from hpt.config import asked as asked_for
+    from hpt.config import flatten
     from hpt.errors import ConfigError
-    from hptctl import console, runs
+    from hptctl import console, deadline, environment, runs
     from hptctl.runs import launch
-    from hptctl.runs.weights import backbone_of
+    from hptctl.runs.machines import Place
 
     everyday = {
         "strategy": strategy,
@@ -123,21 +141,31 @@ def pretrain(
         "allow_partial": allow_partial or None,
         "augment": {"policy": policy} if policy is not None else None,
     }
+    patience = deadline.seconds(wait, "--wait") if wait is not None else None
+    place = Place.of(machines, machine_rank, main_address, patience)
+    elsewhere = place is not None and place.rank > 0
+    if place is not None:
+        environment.quiet_sockets()
+    if create_only and (place is not None or resume is not None):
+        raise ConfigError(
+            "--create-only makes a run for a launcher of yours, which says how many machines there are",
+            f"drop it, or {'--machines' if place is not None else '--resume'}",
+        )
     if resume is not None:
         aside = {"augment": None, "policy": policy, "name": name, "set": sets, "config": config}
-        options.refuse_beside_resume(everyday | aside | {"dry_run": dry_run or None})
-        run = runs.get(resume)
-        if run.spec().kind != "pretrain":
-            raise ConfigError(f"run '{run.name}' is a {run.spec().kind} run", "only pretrainings resume this way")
-        if run.status().state == "finished":
-            console.note(f"run '{run.name}' is finished already")
-            _show(run, as_json)
-            return
+        given = everyday | aside | {"dry_run": dry_run or None}
+        options.refuse_beside_resume(given | ({"dataset": None} if elsewhere else {}))
+        asked = {"resume": resume}
+
+        def make() -> Run:
+            run = runs.get(resume)
+            if run.spec().kind != "pretrain":
+                raise ConfigError(f"run '{run.name}' is a {run.spec().kind} run", "only pretrainings resume this way")
+            return run
     else:
-        settings = resolve(PretrainConfig, file=config, sets=sets or (), flags=everyday)
-        if settings.weights is not None:  # the preset's backbone gives way to that of the weights
-            inherited = {"backbone": backbone_of(settings.weights)}
-            settings = resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=everyday)
+        settings = _settings(config, sets, everyday, elsewhere=elsewhere)
+        if place is not None:
+            launch.check_share(settings.processes, place)
         on_steps = {
             "--steps": steps,
             "--save-at": save_at,
@@ -150,11 +178,74 @@ def pretrain(
         if dry_run:
             _plan(settings, as_json)
             return
-        origin = launch.Origin(options.command_line(), experiment)
-        run = launch.create_pretraining(settings, origin, name=name, log_backbone=log_backbone)
-    console.note(f"run '{run.name}' in {run.path}")
-    launch.execute(run)
+        asked = flatten(asked_for(file=config, sets=sets or (), flags=everyday))
+        asked.pop("dataset", None)  # which may lie elsewhere on each machine: the images are compared
+
+        def make() -> Run:
+            origin = launch.Origin(options.command_line(), experiment)
+            return launch.create_pretraining(settings, origin, name=name, log_backbone=log_backbone)
+
+    if place is not None:
+        done = launch.execute_on(place, asked, make, dataset=dataset)
+        if done is None:
+            _show_part(place, as_json)
+            return
+        _show(done, as_json)
+        return
+    run = make()
+    if create_only:
+        _show_start(run, as_json)
+        return
+    if run.status().state == "finished":
+        console.note(f"run '{run.name}' is finished already")
+    else:
+        console.note(f"run '{run.name}' in {run.path}")
+        launch.execute(run)
     _show(run, as_json)
+
+
+def _settings(config: Path | None, sets: list[str] | None, flags: dict[str, Any], *, elsewhere: bool) -> PretrainConfig:
+    """The configuration that was asked for; the preset's backbone gives way to that of the weights.
+
+    On a machine that does not hold the run the weights may be missing, and say nothing then.
+    """
+    from hpt.config import PretrainConfig, resolve
+    from hpt.errors import UserError
+    from hptctl.runs.weights import backbone_of
+
+    settings = resolve(PretrainConfig, file=config, sets=sets or (), flags=flags)
+    if settings.weights is None:
+        return settings
+    try:
+        inherited = {"backbone": backbone_of(settings.weights)}
+    except UserError:
+        if not elsewhere:
+            raise
+        return settings
+    return resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=flags)
+
+
+def _show_start(run: Run, as_json: bool) -> None:
+    """How a launcher starts a run that was only created."""
+    from hptctl import console
+    from hptctl.runs import launch
+
+    start = launch.start_line(run)
+    if as_json:
+        console.print_json({"name": run.name, "folder": str(run.path.resolve()), "start": start})
+        return
+    console.say(f"run '{run.name}' in {run.path}")
+    console.say(f"start it: {start}")
+
+
+def _show_part(place: Place, as_json: bool) -> None:
+    """The end of a run that another machine holds."""
+    from hptctl import console
+
+    if as_json:
+        console.print_json({"machine": place.rank, "machines": place.machines, "main_address": place.address})
+        return
+    console.say(f"machine {place.rank} of {place.machines} is done; the run is on machine 0 ({place.host})")
 
 
 def _show(run: Run, as_json: bool) -> None:

@@ -6,6 +6,7 @@ archive     runs as one file that travels
 places      the absolute paths in a run's record
 weights     what `--weights` may name
 launch      a run described and begun, here or under `accelerate launch`
+machines    the machines of a run: how they find each other, and what became of the others
 children    processes that a command starts: their signals, and their share of devices and cores
 worker      what each process of a run executes
 signals     Ctrl-C, SIGTERM and a lost terminal
@@ -26,6 +27,7 @@ from hptctl.runs.folder import (
     is_trial,
     make_runs,
     newest,
+    scratch,
     tracked_id,
 )
 from hptctl.runs.record import Kind, Spec, State, Status
@@ -46,5 +48,6 @@ __all__ = [
     "is_trial",
     "make_runs",
     "newest",
+    "scratch",
     "tracked_id",
 ]

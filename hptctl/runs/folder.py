@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -227,6 +228,17 @@ def create(kind: Kind, name: str | None, suggestion: str, **spec: Any) -> Run:
             raise
         return Run(path)
     raise RunError(f"no free name like '{wanted}' in {RUNS}", "give one with --name")
+
+
+@contextmanager
+def scratch(spec: Spec) -> Iterator[Run]:
+    """A run whose folder lies outside the working folder, and is removed in the end: a machine's part of a run that
+    another machine holds, or work that leaves no run."""
+    with tempfile.TemporaryDirectory(prefix="hptctl-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / spec.name
+        path.mkdir()
+        write_text(path / "run.json", spec.stored())
+        yield Run(path)
 
 
 def all_runs() -> list[Run]:

@@ -1,7 +1,7 @@
 """What each process of a run executes: read `run.json`, load the data, call the library, record how it ended.
 
 One process runs in the command itself; several are started as `accelerate launch -m hptctl.worker RUN-FOLDER`, which
-also suits people with a launcher of their own.
+also suits people with a launcher of their own (`torchrun`, `srun`): each process joins those that it was started with.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -28,17 +29,17 @@ from hpt.data import thumbnails
 from hpt.data.dataset import Dataset, load
 from hpt.data.images import Images
 from hpt.data.thumbnails import Matches
-from hpt.errors import HptError, Interrupted, RunError
+from hpt.errors import ConfigError, HptError, Interrupted, RunError
 from hpt.files import replacing, write_text
 from hpt.pretrain import pretrain
-from hpt.processes import Compute, Processes, choose_device
-from hptctl import collector, console, deadline, environment
+from hpt.processes import Compute, Processes
+from hptctl import __version__, collector, console, deadline, environment
 from hptctl.console import Display
 from hptctl.runs import Run, ancestry
 from hptctl.runs.children import end_with_command
 from hptctl.runs.energy import Meter
 from hptctl.runs.record import Facts, merged, recorded
-from hptctl.runs.signals import held_back, raise_on_signals
+from hptctl.runs.signals import COMMAND_VARIABLE, held_back, raise_on_signals
 from hptctl.runs.weights import absent, find_weights, read_weights
 from hptctl.secrets import mask_tracebacks
 from hptctl.tracking import tracked
@@ -53,6 +54,8 @@ PRETRAINED_ON = "pretrained-on.npy"
 """In a run's folder: digests of the files that it saw, 16 bytes each, whatever their names and places."""
 PRETRAINED_ON_THUMBNAILS = "pretrained-on-thumbnails.npy"
 """And thumbnails of the images, 256 bytes each, by which copies in other files are known."""
+FEATURES = "features.npz"
+"""What `--features` leaves in the folder that it was given."""
 EXAMPLES = 3
 """The number of images that a message names."""
 
@@ -155,9 +158,8 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
         Interrupted: after the state was saved, or after the run had finished. HptError: what went wrong.
     """
     materials = materials or Materials()
-    spec = run.spec()
-    config = PretrainConfig.model_validate(spec.config) if spec.kind == "pretrain" else None
-    processes = Processes(config.processes if config else 1, config.device if config else "cpu")
+    config = config_of(run)
+    processes = Processes(config.processes, config.device)
     asked = _Asked(watcher)
     display = Display(silent=not processes.main or watcher is not None, follow=asked.progress)
     with ExitStack() as open_things:
@@ -176,11 +178,10 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
 
         try:
             with display:
-                if config is not None:
+                if isinstance(config, PretrainConfig):
                     results, facts = _pretrain(run, config, processes, log, display, materials, asked)
                 else:
-                    evaluated = EvaluateConfig.model_validate(spec.config)
-                    results, facts = _evaluate(run, evaluated, log, display, materials, asked)
+                    results, facts = _evaluate(run, config, processes, log, display, materials, asked)
         except BaseException as error:
             run.write_failure(error)
             raise
@@ -189,6 +190,13 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
             run.write_status(state="finished", ended=time.time(), results=results, facts=found)
         if signum := asked.signal():
             raise Interrupted(signum, f"stopped when run '{run.name}' had finished")
+
+
+def config_of(run: Run) -> PretrainConfig | EvaluateConfig:
+    """The configuration of a pretraining or an evaluation."""
+    spec = run.spec()
+    model: type[PretrainConfig | EvaluateConfig] = PretrainConfig if spec.kind == "pretrain" else EvaluateConfig
+    return model.model_validate(spec.config)
 
 
 class _Asked:
@@ -246,15 +254,19 @@ def _pretrain(
     facts.precision = compute.precision
     refuse_other_images(run, dataset, facts)
     refuse_other_precision(run, facts)
-    start = None
-    if config.weights is not None:
+    refuse_disagreement(processes, dataset, facts)
+
+    def base() -> dict[str, Tensor]:
+        """The weights to start from, which are the main process's: another machine may not have them."""
         loaded = materials.weights_of(run, config)
         facts.weights_sha256 = loaded.sha256
-        start = loaded.state
-        if processes.main and not display.silent:
+        if not display.silent:
             console.note(loaded.summary())
             for line in loaded.oddities():
                 console.warn(line)
+        return dict(loaded.state)
+
+    start = processes.of_main(base) if config.weights is not None else None
     facts.fingerprint = fingerprint_of(config, facts)
     metered = _with_energy(run, log, processes, facts) if processes.main else log
     if processes.main:
@@ -289,10 +301,10 @@ def _pretrain(
 
 def _with_energy(run: Run, log: Log, processes: Processes, facts: Facts) -> Log:
     """`log`, with the energy that the run took so far where the hardware counts it, steps that were lost included."""
-    meter = Meter(processes.device, processes.count)
+    meter = Meter(processes.device, processes.here)
     if not meter.of:
         return log
-    facts.energy_of = meter.of
+    facts.energy_of = meter.of if processes.here == processes.count else f"{meter.of} of the first machine"
     spent = max((line["energy_wh"] for line in run.metrics() if "energy_wh" in line), default=0.0)
 
     def metered(metrics: dict[str, float], step: int) -> None:
@@ -303,20 +315,32 @@ def _with_energy(run: Run, log: Log, processes: Processes, facts: Facts) -> Log:
 
 
 def _evaluate(
-    run: Run, config: EvaluateConfig, log: Log, display: Display, materials: Materials, asked: _Asked
+    run: Run,
+    config: EvaluateConfig,
+    processes: Processes,
+    log: Log,
+    display: Display,
+    materials: Materials,
+    asked: _Asked,
 ) -> tuple[dict[str, float], Facts]:
     dataset = materials.dataset(config, display)
-    state, sha256 = materials.state_of(run, config, display)
     facts = data_facts(dataset)
-    facts.weights_sha256, facts.hardware = sha256, hardware(choose_device(config.device))
-    facts.precision = Compute.of(config).precision
-    facts.fingerprint = fingerprint_of(config, facts)
+    facts.hardware = hardware(processes.device, processes.count)
+    facts.precision = Compute.of(config, processes.device).precision
     refuse_other_images(run, dataset, facts)
     refuse_other_precision(run, facts)
-    write_split(run, dataset)
-    run.write_status(facts=facts)
-    refuse_leak(run, config, dataset, facts, materials, warn=console.warn if not display.silent else lambda _: None)
-    run.write_status(facts=facts)
+    refuse_disagreement(processes, dataset, facts)
+
+    def subject() -> tuple[dict[str, Tensor], str | None]:
+        state, facts.weights_sha256 = materials.state_of(run, config, display)
+        facts.fingerprint = fingerprint_of(config, facts)
+        write_split(run, dataset)
+        run.write_status(facts=facts)
+        refuse_leak(run, config, dataset, facts, materials, warn=console.warn if not display.silent else lambda _: None)
+        run.write_status(facts=facts)
+        return dict(state), facts.weights_sha256
+
+    state, _ = processes.of_main(subject)
     with asked.held_back(saves=config.kind != "knn"):
         callbacks = Callbacks(log, display.progress, asked.stop)
         if config.kind in DENSE:
@@ -327,7 +351,9 @@ def _evaluate(
         else:
             from hpt.evaluate import evaluate
 
-            found = evaluate(config, dataset, state, run.path, callbacks, common=materials.common(config))
+            found = evaluate(
+                config, dataset, state, run.path, callbacks, common=materials.common(config), processes=processes
+            )
     log(found.metrics, final_step(run))
     results = Facts.of(found.facts)
     if results.lr_at_edge is not None and not display.silent:
@@ -393,6 +419,33 @@ def refuse_other_precision(run: Run, facts: Facts) -> None:
             f"run '{run.name}' began in {before} and would go on in {facts.precision} on this device",
             f"go on where it began, or start a new run with --precision {facts.precision}",
         )
+
+
+def refuse_disagreement(processes: Processes, dataset: Dataset, facts: Facts) -> None:
+    """A RunError, on every process, when some see other images or compute otherwise than the main one: they are on
+    several machines then, each with files and programs of its own."""
+    said = {
+        "host": socket.gethostname(),
+        "images": f"{len(dataset.images):,} images ({str(facts.data_fingerprint)[:10]})",
+        "split": f"{facts.split_counts} ({str(facts.split_fingerprint)[:10]})",
+        "program": f"hptctl {__version__}, torch {'.'.join(torch.__version__.split('.')[:2])}",
+        "compute": f"{processes.device.type} in {facts.precision}",
+    }
+    mend = {
+        "images": f"bring the same files of '{dataset.name}' to each machine",
+        "split": f"bring the same files of '{dataset.name}', and lists of splits, to each machine",
+        "program": "install the same versions on each machine",
+        "compute": "give --device and --precision that each machine has",
+    }
+    first, *others = (json.loads(each) for each in processes.everyones(json.dumps(said)))
+    for rank, other in enumerate(others, 1):
+        for key, fix in mend.items():
+            if other[key] != first[key]:
+                raise RunError(
+                    f"process {rank} on {other['host']} has {other[key]}, and process 0 on {first['host']} has"
+                    f" {first[key]}",
+                    fix,
+                )
 
 
 def refuse_leak(
@@ -501,26 +554,77 @@ def hardware(device: torch.device, processes: int = 1) -> str:
     return f"{processes} x {name} ({kind}), torch {torch.__version__}"
 
 
+def embed(run: Run, splits: Sequence[str]) -> None:
+    """As one of several processes: the features of all images in some splits, as `features.npz` in the run's folder.
+
+    Raises:
+        DataError: there are no images. HptError: a feature is NaN or infinite.
+    """
+    from hpt.evaluate import embeddings
+
+    config, materials = EvaluateConfig.model_validate(run.spec().config), Materials()
+    processes, asked = Processes(config.processes, config.device), _Asked(None)
+    try:
+        with Display(silent=not processes.main, follow=asked.progress) as display:
+            dataset = materials.dataset(config, display)
+            facts = data_facts(dataset)
+            facts.precision = Compute.of(config, processes.device).precision
+            refuse_disagreement(processes, dataset, facts)
+            state = processes.of_main(lambda: dict(materials.state_of(run, config, display)[0]))
+            found = embeddings.extract(config, dataset, state, splits, display.progress, processes)
+        if processes.main:
+            embeddings.write(run.path / FEATURES, found, {})
+            run.write_status(state="finished")
+    finally:
+        processes.leave()
+
+
 def main() -> None:
-    """`python -m hptctl.worker RUN-FOLDER`, once per process."""
+    """`python -m hptctl.worker RUN-FOLDER`, once per process; with `--features SPLIT...` as `embed`."""
     collector.spare()
     environment.keep_warnings_warnings()
-    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)  # which Accelerate would take for the run's
+    environment.follow_no_accelerate()
     mask_tracebacks()
     raise_on_signals()
     end_with_command()
-    console.err.file = sys.stdout  # standard error is the launchers', who say much there
+    own_launcher = COMMAND_VARIABLE not in os.environ
+    if not own_launcher:
+        console.err.file = sys.stdout  # standard error is the launchers', who say much there
     if os.environ.get("RANK", "0") == "0":
         console.show_library_notes()
-    run = Run(Path(sys.argv[1]))
+    folder, *words = sys.argv[1:]
+    run = Run(Path(folder))
     try:
-        work(run)
+        refuse_other_number(run)
+        if own_launcher and run.status().state == "finished":
+            console.note(f"run '{run.name}' is finished already")
+        elif words[:1] == ["--features"]:
+            embed(run, words[1:])
+        else:
+            work(run)
     except HptError as error:
         run.write_failure(error)  # also what failed before there was a lock to work under
+        if own_launcher and os.environ.get("LOCAL_RANK", "0") == "0":
+            console.error(str(error))
         sys.exit(error.exit_code)
     except BaseException as error:
         run.write_failure(error)
         raise
+    if os.environ.get("RANK", "0") != "0":
+        # It has written nothing that is still to be flushed, and gloo aborts now and then as an interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def refuse_other_number(run: Run) -> None:
+    """A ConfigError where a launcher has started several processes of a run that has one: each would do all of it."""
+    wanted, started = config_of(run).processes, int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted == 1 < started:
+        raise ConfigError(
+            f"run '{run.name}' has one process, but the launcher started {started}",
+            f"have it start one, or make the run with --processes {started}",
+        )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hpt.config import (
     DEFAULT_WEIGHTS,
+    DENSE,
     UNTRAINED,
     Config,
     EvaluateConfig,
@@ -455,10 +456,12 @@ class _Grid:
     def _evaluated(
         self, evaluation: StudyEvaluation, weights: str, dataset: str, trained: PretrainConfig
     ) -> EvaluateConfig:
+        alone = {"processes": 1} if evaluation.kind in {"sweep", *DENSE} else {}  # whatever the pretrainings have
         return resolve(
             EvaluateConfig,
             inherited=trained.model_dump(include=INHERITED),
             flags=_nested(self.study, EvaluateConfig)
+            | alone
             | {"kind": "finetune" if evaluation.kind == "sweep" else evaluation.kind, "weights": weights}
             | {"dataset": evaluation.dataset or dataset, "labels": evaluation.labels, "seed": trained.seed},
         )

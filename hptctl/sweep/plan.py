@@ -118,8 +118,8 @@ def make(
         ConfigError: every problem of the space at once, or options that do not go together.
     """
     check_space(space, base.model_dump(mode="json"), MODELS[target])
-    if isinstance(base, PretrainConfig) and base.processes > 1:
-        raise ConfigError("a sweep's trials train in one process each", "drop --processes, and use --workers")
+    if base.processes > 1:
+        raise ConfigError("a sweep's trials have one process each", "drop --processes, and use --workers")
     sampler = _one_of("--sampler", asked.sampler or ("tpe" if space.ranges() else "grid"), Sampler)
     trials = TRIALS if asked.trials is None else asked.trials
     if sampler == "grid":

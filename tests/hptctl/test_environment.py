@@ -11,7 +11,7 @@ import pytest
 from program import command
 
 from hptctl import tracking
-from hptctl.environment import NOT_FOLLOWED, not_followed
+from hptctl.environment import NOT_FOLLOWED, join_slurm_step, not_followed
 
 SWITCHES = {
     "MLFLOW_EXPERIMENT_ID": "7",
@@ -59,3 +59,40 @@ def test_settings_that_pytorch_does_not_know_are_a_line(workplace: Path) -> None
     assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert error.startswith("error: TORCH_LOGS holds what PyTorch does not know; unset it")
+
+
+DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+STEPS = {
+    "two nodes": ("gpu[03-04]", "4(x2)", "5", "1", ("5", "8", "1", "4", "gpu03")),
+    "nodes of different sizes": ("a1,b[2,7]-x", "2,1(x2)", "3", "2", ("3", "8", "1", "1", "a1")),
+    "one node": ("localhost", "8", "0", "0", ("0", "8", "1", "8", "localhost")),
+    "a name with an end": ("r1i[0-3]n0", "2(x4)", "0", "0", ("0", "8", "1", "2", "r1i0n0")),
+}
+
+
+@pytest.mark.parametrize(("nodes", "tasks", "rank", "node", "expected"), STEPS.values(), ids=STEPS.keys())
+def test_a_task_of_srun_joins_the_others(
+    nodes: str, tasks: str, rank: str, node: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*DISTRIBUTED, "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is taken away in the end
+        monkeypatch.delenv(name)
+    said = {"STEP_NUM_TASKS": "8", "STEP_TASKS_PER_NODE": tasks, "STEP_NODELIST": nodes, "PROCID": rank, "LOCALID": "1"}
+    for name, value in (said | {"NODEID": node, "JOB_ID": "123456"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    join_slurm_step()
+    assert tuple(os.environ[name] for name in DISTRIBUTED) == (*expected, "23456")
+    assert int(os.environ["OMP_NUM_THREADS"]) >= 1
+
+
+def test_what_another_launcher_said_and_a_batch_script_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DISTRIBUTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")  # of the job, whose script runs once
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    join_slurm_step()
+    assert "RANK" not in os.environ
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("RANK", "3")
+    join_slurm_step()
+    assert "WORLD_SIZE" not in os.environ

@@ -42,6 +42,7 @@ class Shared:
     metric: options.Metric = None
     seed: options.Seed = None
     image_size: options.ImageSize = None
+    processes: options.Processes = None
     device: options.Device = None
     precision: options.Precision = None
     preset: options.Preset = None
@@ -58,8 +59,10 @@ class Shared:
 
     def flags(self) -> dict[str, Any]:
         """Those that are fields of the configuration; None for one that was not given."""
-        fields = ("dataset", "labels", "backbone", "seed", "image_size", "device", "precision", "preset", "metric")
-        return {field: getattr(self, field) for field in fields} | {"allow_partial": self.allow_partial or None}
+        fields = ("dataset", "labels", "backbone", "metric", "seed", "image_size")
+        machine = ("processes", "device", "precision", "preset")
+        given = {field: getattr(self, field) for field in (*fields, *machine)}
+        return given | {"allow_partial": self.allow_partial or None}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def features(
     dataset: options.Dataset = None,
     seed: options.Seed = None,
     image_size: options.ImageSize = None,
+    processes: options.Processes = None,
     device: options.Device = None,
     precision: options.Precision = None,
     preset: options.Preset = None,
@@ -43,6 +44,8 @@ def features(
         hptctl evaluate features my-base -d digits --out features.parquet --split test
 
         hptctl evaluate features my-base@500 --map map.svg --method tsne
+
+        hptctl evaluate features my-base -d my-images/ --out features.npz --processes 4
     """
     from hpt.config import flatten
     from hpt.errors import ConfigError, did_you_mean
@@ -63,10 +66,15 @@ def features(
         from hptctl.charts import svg
 
         svg.check_figure(draw)
-    flags = {"dataset": dataset, "seed": seed, "image_size": image_size, "device": device}
+    flags = {"dataset": dataset, "seed": seed, "image_size": image_size, "processes": processes, "device": device}
     config, loaded, data = opened(run, flags | {"precision": precision, "preset": preset}, sets)
-    with console.Display() as display:
-        found = embeddings.extract(config, data, loaded.state, splits, progress=display.progress)
+    if config.processes > 1:
+        from hptctl.runs import launch
+
+        found = launch.embed(config, splits)
+    else:
+        with console.Display() as display:
+            found = embeddings.extract(config, data, loaded.state, splits, progress=display.progress)
     n, width = found.features.shape
     about = {
         "weights": config.weights,

@@ -23,6 +23,8 @@ def linear() -> None:
 
         hptctl evaluate linear my-base@500
 
+        hptctl evaluate linear my-base --processes 4
+
         hptctl evaluate linear untrained --dataset my-images/ --backbone resnet18
 
         hptctl evaluate linear --resume linear-my-base

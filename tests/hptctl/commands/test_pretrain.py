@@ -32,6 +32,22 @@ BAD = {
     "an unknown preset": (("-s", "target", "-d", "digits", "--preset", "papr"), "did you mean 'paper'?"),
     "a device that is not here": (("-s", "target", "-d", "digits", "--device", "cuda:77"), "cuda:77"),
     "no strategy": (("-d", "digits"), "strategy is missing"),
+    "a machine without its rank": (("-s", "target", "-d", "digits", "--machines", "2"), "needs --machine-rank"),
+    "processes that the machines cannot share": (
+        (
+            *("-s", "target", "-d", "digits", "--processes", "1", "--machines", "2", "--machine-rank", "0"),
+            *("--main-address", "127.0.0.1:9"),
+        ),
+        "--processes 1 cannot be shared evenly by 2 machines",
+    ),
+    "a start of its own for machines": (
+        (
+            *("-s", "target", "-d", "digits", "--create-only", "--machines", "2", "--machine-rank", "0"),
+            *("--main-address", "127.0.0.1:9"),
+        ),
+        "drop it, or --machines",
+    ),
+    "a wait that is no time": (("-s", "target", "-d", "digits", "--wait", "soon"), "is not a length of time"),
     "a dataset that is misspelt": (("-s", "target", "-d", "digit"), "did you mean 'digits'?"),
 }
 
@@ -65,3 +81,15 @@ def test_a_configuration_file_lies_under_sets_and_options(hptctl, workplace: Pat
     assert config["image_size"] == 32  # the preset's
     assert plan["estimated_seconds"] > 0
     assert not (workplace / "runs").exists()
+
+
+def test_a_run_is_only_created_and_says_how_it_is_started(hptctl, workplace: Path) -> None:
+    arguments = ("pretrain", "-s", "target", "-d", "digits", *TINY, "--create-only")
+    said = json.loads(hptctl(*arguments, "--processes", "2", "--name", "two", "--json").stdout)
+    folder = workplace / "runs/two"
+    start = f"accelerate launch --multi_gpu --num_processes 2 -m hptctl.worker {folder}"
+    assert said == {"name": "two", "folder": str(folder), "start": f"ACCELERATE_USE_CPU=true {start}"}
+    assert json.loads((folder / "run.json").read_text())["config"]["processes"] == 2
+    assert not (folder / "status.json").exists()
+    one = hptctl(*arguments, "--name", "one").stdout
+    assert f"start it: ACCELERATE_USE_CPU=true accelerate launch --num_processes 1 -m hptctl.worker {workplace}" in one

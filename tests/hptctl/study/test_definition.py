@@ -171,3 +171,12 @@ def test_no_base_is_called_untrained(tmp_path: Path) -> None:
     path.write_text('datasets = ["d"]\n[[bases]]\nname = "untrained"\ndataset = "d"')
     with pytest.raises(ConfigError, match="a base cannot be called 'untrained'"):
         grid.load(str(path))
+
+
+def test_processes_of_a_study_are_those_of_what_may_have_several(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    evaluations = '"knn", { kind = "sweep" }, "detection"'
+    path.write_text(f'datasets = ["d"]\nweights = ["a"]\nevaluations = [{evaluations}]\n[set]\nprocesses = 2\n')
+    found = grid.cells(grid.load(str(path)), lambda weights: "resnet50")
+    counts = {"sweep" if cell.sweep else cell.kind: cell.config.processes for cell in found}
+    assert counts == {"pretrain": 2, "knn": 2, "sweep": 1, "detection": 1}

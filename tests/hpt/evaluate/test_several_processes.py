@@ -1,0 +1,131 @@
+"""Evaluations by two processes, which come to the figures of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_evaluation import config, run
+from torch import Tensor
+
+from hpt.config import EvaluateConfig
+from hpt.data.dataset import Dataset
+from hpt.evaluate.embeddings import extract
+from hpt.evaluate.features import embed, load_backbone
+from hpt.processes import Compute, Processes
+
+TUNE = {
+    "schedule": "4-steps",
+    "batch_size": 20,
+    "micro_batch": 7,
+    "eval_every": 2,
+    "lr": 0.0003,
+}  # float noise grows with it
+CONFIGS = {
+    "knn": config("knn"),
+    "linear": config("linear", linear={"steps": 12, "batch_size": 30, "eval_every": 4, "lrs": [0.3]}),
+    "linear of stored views": config("linear"),
+    "finetune": config("finetune", finetune=TUNE, log_every=1),  # three micro-batches
+    "finetune of one": config("finetune", finetune=TUNE | {"micro_batch": 20}, log_every=1),  # one has none
+}
+
+
+def test_two_processes_evaluate_as_one_does(
+    dataset: Dataset, digits_folder: Path, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
+    configs = json.dumps({name: each.model_dump(mode="json") for name, each in CONFIGS.items()})
+    words = [sys.executable, str(Path(__file__).parents[2] / "evaluate_among.py"), str(digits_folder), str(tmp_path)]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[3])])
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    started = [
+        subprocess.Popen([*words, configs], env=os.environ | place | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = {name: run(each, dataset, state, tmp_path / f"{name} alone") for name, each in CONFIGS.items()}
+        features = extract(CONFIGS["knn"], dataset, state, ("train", "val"), lambda *_: None).features
+    finally:
+        torch.set_num_threads(threads)
+    for process in started:
+        process.wait(timeout=120)
+    main, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    torch.testing.assert_close(main["features"], torch.from_numpy(features), atol=1e-5, rtol=1e-5)
+    assert torch.equal(main["features"], other["features"])
+    for name, (expected, logged) in alone.items():
+        found = main[name]
+        assert found["metrics"] == pytest.approx(expected.metrics, abs=1e-6), name
+        for split, scores in expected.scores.items():
+            if name.startswith("finetune"):  # where gradients add up in another order
+                torch.testing.assert_close(found["scores"][split], scores, atol=2e-4, rtol=1e-4, msg=f"{name}, {split}")
+            else:
+                assert torch.equal(found["scores"][split], scores), (name, split)
+        assert found["logged"].keys() == logged.keys(), name
+        for step, figures in logged.items():
+            assert found["logged"][step] == pytest.approx(figures, rel=1e-3, abs=1e-4), (name, step)
+        assert other[name]["metrics"] == {}
+    assert not list(tmp_path.glob("*/checkpoints"))
+    assert {path.name for path in (tmp_path / "finetune").iterdir()} == {
+        path.name for path in (tmp_path / "finetune alone").iterdir()
+    }
+
+
+@pytest.mark.parametrize("kind", ["detection", "segmentation"])
+def test_detection_and_segmentation_refuse_several_processes(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"{kind} trains in one process"):
+        config(kind, processes=2)
+
+
+def test_the_number_of_processes_is_no_part_of_what_a_result_rests_on() -> None:
+    from hpt.config import fingerprint
+
+    hashes = {"data": "d", "split": "s", "weights": "w", "precision": "fp32"}
+    one, four = (fingerprint(config("linear", processes=count), **hashes) for count in (1, 4))
+    assert one == four
+
+
+class Two(Processes):
+    """The share of one of two processes, whose messages this process hears itself."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(1, "cpu")
+        self.count, self.rank = 2, rank
+        self.sent: list[Tensor] = []
+
+    def gather(self, rows: Tensor, counts: object = None) -> Tensor:
+        self.sent.append(rows)
+        return rows
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_rows_are_shared_out_whole_however_few_they_are(dataset: Dataset, state: dict[str, Tensor], size: int) -> None:
+    images = dataset.images.subset(dataset.splits["train"][:size])
+    compute = Compute.of(EvaluateConfig.model_validate(CONFIGS["knn"].model_dump()))
+    backbone = load_backbone("resnet18", state, compute.device)
+    whole = embed(backbone, images, 32, compute, lambda *_: None, "")
+    parts = [Two(rank) for rank in range(2)]
+    for part in parts:
+        embed(backbone, images, 32, compute, lambda *_: None, "", part)
+    rows = torch.cat([each for part in parts for each in part.sent])
+    torch.testing.assert_close(rows, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_pieces_of_work_are_dealt_out_evenly_and_in_order() -> None:
+    processes = Processes(1, "cpu")
+    for count, pieces in [(1, 3), (2, 5), (3, 2), (4, 0)]:
+        processes.count = count
+        portions = processes.portions(list(range(pieces)))
+        assert [each for portion in portions for each in portion] == list(range(pieces))
+        sizes = [len(portion) for portion in portions]
+        assert len(sizes) == count
+        assert max(sizes) - min(sizes) <= 1
