@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hptctl import options
+from hptctl.commands.elsewhere import HERE, Elsewhere
 from hptctl.format import count, duration, percent
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from hptctl.runs import Run
 
 
+@options.gathered
 def pretrain(
     strategy: Annotated[
         str | None, typer.Option("--strategy", "-s", help="base, target, hpt or hpt-bn; see above.")
@@ -65,6 +67,7 @@ def pretrain(
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
     time_limit: options.For = None,
+    elsewhere: Elsewhere = HERE,
     resume: options.Resume = None,
     experiment: options.Experiment = "hptctl",
     log_backbone: Annotated[
@@ -97,6 +100,8 @@ def pretrain(
         hptctl pretrain -s hpt -d my-images/ -w my-base --for 8m
 
         hptctl pretrain --resume my-base
+
+        hptctl pretrain -s hpt -d my-images/ --on slurm --cluster partition=gpu --cluster gpus=1 --cluster time=4h
     """
     from hpt.config import PretrainConfig, resolve
     from hpt.errors import ConfigError
@@ -123,6 +128,7 @@ def pretrain(
         "allow_partial": allow_partial or None,
         "augment": {"policy": policy} if policy is not None else None,
     }
+    cluster = elsewhere.check()
     if resume is not None:
         aside = {"augment": None, "policy": policy, "name": name, "set": sets, "config": config}
         options.refuse_beside_resume(everyday | aside | {"dry_run": dry_run or None})
@@ -151,9 +157,12 @@ def pretrain(
             _plan(settings, as_json)
             return
         origin = launch.Origin(options.command_line(), experiment)
-        run = launch.create_pretraining(settings, origin, name=name, log_backbone=log_backbone)
+        run = launch.create_pretraining(settings, origin, name=name, log_backbone=log_backbone, look=cluster is None)
     console.note(f"run '{run.name}' in {run.path}")
-    launch.execute(run)
+    if cluster is None:
+        launch.execute(run)
+    elif not elsewhere.execute(run, cluster):
+        return
     _show(run, as_json)
 
 

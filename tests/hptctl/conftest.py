@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from program import checked, made_once, run_inside
+from small_study import STUDY
 
 if TYPE_CHECKING:
     from hptctl.report.findings import Findings
@@ -62,3 +63,11 @@ def own(workplace: Path, pretraining: tuple[Path, str]) -> str:
     folder, said = pretraining
     shutil.copytree(folder, workplace, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", "*.lock"))
     return said
+
+
+@pytest.fixture
+def study(workplace: Path, digits_folder: Path) -> Path:
+    """`mine.toml` in the working folder, the study that tests run."""
+    path = workplace / "mine.toml"
+    path.write_text(STUDY.format(dataset=digits_folder))
+    return path
