@@ -47,6 +47,7 @@ SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 ReturnToService=2
 KillWait=10
+EnforcePartLimits=ALL
 SlurmdTimeout=10
 MpiDefault=none
 NodeName={host} NodeAddr=127.0.0.1 NodeHostname={host} CPUs={cpus} RealMemory=4000

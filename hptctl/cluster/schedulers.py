@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from hpt import cores
@@ -111,9 +110,7 @@ class Slurm:
                 )
 
     def executor(self, folder: Path, cluster: Cluster, name: str) -> submitit.AutoExecutor:
-        executor: submitit.AutoExecutor = _submitit().AutoExecutor(
-            folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS
-        )
+        executor = _executor(folder, self.name)
         # Whatever of the environment a site hands on to jobs, these have to come.
         exports = [f"export {key}={shlex.quote(value)}" for key, value in _for_submitit().items()]
         executor.update_parameters(
@@ -180,7 +177,7 @@ class Local:
         pass
 
     def executor(self, folder: Path, cluster: Cluster, name: str) -> submitit.AutoExecutor:
-        executor = submitit.AutoExecutor(folder, cluster="local", local_max_num_timeout=TIMEOUTS)
+        executor = _executor(folder, self.name)
         executor.update_parameters(
             name=name,
             timeout_min=cluster.minutes,
@@ -242,7 +239,7 @@ def sending() -> Iterator[None]:
     Raises:
         ConfigError: sbatch's own words, in one line, where it refuses them.
     """
-    _submitit()
+    os.environ.update(_for_submitit())
     from submitit.core.utils import FailedJobError
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -257,14 +254,12 @@ def sending() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _submitit() -> ModuleType:
-    """submitit, which takes the signal that warns a job from the environment as it is imported; processes of this
-    machine inherit that."""
-    os.environ.update(_for_submitit())
+def _executor(folder: Path, name: str) -> submitit.AutoExecutor:
+    os.environ.update(_for_submitit())  # read as submitit is imported, and inherited by processes of this machine
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.CRITICAL)
-    return submitit
+    return submitit.AutoExecutor(folder, cluster=name, **{f"{name}_max_num_timeout": TIMEOUTS})
 
 
 def _for_submitit() -> dict[str, str]:

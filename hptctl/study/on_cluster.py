@@ -93,9 +93,13 @@ class ClusterConductor(StudyConductor):
             if task.key not in self.sent:
                 self.sent.send([task])
             console.note(f"{in_words(self.sent[task.key], None)} to look at the images and weights first")
+            shown = None
             while task.key in self.sent:
                 self._raise_if_stopped(stop)
                 self.sent.look()
+                place = self.sent.places.get(task.key)
+                if place is not None and shown != (shown := (place.state, place.reason)):
+                    console.note(in_words(self.sent[task.key], place))
                 self._take_ended()
                 time.sleep(TICK_SECONDS)
             found.read()

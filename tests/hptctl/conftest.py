@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from login_node import without_torch
 from program import checked, made_once, run_inside
 from small_study import STUDY
 
@@ -71,3 +72,10 @@ def study(workplace: Path, digits_folder: Path) -> Path:
     path = workplace / "mine.toml"
     path.write_text(STUDY.format(dataset=digits_folder))
     return path
+
+
+@pytest.fixture
+def login(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder on a machine where PyTorch cannot be imported."""
+    monkeypatch.setenv("PYTHONPATH", without_torch(workplace / "login"))
+    return workplace

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from program import command
+from program import checked, command, run_inside
 from slurm_cluster import SlurmCluster, absent, slurm_cluster
 from small_study import STUDY, states
 
@@ -23,7 +23,7 @@ from hptctl.runs.weights import saved_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(absent()), reason=absent())]
 ON = ("--on", "slurm", "--cluster", "time=10m")
-TARGET = "target-my-digits-s0-300"
+TARGET = "target-my-digits-s0-40"
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +49,18 @@ def queue(*options: str) -> str:
 def long_study(study: Path) -> Path:
     """One whose pretraining takes some ten seconds, saved again and again."""
     text = STUDY.format(dataset=study.read_text().split('"')[1])
-    text = text.replace("target = [4]", "target = [300]").replace("[set]", "[set]\ncheckpoint_every = 10")
+    text = text.replace("target = [4]", "target = [40]").replace("[set]", "[set]\ncheckpoint_every = 5")
     study.write_text(text)
     return study
 
 
-@pytest.fixture
-def bits(long_study: Path, hptctl, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+@pytest.fixture(scope="module")
+def bits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The backbone of that pretraining where nothing happens to it."""
-    words = ("-s", "target", "-d", long_study.read_text().split('"')[1], "--preset", "tiny", "--batch-size", "32")
-    words += ("--device", "cpu", "--steps", "300", "--set", "checkpoint_every=10")
-    hptctl("pretrain", *words, "--name", "alone")
-    found = runs.get("alone").backbone.read_bytes()
-    shutil.rmtree("runs/alone")
-    Path("mlflow.db").unlink()
-    return found
+    words = ("-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--batch-size", "32", "--device", "cpu")
+    with contextlib.chdir(tmp_path_factory.mktemp("alone")):
+        checked(run_inside, "pretrain", *words, "--steps", "40", "--name", "alone")
+        return runs.get("alone").backbone.read_bytes()
 
 
 Started = Callable[..., subprocess.Popen[str]]
@@ -85,7 +82,7 @@ def begin(slurm: SlurmCluster) -> Iterator[Started]:
         process.communicate()
 
 
-def until(true: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
+def until(true: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not true():
         if process is not None and process.poll() is not None:
@@ -94,7 +91,7 @@ def until(true: Callable[[], object], process: subprocess.Popen[str] | None = No
         time.sleep(0.1)
 
 
-def ended(process: subprocess.Popen[str], code: int = 0, seconds: float = 240) -> tuple[str, str]:
+def ended(process: subprocess.Popen[str], code: int = 0, seconds: float = 600) -> tuple[str, str]:
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, f"{out}\n{err}"
     return out, err
@@ -122,15 +119,16 @@ def test_a_job_that_is_put_back_and_killed_goes_on_to_the_same_bits(
 ) -> None:
     run = Run(Path("runs") / TARGET)
     process = begin("study", "run", "mine.toml", "--only", "knn-target*", *ON)
-    until(lambda: saved_steps(run) >= 20, process)
+    until(lambda: saved_steps(run) >= 5, process)
     first = the_job(run)
-    slurm.scontrol("requeue", first)
+    slurm.scontrol("requeuehold", first)
     until(lambda: "PENDING" in queue("-o", "%T"), process)
     said = subprocess.run(
         command("study", "status", "mine.toml", "--only", "knn-target*"), capture_output=True, text=True
     )
-    assert f"job {first} waits" in said.stdout
+    assert f"job {first} waits (job requeued in held state)" in said.stdout
     before = saved_steps(run)
+    slurm.scontrol("release", first)
     until(lambda: saved_steps(run) > before, process)
     said = subprocess.run(
         command("study", "status", "mine.toml", "--only", "knn-target*"), capture_output=True, text=True
@@ -142,7 +140,7 @@ def test_a_job_that_is_put_back_and_killed_goes_on_to_the_same_bits(
     assert f"{TARGET}: job {first} was lost (FAILED on {slurm.host} (exit code 1)); the run goes on in another" in err
     assert log_of(run).count("going on from step") == 2
     assert run.backbone.read_bytes() == bits
-    assert states()["knn-target-my-digits-s0@300"] == "done"
+    assert states()["knn-target-my-digits-s0@40"] == "done"
 
 
 def test_a_warning_before_the_limit_saves_and_the_job_goes_on_in_the_queue(
@@ -150,7 +148,7 @@ def test_a_warning_before_the_limit_saves_and_the_job_goes_on_in_the_queue(
 ) -> None:
     run = Run(Path("runs") / TARGET)
     process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
-    until(lambda: saved_steps(run) >= 10, process)
+    until(lambda: saved_steps(run) >= 5, process)
     job = the_job(run)
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     until(lambda: run.status().state == "interrupted", process)
@@ -192,7 +190,7 @@ def test_a_job_whose_node_is_gone_goes_on_when_there_is_one(
 ) -> None:
     run = Run(Path("runs") / TARGET)
     process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
-    until(lambda: saved_steps(run) >= 10, process)
+    until(lambda: saved_steps(run) >= 5, process)
     slurm.kill_node()
     slurm.scontrol("update", f"nodename={slurm.host}", "state=down", "reason=lost")
     until(lambda: "RUNNING" not in queue("-o", "%T"), process)
@@ -208,7 +206,7 @@ def test_a_command_that_was_ended_finds_its_jobs_even_those_it_had_no_number_of(
     run = Run(Path("runs") / TARGET)
     words = ("study", "run", "mine.toml", "--only", "target*", *ON)
     process = begin(*words)
-    until(lambda: saved_steps(run) >= 10, process)
+    until(lambda: saved_steps(run) >= 5, process)
     job = the_job(run)
     process.send_signal(signal.SIGINT)
     _, err = ended(process, code=130)

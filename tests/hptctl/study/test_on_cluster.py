@@ -1,4 +1,4 @@
-"""A study whose cells are jobs, on this machine's processes; `cluster/test_slurm.py` has a real Slurm."""
+"""A study whose cells are jobs, of this machine's processes; `cluster/test_slurm.py` has a real Slurm."""
 
 from __future__ import annotations
 
@@ -10,32 +10,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from login_node import SETUP, given
 from program import command, wait_for
 from small_study import states
 
 from hptctl import runs
 from hptctl.cluster.jobs import remembered
 
-NO_TORCH = "raise ImportError('a login node has no PyTorch')\n"
-"""What `import torch` finds where the command runs; jobs find the real one."""
-JOBS = ("--on", "local", "--cluster", "array_parallelism=2", "--cluster", "setup=unset PYTHONPATH")
+JOBS = ("--on", "local", "--cluster", "array_parallelism=2", "--cluster", SETUP)
 
 
-@pytest.fixture
-def login(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine where PyTorch cannot be imported."""
-    (workplace / "login").mkdir()
-    (workplace / "login" / "torch.py").write_text(NO_TORCH)
-    monkeypatch.setenv("PYTHONPATH", str(workplace / "login"))
-    return workplace
-
-
-def given(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-    return done
-
-
+@pytest.mark.slow
 def test_a_study_is_done_by_jobs_for_a_command_that_has_no_torch(study: Path, login: Path) -> None:
     some = ("--only", "target*")
     said = given("study", "run", "mine.toml", *some, *JOBS)
@@ -109,21 +94,3 @@ def test_a_command_that_does_not_wait_sends_what_is_ready(study: Path, login: Pa
     said = given(*words, "--detach").stdout
     assert "0 of 2 cells done, 1 in the queue\nthe same command sends what has become ready" in said
     assert "2 of 2 cells are done" in given(*words).stdout
-
-
-@pytest.mark.slow
-def test_a_single_run_is_a_job_that_is_waited_for_or_not(login: Path, digits_folder: Path) -> None:
-    words = ("-d", str(digits_folder), "--preset", "tiny", "--batch-size", "32", "--device", "cpu")
-    jobs = JOBS[:2] + JOBS[4:]
-    said = given("pretrain", "-s", "target", *words, "--steps", "3", "--name", "own", *jobs)
-    assert "runs on" in said.stderr
-    assert "backbone: runs/own/backbone.safetensors" in said.stdout
-    said = given("evaluate", "knn", "own", "--device", "cpu", *jobs, "--detach")
-    assert said.stdout.strip() == "wait for it with `hptctl evaluate knn --resume knn-own --on local`"
-    given("evaluate", "knn", "--resume", "knn-own", *jobs)
-    assert runs.get("knn-own").status().state == "finished"
-    words = ("sweep", "finetune", "own", "--lr", "0.01,0.1", "--schedule", "2-steps", "--device", "cpu", *jobs)
-    assert "2" in given(*words, "--name", "rates").stdout
-    assert runs.get("rates").status().state == "finished"
-    refused = given("evaluate", "knn", "own", "--all-checkpoints", *jobs, code=2).stderr
-    assert "--all-checkpoints evaluates here" in refused
