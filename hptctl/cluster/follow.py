@@ -24,7 +24,11 @@ def follow(task: Task, jobs: Jobs, *, detach: bool, again: str) -> bool:
         if task.key in jobs:
             jobs.look()
         if task.key not in jobs:
-            jobs.send([task])
+            try:
+                jobs.send([task])
+            except HptError as error:
+                task.run.write_failure(error)  # a new one gives its name back
+                raise
         console.note(f"{in_words(jobs[task.key], jobs.places.get(task.key))}; it writes {jobs.folder}")
         if detach:
             return False

@@ -93,7 +93,7 @@ class Elsewhere:
         again = f"hptctl {shlex.join([*resume_words(run), '--on', self.on or '', *asked])}"
         if follow(task_of(run, *more), self.jobs(run, cluster), detach=self.detach, again=again):
             return True
-        console.say(f"wait for it with `{again}`")
+        console.note(f"wait for it with `{again}`")
         return False
 
 

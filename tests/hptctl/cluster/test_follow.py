@@ -30,7 +30,9 @@ def test_a_single_run_is_a_job_that_is_waited_for_or_not(login: Path, digits_fol
     assert "runs on" in said.stderr
     assert "backbone: runs/own/backbone.safetensors" in said.stdout
     said = given("evaluate", "knn", "own", "--device", "cpu", *JOBS, "--detach")
-    assert "wait for it with `hptctl evaluate knn --resume knn-own --on local --cluster 'setup=" in said.stdout
+    assert "wait for it with `hptctl evaluate knn --resume knn-own --on local --cluster 'setup=" in said.stderr.replace(
+        "\n", " "
+    )
     given("evaluate", "knn", "--resume", "knn-own", *JOBS)
     assert runs.get("knn-own").status().state == "finished"
     words = ("sweep", "finetune", "own", "--lr", "0.01,0.1", "--schedule", "2-steps", "--device", "cpu", *JOBS)

@@ -152,8 +152,8 @@ def test_a_warning_before_the_limit_saves_and_the_job_goes_on_in_the_queue(
     job = the_job(run)
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     until(lambda: run.status().state == "interrupted", process)
-    assert "time is up" in log_of(run)
     ended(process)
+    assert "time is up" in log_of(run)
     assert the_restarts(log_of(run)) == 1
     assert run.backbone.read_bytes() == bits
 
@@ -171,18 +171,26 @@ def test_a_run_that_takes_longer_than_its_job_goes_on_in_the_next(slurm: SlurmCl
         "--preset",
         "tiny",
         "--batch-size",
-        "64",
+        "32",
         "--device",
         "cpu",
         "--name",
         "long",
     )
-    process = begin("pretrain", *words, "--steps", "1500", "--on", "slurm", "--cluster", "time=1m")
-    out, _ = ended(process, seconds=600)
-    assert "backbone: runs/long/backbone.safetensors" in out
-    log = "".join(file.read_text() for file in Path("runs/long/jobs").glob("*_log.out"))
-    assert "Caught signal SIGUSR1" in log
-    assert the_restarts(log) >= 1
+    process = begin("pretrain", *words, "--steps", "100000", "--on", "slurm", "--cluster", "time=2m")
+
+    def log() -> str:
+        return "".join(file.read_text() for file in Path("runs/long/jobs").glob("*_log.out"))
+
+    until(lambda: the_restarts(log()), process)
+    assert "Caught signal SIGUSR1" in log()
+    assert "Requeued job" in log()
+    process.send_signal(signal.SIGINT)
+    _, err = ended(process, code=130)
+    assert "goes on without this command (`scancel " in err
+    assert "wait for it again with `hptctl pretrain --resume long --on slurm --cluster time=2m`" in err.replace(
+        "\n", " "
+    )
 
 
 def test_a_job_whose_node_is_gone_goes_on_when_there_is_one(
@@ -230,6 +238,10 @@ def test_what_slurm_refuses_is_a_line_in_its_words(slurm: SlurmCluster, study: P
     ):
         found = hptctl("study", "run", "mine.toml", "--on", "slurm", "--cluster", setting, code=2).stderr
         assert said in found.replace("\n", " ")
+    for _ in range(2):  # what was refused has given its name back
+        words = ("pretrain", "-s", "target", "-d", "digits", "--preset", "tiny", "--name", "mine-too")
+        said = hptctl(*words, "--on", "slurm", "--cluster", "partition=nope", code=2).stderr
+        assert "sbatch refuses the jobs: invalid partition specified: nope" in said.replace("\n", " ")
     assert queue() == ""
     assert not [file for file in Path("runs/mine/jobs").iterdir() if file.suffix in {".pkl", ".sh"}]
 
