@@ -148,17 +148,22 @@ def gathered(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def command_line(*, with_time: bool = False) -> str:
-    """The command that was given, to be given again; where it is recorded without `--for`, which is no part of what it
-    asks for."""
+CIRCUMSTANCES = {"--for": 1, "--on": 1, "--cluster": 1, "--detach": 0}
+"""Options that say when and where a command works, and are no part of what it asks for; and how many words follow."""
+
+
+def command_line(*, whole: bool = False) -> str:
+    """The command that was given, to be given again; where it is recorded without its circumstances."""
     from hptctl.secrets import masked
 
-    if with_time:
+    if whole:
         return masked(shlex.join(["hptctl", *sys.argv[1:]]))
     words, given = [], iter(sys.argv[1:])
     for word in given:
-        if word == "--for":
-            next(given, None)
-        elif not word.startswith("--for="):
+        option, equals, _ = word.partition("=")
+        if option not in CIRCUMSTANCES:
             words.append(word)
+        elif not equals:
+            for _ in range(CIRCUMSTANCES[option]):
+                next(given, None)
     return masked(shlex.join(["hptctl", *words]))

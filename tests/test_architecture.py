@@ -28,6 +28,7 @@ ONE_HOME = {
     "pandas": "hptctl.report",
     "matplotlib": "hptctl.charts",
     "accelerate": "hpt.processes",
+    "submitit": "hptctl.cluster",
 }
 STAIRS = (
     ("hptctl.__main__", "hptctl.worker"),
@@ -35,6 +36,7 @@ STAIRS = (
     ("hptctl.commands",),
     ("hptctl.report", "hptctl.study"),
     ("hptctl.sweep",),
+    ("hptctl.cluster",),
     ("hptctl.runs.launch",),
     ("hptctl.runs.worker",),
     ("hptctl.tracking", "hptctl.compare"),
@@ -225,6 +227,12 @@ def test_a_command_imports_nothing_heavy_before_it_is_called() -> None:
     refuse(ours)
     foreign = [name for name in imports("hptctl.format") if name.partition(".")[0] not in sys.stdlib_module_names]
     assert foreign == [], "how figures are written is loaded with every command"
+
+
+def test_who_sends_jobs_loads_no_torch() -> None:
+    sending = [*within("hptctl.cluster"), "hptctl.sweep.folder"]
+    sending += [f"hptctl.study.{module}" for module in ("on_cluster", "look", "progress", "import_runs")]
+    refuse([chain for module in sending for chain in chains(module, ("torch", "torchvision"), When.LOADED)])
 
 
 def test_only_the_console_prints() -> None:

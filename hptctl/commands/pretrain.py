@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.commands.elsewhere import HERE, Elsewhere
 from hptctl.format import count, duration, percent
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hptctl.runs.machines import Place
 
 
+@options.gathered
 def pretrain(
     strategy: Annotated[
         str | None, typer.Option("--strategy", "-s", help="base, target, hpt or hpt-bn; see above.")
@@ -74,6 +76,7 @@ def pretrain(
     config: options.ConfigFile = None,
     dry_run: options.DryRun = False,
     time_limit: options.For = None,
+    elsewhere: Elsewhere = HERE,
     resume: options.Resume = None,
     create_only: Annotated[
         bool,
@@ -114,6 +117,10 @@ def pretrain(
     On two machines, the same command on both but for its rank (1 on the other):
 
         hptctl pretrain -s hpt -d my-images/ --processes 8 --machines 2 --machine-rank 0 --main-address 10.0.0.5:29500
+
+    As a job of a Slurm cluster:
+
+        hptctl pretrain -s hpt -d my-images/ --on slurm --cluster partition=gpu --cluster gpus=1 --cluster time=4h
     """
     from hpt.config import asked as asked_for
     from hpt.config import flatten
@@ -143,7 +150,7 @@ def pretrain(
     }
     patience = deadline.seconds(wait, "--wait") if wait is not None else None
     place = Place.of(machines, machine_rank, main_address, patience)
-    elsewhere = place is not None and place.rank > 0
+    apart = place is not None and place.rank > 0
     if place is not None:
         environment.quiet_sockets()
     if create_only and (place is not None or resume is not None):
@@ -151,10 +158,17 @@ def pretrain(
             "--create-only makes a run for a launcher of yours, which says how many machines there are",
             f"drop it, or {'--machines' if place is not None else '--resume'}",
         )
+    cluster = elsewhere.check()
+    if cluster is not None and (place is not None or create_only):
+        raise ConfigError(
+            f"--on {elsewhere.on} sends a whole run away, and {'--machines' if place is not None else '--create-only'} is"
+            " for processes that you start yourself",
+            "give one of them; inside a job, srun and --create-only start a run on several machines",
+        )
     if resume is not None:
         aside = {"augment": None, "policy": policy, "name": name, "set": sets, "config": config}
         given = everyday | aside | {"dry_run": dry_run or None}
-        options.refuse_beside_resume(given | ({"dataset": None} if elsewhere else {}))
+        options.refuse_beside_resume(given | ({"dataset": None} if apart else {}))
         asked = {"resume": resume}
 
         def make() -> Run:
@@ -163,7 +177,7 @@ def pretrain(
                 raise ConfigError(f"run '{run.name}' is a {run.spec().kind} run", "only pretrainings resume this way")
             return run
     else:
-        settings = _settings(config, sets, everyday, elsewhere=elsewhere)
+        settings = _settings(config, sets, everyday, apart=apart)
         if place is not None:
             launch.check_share(settings.processes, place)
         on_steps = {
@@ -183,7 +197,9 @@ def pretrain(
 
         def make() -> Run:
             origin = launch.Origin(options.command_line(), experiment)
-            return launch.create_pretraining(settings, origin, name=name, log_backbone=log_backbone)
+            return launch.create_pretraining(
+                settings, origin, name=name, log_backbone=log_backbone, look=cluster is None
+            )
 
     if place is not None:
         done = launch.execute_on(place, asked, make, dataset=dataset)
@@ -200,11 +216,14 @@ def pretrain(
         console.note(f"run '{run.name}' is finished already")
     else:
         console.note(f"run '{run.name}' in {run.path}")
-        launch.execute(run)
+        if cluster is None:
+            launch.execute(run)
+        elif not elsewhere.execute(run, cluster):
+            return
     _show(run, as_json)
 
 
-def _settings(config: Path | None, sets: list[str] | None, flags: dict[str, Any], *, elsewhere: bool) -> PretrainConfig:
+def _settings(config: Path | None, sets: list[str] | None, flags: dict[str, Any], *, apart: bool) -> PretrainConfig:
     """The configuration that was asked for; the preset's backbone gives way to that of the weights.
 
     On a machine that does not hold the run the weights may be missing, and say nothing then.
@@ -219,7 +238,7 @@ def _settings(config: Path | None, sets: list[str] | None, flags: dict[str, Any]
     try:
         inherited = {"backbone": backbone_of(settings.weights)}
     except UserError:
-        if not elsewhere:
+        if not apart:
             raise
         return settings
     return resolve(PretrainConfig, inherited=inherited, file=config, sets=sets or (), flags=flags)

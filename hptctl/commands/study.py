@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.commands.elsewhere import HERE, Elsewhere
 from hptctl.format import count, gigabytes, hours, thousands, with_spread
 
 if TYPE_CHECKING:
     from hpt.data.row import Absence
+    from hptctl.cluster.jobs import Job
+    from hptctl.cluster.schedulers import Place
+    from hptctl.cluster.settings import Cluster
     from hptctl.runs import Run
     from hptctl.study.at_hand import Choice
+    from hptctl.study.conductor import StudyConductor, StudyOutcome
     from hptctl.study.definition import Cell, Study
     from hptctl.study.progress import Found, Missing, Progress
 
@@ -105,10 +110,14 @@ def run(
     given: Given,
     jobs: Jobs = 1,
     time_limit: options.For = None,
+    elsewhere: Elsewhere = HERE,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
     """Do what is missing, in the right order; run it again after any stop. A cell that failed waits for `retry`.
+
+    With --on slurm every cell is a job of the cluster, which this command looks after; ended and given again, it finds
+    its jobs.
 
     Examples:
 
@@ -119,9 +128,11 @@ def run(
         hptctl study run my-study.toml --jobs 2
 
         hptctl study run my-study.toml --for 2h
+
+        hptctl study run my-study.toml --on slurm
     """
     with _going_on():
-        asked = _read(given, fetch=True)
+        asked = _read(given, fetch=True, elsewhere=elsewhere, experiment=experiment)
         asked.progress.fetch()
         _conduct(asked, jobs=jobs, retry=False, experiment=experiment, as_json=as_json)
 
@@ -131,11 +142,17 @@ def run(
 def status(given: Given, as_json: options.Json = False) -> None:
     """Print which cells are done, under way, failed and left; give the study as it was given to `run`.
 
+    Of a study whose cells are jobs, it has what the queue says of each.
+
     Example:
 
         hptctl study status quick --dataset digits
     """
-    _table(_read(given), measured=False, as_json=as_json)
+    asked = _read(given, of_jobs=True)
+    if asked.on_cluster is None:
+        _table(asked, measured=False, as_json=as_json)
+    else:
+        _queue_table(asked, as_json)
 
 
 @app.command()
@@ -144,6 +161,7 @@ def retry(
     given: Given,
     jobs: Jobs = 1,
     time_limit: options.For = None,
+    elsewhere: Elsewhere = HERE,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -154,7 +172,7 @@ def retry(
         hptctl study retry quick --dataset digits
     """
     with _going_on():
-        asked = _read(given, fetch=True)
+        asked = _read(given, fetch=True, elsewhere=elsewhere, experiment=experiment)
         asked.progress.fetch()
         again = {cell.id for cell in asked.cells if asked.progress[cell.id].state in {"failed", "waits"}}
         asked = replace(asked, cells=_with_needed(asked.cells, again))
@@ -169,7 +187,7 @@ def _going_on() -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(stop.signum, stop.what, f"go on with `{options.command_line(with_time=True)}`") from None
+        raise Interrupted(stop.signum, stop.what, f"go on with `{options.command_line(whole=True)}`") from None
 
 
 @dataclass(frozen=True)
@@ -182,11 +200,35 @@ class Asked:
     """The base that it takes where it names none."""
     cells: list[Cell]
     progress: Progress
+    on_cluster: OnCluster | None = None
+    """Where its cells are jobs."""
 
 
-def _read(given: Given, *, fetch: bool = False) -> Asked:
-    """The study, its base where it takes the best at hand (fetched only if `fetch`), and its cells."""
+@dataclass(frozen=True)
+class OnCluster:
+    """A study whose cells are jobs."""
+
+    run: Run
+    """The study's."""
+    settings: Cluster
+    elsewhere: Elsewhere
+
+
+def _read(
+    given: Given,
+    *,
+    fetch: bool = False,
+    elsewhere: Elsewhere | None = None,
+    of_jobs: bool = False,
+    experiment: str = "hptctl",
+) -> Asked:
+    """The study, its base where it takes the best at hand (fetched only if `fetch`), and its cells.
+
+    Where cells are jobs, by `elsewhere` or, to look `of_jobs`, by those that were sent, nothing is read that takes
+    PyTorch or a GPU.
+    """
     from hpt.errors import ConfigError, did_you_mean
+    from hptctl import console
     from hptctl.runs.weights import backbone_of
     from hptctl.study.at_hand import choose, settled
     from hptctl.study.definition import cells as cells_of
@@ -202,7 +244,8 @@ def _read(given: Given, *, fetch: bool = False) -> Asked:
         "evaluations": given.task or None,
     }
     study = load(given.study, changes, given.sets or ())
-    base = choose(study, fetch=fetch)
+    settings = elsewhere.settings(study.cluster) if elsewhere is not None else None
+    base = choose(study, fetch=fetch, on=("gpu" if settings.gpus else "cpu") if settings is not None else None)
     cells = cells_of(settled(study, base), backbone_of)
     if given.only:
         ids = [cell.id for cell in cells]
@@ -213,7 +256,35 @@ def _read(given: Given, *, fetch: bool = False) -> Asked:
                 )
         wanted = {id for id in ids if any(fnmatch(id, pattern) for pattern in given.only)}
         cells = _with_needed(cells, wanted)
-    return Asked(study, base, cells, Progress(cells))
+    place = _place(study, elsewhere, settings, experiment) if settings is not None or of_jobs else None
+    if place is None:
+        if elsewhere is not None and study.cluster.model_fields_set:
+            console.note("note: the cells run here; --on slurm makes them the jobs that [cluster] says")
+        return Asked(study, base, cells, Progress(cells))
+    from hptctl.study.materials import Recorded
+
+    return Asked(study, base, cells, Progress(cells, Recorded(place.run.path)), place)
+
+
+def _place(study: Study, elsewhere: Elsewhere | None, settings: Cluster | None, experiment: str) -> OnCluster | None:
+    """Where a study's cells are jobs: it is to send some, or has sent some."""
+    from hpt.errors import ConfigError
+    from hptctl.cluster.jobs import remembered
+    from hptctl.cluster.schedulers import scheduler
+    from hptctl.runs.launch import Origin
+    from hptctl.study import conductor
+
+    if elsewhere is not None and settings is not None:
+        scheduler(elsewhere.on or "")  # before the study has a folder
+        run = conductor.parent(study, Origin(options.command_line(), experiment))
+        return OnCluster(run, settings, elsewhere)
+    if (found := conductor.find_parent(study)) is None or not (sent := remembered(found.path)):
+        return None
+    try:
+        scheduler(sent[0].on)
+    except ConfigError:  # they were another machine's
+        return None
+    return OnCluster(found, study.cluster, Elsewhere(sent[0].on))
 
 
 def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
@@ -298,6 +369,54 @@ def _table(asked: Asked, *, measured: bool, as_json: bool) -> None:
     console.say(f"{len(cells)} cells: {said}{cost_}")
 
 
+def _queue_table(asked: Asked, as_json: bool) -> None:
+    """What there is of each cell, and where its job is."""
+    from collections import Counter
+
+    from hptctl import console, runs
+    from hptctl.cluster.jobs import in_words
+    from hptctl.study.materials import LOOK
+    from hptctl.study.on_cluster import summary
+
+    place = asked.on_cluster
+    assert place is not None
+    sent = place.elsewhere.jobs(place.run, place.settings)
+    sent.look(idly=True)
+    found = {cell.id: asked.progress[cell.id] for cell in asked.cells}
+    states: dict[str, str] = {}
+    where: dict[str, tuple[Job, Place | None]] = {}
+    for id, each in found.items():
+        states[id], key = each.state, (runs.RUNS / each.run).as_posix()
+        if each.run and each.state != "done" and key in sent:
+            at = sent.places.get(key)
+            states[id] = "queued" if at is None or at.waits else "running"
+            where[id] = sent[key], at
+    counts = Counter(states.values())
+    if as_json:
+        facts = {id: _job_facts(*at) for id, at in where.items()}
+        rows = [
+            {"cell": id, "state": states[id], "run": each.run or None, "why": each.why, "job": facts.get(id)}
+            for id, each in found.items()
+        ]
+        console.print_json({"cells": rows, "counts": dict(counts), "on": sent.scheduler.name})
+        return
+    rows_ = [(id, state, in_words(*where[id]) if id in where else "") for id, state in states.items()]
+    console.table("", ("cell", "state", "where"), rows_)
+    for why in dict.fromkeys(each.why for each in found.values() if each.state in {"failed", "no data"}):
+        console.say(why)
+    if (look := (place.run.path / LOOK).as_posix()) in sent:
+        console.say(f"{in_words(sent[look], sent.places.get(look))}; it looks at the images and weights first")
+    said = ", ".join(f"{many} {state}" for state, many in counts.items())
+    console.say(f"{len(found)} cells: {said}; {f'jobs: {summary(where)}' if where else 'no cell is in the queue'}")
+
+
+def _job_facts(job: Job, place: Place | None) -> dict[str, Any]:
+    if place is None:
+        return {"id": job.id, "state": None}
+    facts = {"state": place.state, "reason": place.reason, "node": place.node, "seconds": round(place.seconds, 1)}
+    return {"id": job.id} | facts
+
+
 def _is_again(cell: Cell, found: Found) -> bool:
     """Whether a pretraining is done, and is made again for its weights."""
     return cell.kind == "pretrain" and found.state == "left" and bool(found.why)
@@ -331,7 +450,6 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     from hptctl.runs.launch import Origin
     from hptctl.study import conductor
     from hptctl.study.at_hand import keep
-    from hptctl.study.import_runs import point_here
 
     cells, progress, command = asked.cells, asked.progress, options.command_line()
     if asked.base is not None:
@@ -339,10 +457,12 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     for base in asked.study.bases:
         if any(cell.id == base.name for cell in cells):
             console.note(f"note: the base '{base.name}' is the study's own, pretrained on {base.dataset}")
-    point_here(progress, cells)
     parent = conductor.parent(asked.study, Origin(command, experiment))
     keep(parent, asked.base)
-    outcome = conductor.conduct(parent, progress, cells, jobs=jobs, retry=retry, command=command)
+    outcome = _conductor(asked, parent, jobs=jobs, retry=retry, command=command).conduct()
+    if outcome.under_way:
+        _print_under_way(asked, outcome, as_json)
+        return
     rows = [_result(cell, progress) for cell in cells if cell.kind != "pretrain" and progress[cell.id].state == "done"]
     if as_json:
         console.print_json(
@@ -361,8 +481,31 @@ def _conduct(asked: Asked, *, jobs: int, retry: bool, experiment: str, as_json: 
     if outcome.failed:
         (cell, why), others = outcome.failed[0], len(outcome.failed) - 1
         more = f" (and {others} more)" if others else ""
-        again = command.replace(" study run ", " study retry ", 1)
+        again = options.command_line(whole=True).replace(" study run ", " study retry ", 1)
         raise HptError(f"{cell} is not done: {why}{more}", f"mend that, then `{again}`")
+
+
+def _conductor(asked: Asked, parent: Run, *, jobs: int, retry: bool, command: str) -> StudyConductor:
+    """Who does the cells: this command, or jobs that it sends."""
+    from hptctl.study.conductor import StudyConductor
+    from hptctl.study.on_cluster import ClusterConductor
+
+    place = asked.on_cluster
+    if place is None:
+        return StudyConductor(parent, asked.progress, asked.cells, jobs=jobs, retry=retry, command=command)
+    sent = place.elsewhere.jobs(parent, place.settings)
+    detach = place.elsewhere.detach
+    return ClusterConductor(parent, asked.progress, asked.cells, sent=sent, detach=detach, retry=retry, command=command)
+
+
+def _print_under_way(asked: Asked, outcome: StudyOutcome, as_json: bool) -> None:
+    from hptctl import console
+
+    if as_json:
+        console.print_json({"name": asked.study.name, "done": outcome.done, "under_way": outcome.under_way})
+        return
+    console.say(f"{len(outcome.done)} of {count(len(asked.cells), 'cell')} done, {len(outcome.under_way)} in the queue")
+    console.say("the same command sends what has become ready, and waits without --detach")
 
 
 def _result(cell: Cell, progress: Progress) -> tuple[str, ...]:

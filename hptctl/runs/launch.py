@@ -64,28 +64,36 @@ def create_pretraining(
     name: str | None = None,
     suggestion: str | None = None,
     log_backbone: bool = False,
+    look: bool = True,
 ) -> Run:
     """Make a run folder for a pretraining; what it needs is looked for first, so that a failure leaves no folder.
+
+    `look` is whether device and weights are looked at, which takes PyTorch: where the run is a job, its node does so.
 
     Raises:
         ConfigError: no such device. DataError: no such dataset. WeightsError: no such weights, or of another backbone.
         RunError: a run of that name exists.
     """
-    config, tags, source = describe_pretraining(config)
+    config, tags, source = describe_pretraining(config, look=look)
     suggestion = suggestion or f"{config.strategy}-{tags.dataset}"
     spec = spec_of(config, tags, source, origin)
     return runs.create("pretrain", name, suggestion, **spec, log_backbone=log_backbone)
 
 
 def create_evaluation(
-    config: EvaluateConfig, origin: Origin, *, name: str | None = None, suggestion: str | None = None
+    config: EvaluateConfig,
+    origin: Origin,
+    *,
+    name: str | None = None,
+    suggestion: str | None = None,
+    look: bool = True,
 ) -> Run:
-    """Make a run folder for an evaluation.
+    """Make a run folder for an evaluation; `look` as `create_pretraining` has it.
 
     Raises:
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
     """
-    config, tags, source = describe_evaluation(config)
+    config, tags, source = describe_evaluation(config, look=look)
     about = source.name if source else Path(config.weights).stem
     if tags.of_steps is not None:
         about += f"-step-{tags.steps}"
@@ -119,29 +127,33 @@ def find_evaluation(config: EvaluateConfig) -> Run | None:
     return None
 
 
-def describe_pretraining(config: PretrainConfig) -> tuple[PretrainConfig, Tags, Run | None]:
-    """The configuration with its paths made absolute, what is known of its start, and the run that it starts from."""
+def describe_pretraining(config: PretrainConfig, *, look: bool = True) -> tuple[PretrainConfig, Tags, Run | None]:
+    """The configuration with its paths made absolute, what is known of its start, and the run that it starts from.
+
+    `look` is whether device and weights are looked at, as a run of this machine needs them.
+    """
     config, name_of_data = _pin_dataset(config)
-    tags = _tags(config, name_of_data)
+    tags = _tags(config, name_of_data, look=look)
     tags.strategy = config.strategy
     tags.steps = config.steps if config.strategy != "base" else 0
     source = None
     if config.weights is not None:
-        file, source = _fitting_weights(config)
+        file, source = _fitting_weights(config, look=look)
         tags.weights, tags.weights_file = config.weights, str(file)
     return config, tags, source
 
 
-def describe_evaluation(config: EvaluateConfig) -> tuple[EvaluateConfig, Tags, Run | None]:
-    """The configuration with its paths made absolute, what is known of the backbone under test, and its run."""
+def describe_evaluation(config: EvaluateConfig, *, look: bool = True) -> tuple[EvaluateConfig, Tags, Run | None]:
+    """The configuration with its paths made absolute, what is known of the backbone under test, and its run; `look` as
+    `describe_pretraining` has it."""
     config, name_of_data = _pin_dataset(config)
     if is_untrained(config.weights):
-        tags = _tags(config, name_of_data)
+        tags = _tags(config, name_of_data, look=look)
         tags.weights, tags.strategy, tags.steps = UNTRAINED, UNTRAINED, 0
         tags.pretrain_dataset, tags.pretrain_seed = name_of_data, config.seed
         return config, tags, None
-    file, source = _fitting_weights(config)
-    tags = _tags(config, name_of_data)
+    file, source = _fitting_weights(config, look=look)
+    tags = _tags(config, name_of_data, look=look)
     tags.weights, tags.weights_file = config.weights, str(file)
     tags.strategy, tags.steps = "weights", 0
     if source is not None:
@@ -437,18 +449,20 @@ def _pin_dataset(config: C) -> tuple[C, str]:
     return config, name_of(found)
 
 
-def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run | None]:
-    """As `find_weights`; the file is read to see that it is whole and holds the configuration's backbone."""
+def _fitting_weights(config: PretrainConfig | EvaluateConfig, *, look: bool) -> tuple[Path, Run | None]:
+    """As `find_weights`; to `look` at the file is to see that it is whole and holds the configuration's backbone."""
     assert config.weights is not None
     file, source = find_weights(config.weights)
-    read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
+    if look:
+        read_weights(file, backbone=config.backbone, allow_partial=config.allow_partial)
     return file, source
 
 
-def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> Tags:
-    from hpt.processes import choose_device
+def _tags(config: PretrainConfig | EvaluateConfig, dataset: str, *, look: bool) -> Tags:
+    if look:
+        from hpt.processes import choose_device
 
-    choose_device(config.device)
+        choose_device(config.device)
     return Tags(
         dataset=dataset,
         seed=config.seed,

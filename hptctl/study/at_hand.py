@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hpt.data.embedded import TOY, is_toy
 from hpt.data.names import find, name_of
@@ -41,10 +41,15 @@ class Choice:
         return f"base: {self.weights}, {self.why} (--weights takes another)" + (f"\n{TOY}" if self.toy else "")
 
 
-def choose(study: Study, *, fetch: bool) -> Choice | None:
+Kind = Literal["gpu", "cpu"]
+"""What a machine computes on."""
+
+
+def choose(study: Study, *, fetch: bool, on: Kind | None = None) -> Choice | None:
     """The base that a study has begun with, or else the best at hand; None for a study that names its weights.
 
-    Only with `fetch` is anything downloaded; without it the choice is what `fetch` would try first.
+    Only with `fetch` is anything downloaded; without it the choice is what `fetch` would try first. `on` is what the
+    study computes on, where that is not this machine.
 
     Raises:
         ConfigError: nothing is at hand, and the study has no base of its own.
@@ -53,7 +58,7 @@ def choose(study: Study, *, fetch: bool) -> Choice | None:
         return None
     if (kept := _kept(study)) is not None:
         return kept
-    return _real(study, fetch=fetch) or _own(study) or _toy(study)
+    return _real(study, fetch=fetch, on=on) or _own(study) or _toy(study)
 
 
 def settled(study: Study, choice: Choice | None) -> Study:
@@ -85,12 +90,11 @@ def _kept(study: Study) -> Choice | None:
     return None
 
 
-def _real(study: Study, *, fetch: bool) -> Choice | None:
+def _real(study: Study, *, fetch: bool, on: Kind | None) -> Choice | None:
     """Published weights that suit the machine, in the cache or to be fetched; None where they cannot be fetched."""
     from hpt.known_weights import KNOWN, locate
-    from hpt.processes import choose_device
 
-    kind = "cpu" if choose_device(str(study.set.get("device", "auto"))).type == "cpu" else "gpu"
+    kind = on or _kind_here(str(study.set.get("device", "auto")))
     name = REAL[kind]
     size = f"real weights that suit a {kind.upper()}"
     if KNOWN[name].path.exists():
@@ -104,6 +108,12 @@ def _real(study: Study, *, fetch: bool) -> Choice | None:
         console.note(f"note: {name} is not to be had ({error.what}): the study takes another base")
         return None
     return Choice(name, f"{size}, fetched for this study")
+
+
+def _kind_here(device: str) -> Kind:
+    from hpt.processes import choose_device
+
+    return "cpu" if choose_device(device).type == "cpu" else "gpu"
 
 
 def _own(study: Study) -> Choice | None:

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
+from typing import TYPE_CHECKING
 
 from hpt.config import PretrainConfig
 from hpt.data.names import find, name_of
@@ -18,20 +20,30 @@ from hptctl.runs.children import SHUTDOWN_SECONDS, Child, Children, child_proces
 from hptctl.runs.launch import Origin
 from hptctl.runs.record import Tags
 from hptctl.study.definition import Cell, Study
-from hptctl.study.leads import Leads
+from hptctl.study.import_runs import point_here
 from hptctl.study.progress import Progress
 from hptctl.sweep import folder as sweeps
 from hptctl.sweep.conductor import run_sweep
+
+if TYPE_CHECKING:
+    from hptctl.study.leads import Leads
 
 PATIENCE_SECONDS = SHUTDOWN_SECONDS + 30.0
 """Seconds for a run's process to end after a signal: it may have to end processes of its own first."""
 
 
-def parent(study: Study, origin: Origin) -> Run:
-    """The run of a study, under which the tracking store has its cells: the one of this very grid, or a new one."""
+def find_parent(study: Study) -> Run | None:
+    """The run of this very grid, if there is one."""
     for run in reversed(runs.all_runs()):
         if run.spec().kind == "study" and run.spec().config == study.model_dump(mode="json"):
             return run
+    return None
+
+
+def parent(study: Study, origin: Origin) -> Run:
+    """The run of a study, under which the tracking store has its cells: the one of this very grid, or a new one."""
+    if (run := find_parent(study)) is not None:
+        return run
     tags = Tags(dataset=" ".join(name_of(find(each)) for each in study.datasets), preset=study.preset)
     return runs.create("study", None, study.name, **launch.spec_of(study, tags, None, origin))
 
@@ -44,44 +56,25 @@ class StudyOutcome:
     """Cells that are done."""
     failed: tuple[tuple[str, str], ...]
     """Cells that are not done, each with the reason; those that wait for a failed one are among them."""
-
-
-def conduct(
-    study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int, retry: bool, command: str
-) -> StudyOutcome:
-    """Do the cells that are left, each after those that it needs; one that fails stops none but those that need it.
-
-    `retry` does those that failed before, too. With several jobs each run is a process of its own. `command` is what
-    the user gave, to be given again.
-
-    Raises:
-        Interrupted: by a signal, or since the time that is left is too short for what is left; every run under way
-            saved what it had. Busy: another process works on the study.
-    """
-    launch.say_what_is_not_followed()
-    with study.working():
-        study.start()
-        with tracking.tracked(study, at_once=True) as tracker:
-            try:
-                outcome = StudyConductor(study, progress, cells, jobs=jobs, retry=retry, command=command).conduct()
-            except BaseException as error:
-                study.write_failure(error)
-                raise
-            figures = {"cells_done": float(len(outcome.done)), "cells_failed": float(len(outcome.failed))}
-            tracker.log(figures, len(list(study.metrics())) + 1)
-            study.write_status(state="finished", ended=time.time(), results=figures)
-    return outcome
+    under_way: tuple[str, ...] = ()
+    """Cells that are not waited for, since their jobs are in the queue; `failed` has none then."""
 
 
 class StudyConductor:
-    """One call of `conduct`."""
+    """Does the cells that are left, each after those that it needs; one that fails stops none but those that need it.
+
+    With several jobs each run is a process of its own.
+    """
+
+    looks = True
+    """Whether device and weights are looked at here, before a run's folder is made."""
 
     def __init__(
-        self, study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int, retry: bool, command: str
+        self, study: Run, progress: Progress, cells: Sequence[Cell], *, jobs: int = 1, retry: bool, command: str
     ) -> None:
+        """`retry` does those that failed before, too. `command` is what the user gave, to be given again."""
         self.study, self.progress, self.cells = study, progress, cells
         self.jobs, self.retry, self.command = jobs, retry, command
-        self.leads = Leads(progress)
         self.failed: dict[str, str] = {}
         self.tried: list[str] = []
         self.put_off: set[str] = set()
@@ -90,7 +83,30 @@ class StudyConductor:
         """Why nothing was begun."""
 
     def conduct(self) -> StudyOutcome:
-        self._one_by_one() if self.jobs == 1 else self._side_by_side()
+        """Do them.
+
+        Raises:
+            Interrupted: by a signal, or since the time that is left is too short for what is left; every run under way
+                saved what it had. Busy: another process works on the study.
+        """
+        launch.say_what_is_not_followed()
+        study = self.study
+        with study.working():
+            study.start()
+            with tracking.tracked(study, at_once=True) as tracker:
+                try:
+                    outcome = self._outcome()
+                except BaseException as error:
+                    study.write_failure(error)
+                    raise
+                figures = {"cells_done": float(len(outcome.done)), "cells_failed": float(len(outcome.failed))}
+                tracker.log(figures, len(list(study.metrics())) + 1)
+                state = "interrupted" if outcome.under_way else "finished"
+                study.write_status(state=state, ended=time.time(), results=figures)
+        return outcome
+
+    def _outcome(self) -> StudyOutcome:
+        self._do()
         if self.put_off:
             raise self._interrupted(TIME_IS_UP)
         found = {cell.id: self.progress[cell.id] for cell in self.cells}
@@ -98,6 +114,16 @@ class StudyConductor:
             done=tuple(id for id, each in found.items() if each.state == "done"),
             failed=tuple((id, self.failed.get(id, each.why)) for id, each in found.items() if each.state != "done"),
         )
+
+    def _do(self) -> None:
+        point_here(self.progress, self.cells)
+        self._one_by_one() if self.jobs == 1 else self._side_by_side()
+
+    @cached_property
+    def leads(self) -> Leads:
+        from hptctl.study.leads import Leads  # PyTorch, to measure this machine
+
+        return Leads(self.progress)
 
     def _one_by_one(self) -> None:
         for cell in self.cells:  # each comes after those that it needs
@@ -158,9 +184,9 @@ class StudyConductor:
         origin = Origin(self.command, self.study.spec().experiment, parent=self.study.name)
         try:
             if isinstance(config, PretrainConfig):
-                return launch.create_pretraining(config, origin, suggestion=cell.id)
+                return launch.create_pretraining(config, origin, suggestion=cell.id, look=self.looks)
             create = sweeps.create_protocol if cell.sweep else launch.create_evaluation
-            return create(config, origin, suggestion=cell.id)
+            return create(config, origin, suggestion=cell.id, look=self.looks)
         except HptError as error:
             self._settle(cell, str(error))
         return None

@@ -35,6 +35,7 @@ from hpt.config import (
 )
 from hpt.errors import ConfigError, did_you_mean
 from hpt.strategies import STRATEGIES, StrategyName
+from hptctl.cluster.settings import TABLE, Cluster
 
 Length = Annotated[int, Field(ge=1)]
 INHERITED = {"backbone", "image_size", "preset", "device", "precision", "data"}
@@ -137,6 +138,8 @@ class Study(Config):
     (the first of `evaluations`) is best on val. Other evaluations are of all lengths."""
     set: dict[str, Any] = Field(default={})
     """Values of fields of the pretrainings' and evaluations' configurations."""
+    cluster: Cluster = Field(default=Cluster(), exclude=True)
+    """What its jobs ask of a cluster, where they go to one: no part of what the study is."""
     grids: tuple[dict[str, Any], ...] = ()
     """Several grids in one study, each given by the fields in which it differs from the study itself."""
 
@@ -245,6 +248,8 @@ def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str
         if not equals:
             raise ConfigError(f"--set {each!r} is not of the form field=value", "for example --set linear.steps=1000")
         on_line[key.strip()] = value.strip()
+    if isinstance(grids, list) and any(isinstance(grid, dict) and TABLE in grid for grid in grids):
+        raise ConfigError(f"a grid of the study {text} has a [{TABLE}] of its own", "give the study one for all")
     study = check(Study, values | {"set": in_file | on_line if isinstance(in_file, dict) else in_file})
     study.parts()
     if taken := [key for key in study.set if key in OF_THE_GRID]:

@@ -9,12 +9,11 @@ from pydantic import ValidationError
 
 from hpt.errors import HptError, RunError
 from hptctl import console, runs
+from hptctl.cluster import jobs
 from hptctl.runs import Run, archive
 from hptctl.runs.archive import Manifest, Progress
-from hptctl.runs.weights import backbone_of
-from hptctl.study.at_hand import choose, settled
-from hptctl.study.definition import Study, cells
-from hptctl.study.progress import Progress as StudyProgress
+from hptctl.study.materials import LOOK
+from hptctl.study.progress import of_run
 from hptctl.sweep.folder import plan_of
 from hptctl.sweep.plan import COMMON
 
@@ -79,9 +78,7 @@ def _named(found: Iterable[Run]) -> list[Run]:
 def _cells_of(study: Run) -> Iterator[Run]:
     """The runs of a study's cells, whoever made them, as far as the images and weights here tell."""
     try:
-        definition = Study.model_validate(study.spec().config)
-        definition = settled(definition, choose(definition, fetch=False))
-        progress = StudyProgress(cells(definition, backbone_of))
+        progress = of_run(study)
     except (HptError, ValidationError):  # its base is not here, or it is of another version: its own runs travel
         return
     for id in progress.cells:
@@ -91,5 +88,6 @@ def _cells_of(study: Run) -> Iterator[Run]:
 
 
 def _aside(run: Run) -> Collection[str]:
-    """Training states that a sweep's trials share while it goes on: they are made again."""
-    return (COMMON,) if run.spec().kind == "sweep" else ()
+    """Training states that a sweep's trials share while it goes on, which are made again, and what is of this machine's
+    cluster."""
+    return (*((COMMON,) if run.spec().kind == "sweep" else ()), jobs.FOLDER, LOOK)

@@ -13,24 +13,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hpt.config import DENSE, UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
-from hpt.data.dataset import Dataset, load
+from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
 from hpt.data.row import Absence, CatalogRow
-from hpt.dense.dataset import load as load_dense
-from hpt.dense.targets import TASK_OF
-from hpt.errors import DataError, RunError, WeightsError
-from hpt.processes import planned_precision
+from hpt.errors import DataError, RunError
 from hptctl import console, deadline, runs, tracking
 from hptctl.runs import Run, launch
 from hptctl.runs.record import Facts
-from hptctl.runs.weights import backbone_of, find_weights, kept_backbone, read_weights, would_fetch
+from hptctl.runs.weights import backbone_of, kept_backbone, would_fetch
 from hptctl.study.at_hand import choose, settled
 from hptctl.study.definition import Backbone, Cell, Study, cells
+from hptctl.study.materials import Images, Materials, Recorded, key_of
 from hptctl.sweep.plan import protocol
+
+if TYPE_CHECKING:
+    from hpt.data.dataset import Dataset
 
 CellState = Literal["done", "left", "stopped", "running", "failed", "no data", "waits"]
 
@@ -69,9 +69,16 @@ class Missing:
 class Progress:
     """What there is of a study's cells, looked up once when it is made."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], materials: Materials | None = None) -> None:
+        """`materials` are what the cells rest on, looked at in this process if None."""
         self.cells = {cell.id: cell for cell in cells}
-        self._datasets: dict[tuple[str, int, str], Dataset | DataError] = {}
+        if materials is None:
+            from hptctl.study.here import Here  # PyTorch
+
+            materials = Here()
+        self.materials = materials
+        self._images: dict[tuple[str, int, str], Images | DataError] = {}
+        self._unfetched: dict[str, DataError] = {}
         self._absences: dict[str, Absence | None] = {}
         self._known: dict[str, str | None] = {}
         self.refresh()
@@ -89,6 +96,12 @@ class Progress:
         self._found: dict[str, Found] = {}
         self._absences.clear()
 
+    def look_again(self) -> None:
+        """The materials know more than before."""
+        self._images.clear()
+        self._known.clear()
+        self.refresh(store=False)
+
     def fetch(self) -> None:
         """Get the datasets that a run would download by itself, since without them it cannot be told what is done."""
         for name in dict.fromkeys(cell.config.dataset for cell in self.cells.values()):
@@ -98,8 +111,7 @@ class Progress:
                     with console.Display(follow=deadline.follow) as display:
                         row.fetch(display.progress)
             except DataError as error:
-                same = (cell.config for cell in self.cells.values() if cell.config.dataset == name)
-                self._datasets |= dict.fromkeys(map(_key, same), error)
+                self._unfetched[name] = error
         self._absences.clear()
         self._found.clear()
 
@@ -119,43 +131,49 @@ class Progress:
             self._found[id] = self._look(self.settled(self.cells[id]))
         return self._found[id]
 
-    def dataset(self, config: PretrainConfig | EvaluateConfig) -> Dataset | None:
-        """The dataset of a cell, decoded where it is not yet; None where a run would have to download it first.
+    def images(self, config: PretrainConfig | EvaluateConfig) -> Images | None:
+        """The images of a cell, decoded where they are not yet; None where a run would have to download them first, or
+        nothing is known of them.
 
         Raises:
-            DataError: it is not here and no run downloads it, or it is not fit.
+            DataError: they are not here and no run downloads them, or they are not fit.
         """
-        key = _key(config)
-        if key not in self._datasets:
+        if config.dataset in self._unfetched:
+            raise self._unfetched[config.dataset]
+        key = key_of(config)
+        if key not in self._images:
             try:
                 absence = self._absence(config.dataset)
                 if absence is not None and absence.by == "run":
                     return None
-                with console.Display(follow=deadline.follow) as display:
-                    if task := TASK_OF.get(key[2]):
-                        dense = load_dense(key[0], task, config.data, side=key[1], progress=display.progress)
-                        self._datasets[key] = dense.dataset
-                    else:
-                        self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
+                found = self.materials.images(config)
             except DataError as error:
-                self._datasets[key] = error
-        found = self._datasets[key]
-        if isinstance(found, DataError):
-            raise found
-        return found
+                self._images[key] = error
+                raise
+            if found is None:
+                return None
+            self._images[key] = found
+        known = self._images[key]
+        if isinstance(known, DataError):
+            raise known
+        return known
 
     def readable(self, config: PretrainConfig | EvaluateConfig) -> Dataset | None:
-        """As `dataset`; None wherever it cannot be read."""
+        """The whole dataset of a cell; None wherever it cannot be read."""
+        return self.materials.readable(config) if self._known_images(config) is not None else None
+
+    def _known_images(self, config: PretrainConfig | EvaluateConfig) -> Images | None:
+        """As `images`; None wherever they cannot be read."""
         try:
-            return self.dataset(config)
+            return self.images(config)
         except DataError:
             return None
 
     def sizes(self, config: PretrainConfig | EvaluateConfig) -> dict[str, int]:
         """Images of each split of a cell's dataset; as published where it cannot be read, 0 where nothing is known."""
-        dataset = self.readable(config)
-        if dataset is not None:
-            return {split: len(rows) for split, rows in dataset.splits.items()}
+        images = self._known_images(config)
+        if images is not None:
+            return dict(images.sizes)
         try:
             return published_sizes(find(config.dataset))
         except DataError:
@@ -197,7 +215,7 @@ class Progress:
 
     def _look(self, cell: Cell) -> Found:
         try:
-            self.dataset(cell.config)
+            self.images(cell.config)
         except DataError as error:
             return Found("no data", why=str(error))
         again = ""
@@ -235,14 +253,14 @@ class Progress:
 
     def _fingerprint(self, cell: Cell) -> str | None:
         """What a cell's result rests on; None where its images or the weights that it starts from are not known."""
-        start, dataset = self._sha256(cell), self.readable(cell.config)
-        if start is None or dataset is None:
+        start, images = self._sha256(cell), self._known_images(cell.config)
+        precision = self.materials.precision(cell.config)
+        if start is None or images is None or precision is None:
             return None
         of: Callable[..., str] = partial(fingerprint, cell.config)
         if cell.sweep and isinstance(cell.config, EvaluateConfig):
             of = protocol(cell.config).fingerprint
-        precision = planned_precision(cell.config)
-        return of(data=dataset.fingerprint, split=dataset.split_fingerprint, weights=start, precision=precision)
+        return of(data=images.fingerprint, split=images.split_fingerprint, weights=start, precision=precision)
 
     def needed(self, id: str) -> bool:
         """Whether cells that are not done start from the backbones of a pretraining, or will if val chooses so."""
@@ -271,8 +289,18 @@ class Progress:
         if name is None or (name == UNTRAINED and isinstance(cell.config, EvaluateConfig)):
             return ""
         if name not in self._known:
-            self._known[name] = _sha256_of(name)
+            self._known[name] = self._sha256_of(name)
         return self._known[name]
+
+    def _sha256_of(self, weights: str) -> str | None:
+        """The sha256 of known weights that are in the cache, of a file, or of a run, whether its weights are here or
+        not; None where there is no such thing."""
+        if would_fetch(weights):
+            return None
+        run = runs.find(weights)
+        if run is not None and run.status().state == "finished" and not run.backbone.exists():
+            return run.status().facts.backbone_sha256
+        return self.materials.sha256(weights)
 
     def _begun(self, cell: Cell) -> Found:
         """What there is of a cell that has no finished run: a run of its configuration that stopped, failed or is
@@ -314,13 +342,6 @@ class Progress:
         return pinned
 
 
-def _key(config: PretrainConfig | EvaluateConfig) -> tuple[str, int, str]:
-    """A dataset, the side to which its images are decoded, and what is read of them besides."""
-    if isinstance(config, EvaluateConfig):
-        return config.dataset, config.side, config.kind if config.kind in DENSE else ""
-    return config.dataset, config.data.side(config.image_size), ""
-
-
 def _elsewhere(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration but for where its images and weights lie."""
     return {key: value for key, value in config.items() if key not in {"dataset", "weights"}}
@@ -352,18 +373,16 @@ def _records() -> list[tracking.Record]:
         return []
 
 
-def _sha256_of(weights: str) -> str | None:
-    """The sha256 of known weights that are in the cache, of a file, or of a run, whether its weights are here or not;
-    None where there is no such thing."""
-    if would_fetch(weights):
-        return None
-    run = runs.find(weights)
-    if run is not None and run.status().state == "finished" and not run.backbone.exists():
-        return run.status().facts.backbone_sha256
-    try:
-        return read_weights(find_weights(weights)[0]).sha256
-    except (WeightsError, RunError):
-        return None
+def of_run(run: Run) -> Progress:
+    """The progress of a study that was begun in this folder; where its cells were jobs, by what one found on a node.
+
+    Raises:
+        ConfigError: its base is not here. ValidationError: it is another version's.
+    """
+    study = Study.model_validate(run.spec().config)
+    every = cells(settled(study, choose(study, fetch=False)), backbone_of)
+    found = Recorded(run.path)
+    return Progress(every, found if found.where else None)
 
 
 def run_ids(name: str) -> set[str]:
@@ -377,9 +396,7 @@ def run_ids(name: str) -> set[str]:
         raise RunError(
             f"run '{run.name}' is a {run.spec().kind} run, not a study", "see `hptctl runs list --kind study`"
         )
-    study = Study.model_validate(run.spec().config)
-    study = settled(study, choose(study, fetch=False))
-    progress = Progress(cells(study, backbone_of))
+    progress = of_run(run)
     progress.fetch()
     found = [progress[id] for id in progress.cells]
     ids = [each.mlflow_id or runs.tracked_id(runs.get(each.run)) for each in found if each.state == "done"]

@@ -19,27 +19,33 @@ from hptctl.sweep.queue import Queue, Trial, machine
 from hptctl.sweep.storage import STORAGE_VARIABLE, shown
 
 
-def create_protocol(config: EvaluateConfig, origin: Origin, *, suggestion: str | None = None) -> Run:
-    """Make the run folder of a sweep over the protocol's space."""
-    return create(protocol(config), origin, suggestion=suggestion)
+def create_protocol(config: EvaluateConfig, origin: Origin, *, suggestion: str | None = None, look: bool = True) -> Run:
+    """Make the run folder of a sweep over the protocol's space; `look` as `launch.create_pretraining` has it."""
+    return create(protocol(config), origin, suggestion=suggestion, look=look)
 
 
 def create(
-    plan: Plan, origin: Origin, *, name: str | None = None, suggestion: str | None = None, url: str | None = None
+    plan: Plan,
+    origin: Origin,
+    *,
+    name: str | None = None,
+    suggestion: str | None = None,
+    url: str | None = None,
+    look: bool = True,
 ) -> Run:
     """Make a sweep's run folder, and its trials in the storage, none of them begun. Where the storage at `url` has the
-    sweep already, make this machine's folder of it: the machine joins.
+    sweep already, make this machine's folder of it: the machine joins. `look` as `launch.create_pretraining` has it.
 
     Raises:
         RunError: a sweep of that name exists here, or was made by another configuration; the storage cannot be used.
     """
     base = plan.base
     if isinstance(base, PretrainConfig):
-        base, tags, source = launch.describe_pretraining(base)
+        base, tags, source = launch.describe_pretraining(base, look=look)
         about = f"{base.strategy}-{tags.dataset}"
         plan = plan.model_copy(update={"pretrain": base.model_dump(mode="json")})
     else:
-        base, tags, source = launch.describe_evaluation(base)
+        base, tags, source = launch.describe_evaluation(base, look=look)
         about = source.name if source else Path(base.weights).stem
         plan = plan.model_copy(update={"evaluate": base.model_dump(mode="json")})
     here = runs.find(name) if name else None

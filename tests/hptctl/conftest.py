@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from login_node import without_torch
 from program import checked, made_once, run_inside
+from small_study import STUDY
 
 if TYPE_CHECKING:
     from hptctl.report.findings import Findings
@@ -62,3 +64,18 @@ def own(workplace: Path, pretraining: tuple[Path, str]) -> str:
     folder, said = pretraining
     shutil.copytree(folder, workplace, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", "*.lock"))
     return said
+
+
+@pytest.fixture
+def study(workplace: Path, digits_folder: Path) -> Path:
+    """`mine.toml` in the working folder, the study that tests run."""
+    path = workplace / "mine.toml"
+    path.write_text(STUDY.format(dataset=digits_folder))
+    return path
+
+
+@pytest.fixture
+def login(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder on a machine where PyTorch cannot be imported."""
+    monkeypatch.setenv("PYTHONPATH", without_torch(workplace / "login"))
+    return workplace

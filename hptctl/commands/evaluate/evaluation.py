@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hptctl import options
+from hptctl.commands.elsewhere import Detach, Elsewhere, On, Settings
 from hptctl.commands.evaluate.figures import print_figures
 from hptctl.format import count, thousands, with_spread
 
@@ -51,6 +52,9 @@ class Shared:
     config: options.ConfigFile = None
     dry_run: options.DryRun = False
     time_limit: options.For = None
+    on: On = None
+    cluster: Settings = None
+    detach: Detach = False
     resume: options.Resume = None
     all_checkpoints: AllCheckpoints = False
     allow_partial: options.AllowPartial = False
@@ -63,6 +67,10 @@ class Shared:
         machine = ("processes", "device", "precision", "preset")
         given = {field: getattr(self, field) for field in (*fields, *machine)}
         return given | {"allow_partial": self.allow_partial or None}
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        return Elsewhere(self.on, self.cluster, self.detach)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def _answer(request: Request) -> None:
         aside = {"run": shared.run, "name": shared.name, "set": shared.sets, "config": shared.config}
         more = {"all_checkpoints": shared.all_checkpoints or None}
         options.refuse_beside_resume(shared.flags() | request.own | aside | more)
-        _resume(request.kind, shared.resume, shared.as_json)
+        _resume(request.kind, shared.resume, shared.elsewhere, shared.as_json)
     elif shared.all_checkpoints:
         _evaluate_all(request)
     else:
@@ -128,6 +136,7 @@ def _evaluate(request: Request) -> None:
     from hptctl.runs import launch
 
     shared = request.shared
+    cluster = shared.elsewhere.check()
     settings = request.settings(shared.run or runs.newest().name)
     if shared.dry_run:
         values = flatten(settings.model_dump(mode="json"))
@@ -137,9 +146,12 @@ def _evaluate(request: Request) -> None:
             console.table("Configuration", ("field", "value"), [(key, str(value)) for key, value in values.items()])
         return
     origin = launch.Origin(options.command_line(), shared.experiment)
-    made = launch.create_evaluation(settings, origin, name=shared.name)
+    made = launch.create_evaluation(settings, origin, name=shared.name, look=cluster is None)
     console.note(f"run '{made.name}' in {made.path}")
-    launch.execute(made)
+    if cluster is None:
+        launch.execute(made)
+    elif not shared.elsewhere.execute(made, cluster):
+        return
     print_figures(made, shared.as_json)
 
 
@@ -153,6 +165,11 @@ def _evaluate_all(request: Request) -> None:
     shared = request.shared
     if shared.name is not None:
         raise ConfigError("--name names one evaluation, and --all-checkpoints makes several", "drop one of them")
+    if shared.elsewhere.check() is not None:
+        raise ConfigError(
+            "--all-checkpoints evaluates here, one after the other, and --on sends one run",
+            "name one backbone (RUN@STEP), or give a study its lengths",
+        )
     source = runs.get(shared.run) if shared.run else runs.newest()
     settings = {step: request.settings(weights) for step, weights in curve.backbones(source).items()}
     origin = Origin(options.command_line(), shared.experiment)
@@ -185,11 +202,12 @@ def _evaluate_all(request: Request) -> None:
     console.say(f"curve: {drawn}")
 
 
-def _resume(kind: str, name: str, as_json: bool) -> None:
+def _resume(kind: str, name: str, elsewhere: Elsewhere, as_json: bool) -> None:
     from hpt.errors import ConfigError
     from hptctl import console, runs
     from hptctl.runs import launch
 
+    cluster = elsewhere.check()
     run = runs.get(name)
     spec = run.spec()
     if spec.kind != kind:
@@ -198,5 +216,8 @@ def _resume(kind: str, name: str, as_json: bool) -> None:
         console.note(f"run '{run.name}' is finished already")
     else:
         console.note(f"run '{run.name}' in {run.path}")
-        launch.execute(run)
+        if cluster is None:
+            launch.execute(run)
+        elif not elsewhere.execute(run, cluster):
+            return
     print_figures(run, as_json)

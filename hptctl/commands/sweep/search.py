@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from hptctl import options
+from hptctl.commands.elsewhere import Detach, Elsewhere, On, Settings
 from hptctl.commands.sweep.results import print_trials
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ class SearchOptions:
     trials: Trials = None
     timeout: Timeout = None
     time_limit: options.For = None
+    on: On = None
+    cluster: Settings = None
+    detach: Detach = False
     repeats: Repeats = None
     workers: Workers = None
     storage: Storage = None
@@ -128,15 +133,25 @@ class Search:
         from hptctl import console
         from hptctl.sweep import conductor
         from hptctl.sweep import folder as sweeps
+        from hptctl.sweep.storage import STORAGE_VARIABLE
 
         shared = self.shared
+        elsewhere = Elsewhere(shared.on, shared.cluster, shared.detach)
+        cluster = elsewhere.check()
         workers, timeout = positive_workers(shared.workers), seconds(shared.timeout)
         sweep = self._create() if shared.resume is None else self._resumed(shared.resume)
         if shared.resume is not None and sweep.status().state == "finished" and not _left(sweep, shared.storage):
             console.note(f"sweep '{sweep.name}' is finished already")
         else:
             console.note(f"sweep '{sweep.name}' in {sweep.path}: {_in_words(sweeps.plan_of(sweep))}")
-            conductor.run_sweep(sweep, workers=workers, timeout=timeout, url=shared.storage)
+            if cluster is None:
+                conductor.run_sweep(sweep, workers=workers, timeout=timeout, url=shared.storage)
+            else:
+                if shared.storage is not None:  # not among the arguments, which everybody can read
+                    os.environ[STORAGE_VARIABLE] = shared.storage
+                more = [f"--{name}={value}" for name in ("workers", "timeout") if (value := getattr(shared, name))]
+                if not elsewhere.execute(sweep, cluster, *more):
+                    return
         print_trials(sweep, shared.as_json)
 
     def _resumed(self, name: str) -> Run:
@@ -172,7 +187,7 @@ class Search:
         storage = shown(shared.storage) if shared.storage is not None else None
         plan = make(self.target, base, space, PlanOptions(**self._choices(), storage=storage, workers=shared.workers))
         origin = Origin(options.command_line(), shared.experiment)
-        return sweeps.create(plan, origin, name=shared.name, url=shared.storage)
+        return sweeps.create(plan, origin, name=shared.name, url=shared.storage, look=shared.on is None)
 
     def _base(self) -> tuple[EvaluateConfig | PretrainConfig, Space]:
         """The configuration whose fields are varied, and how."""
