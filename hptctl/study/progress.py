@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from hpt.config import DENSE, UNTRAINED, EvaluateConfig, PretrainConfig, fingerprint
-from hpt.data.dataset import Dataset, load
+from hpt.data.dataset import Dataset, load, load_streamed
 from hpt.data.listing import SPLITS
 from hpt.data.names import absence_of, find, published_sizes
 from hpt.data.row import Absence, CatalogRow
@@ -136,7 +136,8 @@ class Progress:
                         dense = load_dense(key[0], task, config.data, side=key[1], progress=display.progress)
                         self._datasets[key] = dense.dataset
                     else:
-                        self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
+                        read = load_streamed if key[2] == STREAMED else load
+                        self._datasets[key] = read(key[0], config.data, side=key[1], progress=display.progress)
             except DataError as error:
                 self._datasets[key] = error
         found = self._datasets[key]
@@ -314,11 +315,14 @@ class Progress:
         return pinned
 
 
+STREAMED = "streamed"
+
+
 def _key(config: PretrainConfig | EvaluateConfig) -> tuple[str, int, str]:
     """A dataset, the side to which its images are decoded, and what is read of them besides."""
     if isinstance(config, EvaluateConfig):
         return config.dataset, config.side, config.kind if config.kind in DENSE else ""
-    return config.dataset, config.data.side(config.image_size), ""
+    return config.dataset, config.data.side(config.image_size), STREAMED if config.data.stream else ""
 
 
 def _elsewhere(config: Mapping[str, Any]) -> dict[str, Any]:
