@@ -66,7 +66,7 @@ def packed_place(text: str) -> Place | None:
     """The address, the files by a pattern, or the packed file, that a text names; None for anything else.
 
     Raises:
-        DataError: a pattern that no file fits, or compressed shards.
+        DataError: a pattern that no file fits, or an address of other files.
     """
     if (address := address_of(text)) is not None:
         _refuse_others(address)
@@ -77,11 +77,6 @@ def packed_place(text: str) -> Place | None:
         path = path.parent.resolve() / path.name
         _kind_of([file.name for file in LocalFiles(path.parent).found(path.name)], str(path))
         return path
-    if path.is_file() and path.name.lower().endswith(COMPRESSED):
-        raise DataError(
-            f"{text} is compressed, so that no image in it can be read in place",
-            "unpack it, and name the folder; of shards, unpack each: gunzip *.tar.gz",
-        )
     if is_ours and path.is_file():
         return path.resolve()
     return path.resolve() if text.startswith("file://") and path.exists() else None
