@@ -159,6 +159,17 @@ class DataConfig(Config):
     """How RGB weights start a network of other channels: the three filters in turn, or their mean for each; rescaled,
     so that the sum stays. One channel gets their sum."""
 
+    image_column: str | None = None
+    """The column of a table that holds the images. None: the one that says so, or the only binary one."""
+    label_column: str | None = None
+    """The column of a table that holds the labels; of shards, the ending of the members (`cls`, `json`, `txt`) or the
+    key of `.json` members. None: what is there."""
+    stream: bool = False
+    """Whether a pretraining reads and decodes images as it comes to them, instead of decoding all into the cache: for
+    sets whose decoded images no disk holds. Evaluations look at each image many times, and use the cache."""
+    stream_buffer: Positive = 256
+    """MiB of image files that a streamed pretraining holds in memory, and shuffles; images of half of it are mixed."""
+
     def side(self, image_size: int) -> int:
         """The shorter side in the cache for views of `image_size`; the same for pretraining and evaluation."""
         return self.cache_side or math.ceil(image_size / math.sqrt(0.2))
@@ -276,7 +287,7 @@ class PretrainConfig(Config):
     strategy: StrategyName
     """Where the backbone starts and what trains in it: a row of `hpt.strategies`."""
     dataset: str
-    """The dataset: a name of the catalogue, a folder, a zip file, or a list."""
+    """The dataset: a name of the catalogue, a folder, a zip file, a list, shards or tables, here or at an address."""
     weights: str | None = DEFAULT_WEIGHTS
     """The base: a known name, a file, or an earlier run; None for `target`, which starts from random weights."""
     allow_partial: bool = False
@@ -530,7 +541,7 @@ class EvaluateConfig(Config):
     allow_partial: bool = False
     """Whether to evaluate weights that hold only a part of the backbone; the rest is that of a fresh model."""
     dataset: str
-    """The dataset: a name of the catalogue, a folder, a zip file, or a list."""
+    """The dataset: a name of the catalogue, a folder, a zip file, a list, shards or tables, here or at an address."""
     labels: str | None = None
     """The training labels that are used: `all`, a number, `10%`, or `5-per-class`. None: all, and for finetuning the
     protocol's 1,000 (all where there are fewer)."""
@@ -730,6 +741,8 @@ def fingerprint(
         aside |= set(get_args(EvaluationKind)) - {config.kind}
     # Without what is as the protocol has it: a field that a later version adds leaves the fingerprints as they are.
     method = flatten(config.model_dump(mode="json", exclude=aside, exclude_defaults=True))
+    if isinstance(config, EvaluateConfig):  # which never streams
+        method = {name: value for name, value in method.items() if not name.startswith("data.stream")}
     named: dict[str, Any] = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights}
     named["precision"] = precision
     if isinstance(config, PretrainConfig) and config.keep_best:  # the looks choose the backbone

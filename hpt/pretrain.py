@@ -14,7 +14,7 @@ from hpt.base_statistics import estimate_statistics
 from hpt.callbacks import SILENT, Callbacks, Watch
 from hpt.config import PretrainConfig
 from hpt.data.images import Images
-from hpt.errors import ConfigError, HptError, Interrupted
+from hpt.errors import ConfigError, DataError, HptError, Interrupted
 from hpt.milestones import Milestones
 from hpt.moco import MoCo
 from hpt.processes import Processes
@@ -138,6 +138,8 @@ def _train(
             on_main(milestones, 0)
     with Views(config, images, range(first, config.steps), processes) as views:
         for step in range(first, config.steps):
+            if images.streamed:
+                _refuse_lost(views, step, processes, lambda step: on_main(save, step) if step > first else None)
             lr = cosine(step, config.steps, config.base_lr)
             loss, ranked_first = train(views(step), lr)
 
@@ -162,6 +164,18 @@ def _train(
                 raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
     train.finish()
     return results | milestones.seen
+
+
+def _refuse_lost(views: Views, step: int, processes: Processes, save: Callable[[int], None]) -> None:
+    """Save, and raise a DataError, where the next step's images cannot be read: before the step, since half of one
+    leaves a state that no unbroken run has."""
+    lost = views.lost()
+    if not processes.largest(int(lost is not None)):
+        return
+    save(step)
+    what = lost.what if isinstance(lost, HptError) else str(lost or "another process cannot read its images")
+    fix = (lost.fix if isinstance(lost, HptError) else None) or "bring them back, and go on"
+    raise DataError(f"{what}; the checkpoint of step {step} is saved", f"{fix} by --resume")
 
 
 def _refuse_divergence(loss: float, step: int) -> None:

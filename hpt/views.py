@@ -46,8 +46,10 @@ class Views:
         # more they leave a CPU's caches.
         few = max(MICRO_BATCH_PIXELS // config.image_size**2, 16)
         self.together = few if device == "cpu" else self.micro_batch
-        self.order = Order(len(images), config.batch_size, config.seed)
-        self._feed = Feed(images, processes.device, self._plan(steps))
+        self.order = Order(len(images), config.batch_size, config.seed, images.shuffled)
+        self.own = 2 * config.batch_size // processes.count
+        """The views of a step that this process makes."""
+        self._feed = Feed(images, processes.device, self._plan(steps), ahead=2 * self.own, share=2 / processes.count)
 
     def __enter__(self) -> Self:
         self._feed.__enter__()
@@ -61,6 +63,11 @@ class Views:
         draw = self.order.draw(step)
         keys = self.augmented(draw.images[draw.shuffle], draw.key)
         return StepViews(self.augmented(draw.images, draw.query), keys, draw.shuffle)
+
+    def lost(self) -> Exception | None:
+        """What keeps the next step's images from being read, where they are streamed: it waits for them. None:
+        nothing, and the step will have them all."""
+        return self._feed.lost(self.own)
 
     def augmented(self, indices: Tensor, random: torch.Generator) -> Iterator[Tensor]:
         """This process's views of the images `indices` [B], a micro-batch [m, C, s, s] at a time."""
@@ -87,7 +94,8 @@ class Views:
 
     def _plan(self, steps: Iterable[int]) -> Iterator[Tensor]:
         """The raw batches to come, in the order in which `augmented` asks for them."""
-        order = Order(len(self.images), self.config.batch_size, self.config.seed)  # is ahead of the other by a pass
+        # Is ahead of the other by a pass.
+        order = Order(len(self.images), self.config.batch_size, self.config.seed, self.images.shuffled)
         for step in steps:
             draw = order.draw(step)
             for indices in (draw.images[draw.shuffle], draw.images):

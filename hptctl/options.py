@@ -49,11 +49,16 @@ For = Annotated[
         callback=_limit_time,
     ),
 ]
-DatasetArgument = Annotated[str, typer.Argument(help="A catalogue name, a folder, a zip file, or a list.")]
+DatasetArgument = Annotated[
+    str, typer.Argument(help="A catalogue name, a folder, a zip file, a list, shards or tables, or their address.")
+]
 Dataset = Annotated[
     str | None,
     typer.Option(
-        "--dataset", "-d", help="A catalogue name (see `hptctl datasets list`), a folder, a zip file, or a list."
+        "--dataset",
+        "-d",
+        help="A catalogue name (see `hptctl datasets list`), a folder, a zip file, a list, shards or tables, or their "
+        "address, such as s3://bucket/folder.",
     ),
 ]
 Sets = Annotated[

@@ -26,7 +26,9 @@ PWD, nor TOKENIZERS_PARALLELISM."""
 SHORTEST = 5
 """A shorter value would hide half of the words of a message; in an address it is hidden however short it is."""
 _IN_ADDRESS = re.compile(r"(?<=://)([^/\s:@'\"]*):([^\s'\"]+)@")
-_IN_QUERY = re.compile(r"(?i)([?&;](?:ssl)?(?:password|passwd|pwd|token|secret)=)[^&;\s'\"]+")
+_IN_QUERY = re.compile(
+    r"(?i)([?&;](?:[\w-]*(?:password|passwd|pwd|token|secret|signature|credential)|sig)=)[^&;\s'\"]+"
+)
 
 
 def masked(text: str) -> str:

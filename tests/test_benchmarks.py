@@ -105,3 +105,14 @@ def test_ways_of_waiting_are_measured_alone_and_beside_a_busy_process(tmp_path: 
     document = run("beside.py", *words, out=tmp_path / "figures.json")
     assert document["counted"] == document["measurements"] == len(document["images_per_second"]) == 4
     assert min(low for low, _, _ in document["images_per_second"].values()) > 0
+
+
+def test_streaming_is_measured_beside_the_cache_and_the_bare_step(tmp_path: Path) -> None:
+    document = run(
+        "streaming.py", "--images", 96, "--side", 60, 80, "--image-size", 16, "--batch-size", 16, "--steps", 1,
+        "--repeats", 2, out=tmp_path / "figures.json",
+    )  # fmt: skip
+    assert set(document["images/s"]) == {"decode", "stream", "cached", "streamed", "bare"}
+    assert document["shuffle"]["classes"] == 30
+    document = run("streaming.py", "--members", 2000, out=tmp_path / "figures.json")
+    assert document["members"] == 4000

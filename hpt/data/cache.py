@@ -26,7 +26,7 @@ import logging
 import shutil
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +38,7 @@ from filelock import Timeout
 from hpt.callbacks import Progress
 from hpt.data import cache_store, class_pixels, decode
 from hpt.data.cache_store import Damaged
-from hpt.data.images import OpenEntry, PackedPixels
+from hpt.data.images import OpenEntry, PackedPixels, pixel_sums
 from hpt.data.listing import Listing
 from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.reading import reading
@@ -49,8 +49,8 @@ from hpt.user_folders import CACHE_VARIABLE
 
 log = logging.getLogger("hpt.data")
 
-SUMMED = 1 << 16
-"""Pixels of a channel that are summed at once: so many squares of 8 bits fit in 32, and no more."""
+MANY, SAMPLED = 2_000, 48
+"""Images from which on the room that they take is reckoned before they are decoded, by so many of them."""
 
 
 def open_or_build(
@@ -100,6 +100,7 @@ def _wait_or_build(
     try:
         entry = _find(folder, stamp, dataset)
         if entry is None:
+            _refuse_full_disk(listing, side, form, folder)
             building = folder / f"{cache_store.BUILDING}{stamp}"
             _clear(building)
             building.mkdir()
@@ -114,6 +115,30 @@ def _wait_or_build(
         return entry
     finally:
         lock.release()
+
+
+def _refuse_full_disk(listing: Listing, side: int, form: PixelFormat, folder: Path) -> None:
+    """Refuse images that would fill the disk, by the pixels of a few of them, before hours are spent.
+
+    Raises:
+        DataError: they would.
+    """
+    names = listing.names
+    if len(names) < MANY:
+        return
+    some = replace(listing, names=tuple(names[(i * len(names)) // SAMPLED] for i in range(SAMPLED)))
+    with reading(some, lambda data: decode.decode(data, side, form).nbytes, None) as sizes:
+        known = [each for each in sizes if isinstance(each, int)]
+    if not known:
+        return
+    needed, free = sum(known) / len(known) * len(names), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"decoded, these {len(names):,} images would take {needed / 2**30:,.0f} GiB, and the cache's disk has "
+            f"{free / 2**30:,.0f} GiB free ({folder})",
+            f"set {CACHE_VARIABLE} to a larger disk, or data.cache_side to less; a pretraining can do without, by "
+            "--set data.stream=true",
+        )
 
 
 def _clear(path: Path) -> None:
@@ -270,20 +295,4 @@ def _decode(data: bytes, side: int, form: PixelFormat) -> _Decoded:
     digest = hashlib.blake2b(data, digest_size=16).digest()
     size = (pixels.shape[1], pixels.shape[2])
     small = thumbnail(pixels, decoded.picture)
-    return _Decoded(digest, size, _sums(pixels), small, decoded.loss, occurring, pixels)
-
-
-def _sums(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """[2, C] the sum of the pixels of each channel and of their squares.
-
-    In parts whose numbers stay in the processor's cache, and whose sums fit in 32 bits, which take half the time of 64.
-    """
-    deep = pixels.dtype != np.uint8
-    square, part = (np.uint32, np.uint64) if deep else (np.uint16, np.uint32)  # 65535 and 255 squared fit
-    flat = pixels.reshape(len(pixels), -1)
-    sums = np.zeros((2, len(flat)), dtype=np.uint64)
-    for start in range(0, flat.shape[1], SUMMED):
-        some = flat[:, start : start + SUMMED]
-        sums[0] += some.sum(axis=1, dtype=part)
-        sums[1] += np.square(some, dtype=square).sum(axis=1, dtype=part)
-    return sums
+    return _Decoded(digest, size, pixel_sums(pixels), small, decoded.loss, occurring, pixels)

@@ -14,7 +14,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from hpt.data.listing import SPLITS, ImageSource, Labels, Listing, unlabelled
 from hpt.data.names import list_images, name_of
 from hpt.data.pixel_format import PixelFormat, eight_bits
 from hpt.data.reading import reading
-from hpt.data.row import CatalogRow
+from hpt.data.row import CatalogRow, Found
 from hpt.data.splits import Indices
 from hpt.data.thumbnails import BLOCK, FLAT, normalised
 from hpt.errors import DataError
@@ -112,7 +111,7 @@ class CheckResult:
 
 
 def check(
-    found: CatalogRow | Path,
+    found: Found,
     config: DataConfig,
     *,
     left_out: Collection[str] = (),
@@ -128,7 +127,7 @@ def check(
     Raises:
         DataError: as `dataset.load`; or nearly all images are alike.
     """
-    listing = list_images(found, progress)
+    listing = list_images(found, progress, config)
     form, seen = with_format(found, listing, config, progress, lambda form: _looks(listing, form, progress))
     unreadable = tuple((listing.names[i], look) for i, look in enumerate(seen) if isinstance(look, str))
     readable = np.array([i for i, look in enumerate(seen) if isinstance(look, _Look)], dtype=np.int64)

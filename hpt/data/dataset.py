@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,13 +14,13 @@ import numpy.typing as npt
 
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
-from hpt.data import cache, intensity, quarantine, splits
+from hpt.data import cache, intensity, quarantine, splits, stream
 from hpt.data.images import Images, OpenEntry
 from hpt.data.left_out import notes_of_losses, tell
 from hpt.data.listing import Labels, Listing, unlabelled
 from hpt.data.names import find, list_images, name_of
 from hpt.data.pixel_format import PixelFormat, Unmeasured
-from hpt.data.row import METRICS, CatalogRow, Task
+from hpt.data.row import METRICS, CatalogRow, Found, Task
 from hpt.errors import DataError
 
 log = logging.getLogger("hpt.data")
@@ -59,6 +58,8 @@ class Dataset:
     """A hexadecimal digest of which image is in which split."""
     notes: tuple[str, ...] = ()
     """How it was read where that is not plain, and what lies there and is not used."""
+    streamed: str = ""
+    """How its images are streamed, in words; empty where they lie in the cache."""
 
     def pretraining_images(self, share: float = 1.0, seed: int = 0) -> Images:
         """The images of train and val, never of test, without labels; or a share of them, drawn by seed, of at least
@@ -110,12 +111,12 @@ def load(
         OSError: the cache cannot be written.
     """
     found = find(dataset)
-    listing = list_images(found, progress)
+    listing = list_images(found, progress, config)
     return load_listing(found, listing, config, side=side, progress=progress, brief=brief, dataset=dataset)
 
 
 def load_listing(
-    found: CatalogRow | Path,
+    found: Found,
     listing: Listing,
     config: DataConfig,
     *,
@@ -138,9 +139,7 @@ def load_listing(
     labels = listing.labels[readable]
     indices = split(found, listing, readable, config.split_seed)
     # After the cut, so that an image that is left out moves no other to another split.
-    left_out = quarantine.read(quarantine.place(found))
-    if left_out:
-        indices, left_out = quarantine.apply(name, entry.names, indices, left_out)
+    indices, left_out = _without_quarantined(found, entry.names, indices)
     if row and row.mean and row.std and entry.form.plain:
         mean, std = (tuple(published) for published in (row.mean, row.std))
     else:
@@ -156,14 +155,58 @@ def load_listing(
         labels=labels,
         splits=indices,
         quarantined=(*entry.quarantined, *left_out.items()),
-        fingerprint=_fingerprint(entry, labels, listing.classes),
+        fingerprint=_fingerprint(entry.names, entry.digests, labels, listing.classes, entry.form),
         split_fingerprint=splits.fingerprint(entry.names, indices),
         notes=tuple(note.text for note in (*listing.notes, *losses)),
     )
 
 
+def load_streamed(dataset: str, config: DataConfig, *, side: int, progress: Progress | None = None) -> Dataset:
+    """As `load`, for a pretraining that reads and decodes images as it comes to them.
+
+    Nothing is read but a sample: which images are unreadable shows on the way, the mean and spread are those of the
+    sample, and the fingerprint rests on names, labels and, but for a pack, sizes and times instead of contents.
+
+    Raises:
+        DataError: as `load`.
+    """
+    found = find(dataset)
+    listing = list_images(found, progress, config)
+    name, row = name_of(found), found if isinstance(found, CatalogRow) else None
+    form = format_of(found, listing, config, progress)
+    every = np.arange(len(listing.names), dtype=np.int64)
+    indices, left_out = _without_quarantined(found, listing.names, split(found, listing, every, config.split_seed))
+    store = stream.Store(listing, side, form, config.stream_buffer << 20, config.max_unreadable)
+    mean, std, sample = stream.measured(store, _pretraining(indices), progress)
+    words = f"in pools of {config.stream_buffer / 2:g} MiB; mean and spread of {sample:,} images"
+    if row and row.mean and row.std and form.plain:
+        mean, std = (tuple(published) for published in (row.mean, row.std))
+        words = f"in pools of {config.stream_buffer / 2:g} MiB; mean and spread as published"
+    images = stream.StreamedImages(store, every, mean, std)
+    contents = images.digests.view(np.uint8).reshape(-1, 16) if images.has_digests else stream.content_stamps(listing)
+    if images.has_digests:
+        _warn_of_copies(name, dataset, images, indices)
+    task: Task = "multi-label" if listing.labels.ndim == 2 else "single-label"
+    return Dataset(
+        name=name,
+        task=task,
+        classes=listing.classes,
+        metric=(row and row.metric) or METRICS[task],
+        images=images,
+        labels=listing.labels,
+        splits=indices,
+        quarantined=tuple(left_out.items()),
+        fingerprint=_fingerprint(
+            listing.names, contents, listing.labels, listing.classes, form, read=images.has_digests
+        ),
+        split_fingerprint=splits.fingerprint(listing.names, indices),
+        notes=tuple(note.text for note in listing.notes),
+        streamed=words,
+    )
+
+
 def split(
-    found: CatalogRow | Path, listing: Listing, rows: splits.Indices, seed: int, *, tell: bool = True
+    found: Found, listing: Listing, rows: splits.Indices, seed: int, *, tell: bool = True
 ) -> dict[str, splits.Indices]:
     """The splits of some images of a listing, as indices into `rows`; what the dataset lacks is cut by `seed`."""
     names = [listing.names[i] for i in rows]
@@ -181,7 +224,7 @@ def split(
 
 
 def format_of(
-    found: CatalogRow | Path,
+    found: Found,
     listing: Listing,
     config: DataConfig,
     progress: Progress | None = None,
@@ -204,7 +247,7 @@ def format_of(
 
 
 def with_format(
-    found: CatalogRow | Path,
+    found: Found,
     listing: Listing,
     config: DataConfig,
     progress: Progress | None,
@@ -221,18 +264,24 @@ def with_format(
         return form, read(form)
 
 
-def _open(
-    found: CatalogRow | Path, listing: Listing, config: DataConfig, side: int, progress: Progress | None
-) -> OpenEntry:
+def _open(found: Found, listing: Listing, config: DataConfig, side: int, progress: Progress | None) -> OpenEntry:
     def build(form: PixelFormat) -> OpenEntry:
         return cache.open_or_build(listing, side, progress, dataset=_said(found), form=form)
 
     return with_format(found, listing, config, progress, build)[1]
 
 
-def _said(found: CatalogRow | Path) -> str:
+def _said(found: Found) -> str:
     """What names a dataset on the command line."""
     return found.name if isinstance(found, CatalogRow) else str(found)
+
+
+def _without_quarantined(
+    found: Found, names: Sequence[str], indices: dict[str, splits.Indices]
+) -> tuple[dict[str, splits.Indices], dict[str, str]]:
+    """The splits without what the dataset's quarantine list names, and the reasons."""
+    left_out = quarantine.read(quarantine.place(found))
+    return quarantine.apply(name_of(found), names, indices, left_out) if left_out else (indices, left_out)
 
 
 def _pretraining(indices: Mapping[str, splits.Indices]) -> splits.Indices:
@@ -270,11 +319,22 @@ def _first(quarantined: Sequence[tuple[str, str]]) -> str:
     return named if len(quarantined) <= NAMED else f"{named}, ..."
 
 
-def _fingerprint(entry: OpenEntry, labels: Labels, classes: tuple[str, ...]) -> str:
+def _fingerprint(
+    names: Sequence[str],
+    contents: npt.NDArray[np.uint8],
+    labels: Labels,
+    classes: tuple[str, ...],
+    form: PixelFormat,
+    *,
+    read: bool = True,
+) -> str:
+    """A digest of the names, contents [N, 16] and labels of images; `read`: whether contents are digests of files."""
     digest = hashlib.sha256()
-    if not entry.form.plain:  # version 0.1 read more than 8 bits otherwise: results on such images are others
+    if not form.plain:  # version 0.1 read more than 8 bits otherwise: results on such images are others
         digest.update(b"numbers by a window\n")
-    for name, content, label in zip(entry.names, entry.digests, labels, strict=True):
+    if not read:
+        digest.update(b"contents by their stamps\n")
+    for name, content, label in zip(names, contents, labels, strict=True):
         if labels.ndim == 2:
             text = ",".join(c for c, value in zip(classes, label, strict=True) if value > 0)
         else:

@@ -60,6 +60,11 @@ WITH_EXTRA = frozenset().union(*(_SUFFIXES[name].split() for name in NEEDS)) - E
 """The suffixes of images that could be, with the extra packages."""
 
 
+def suffixes(format: str) -> list[str]:
+    """The suffixes of a format, the usual one first; `.jpg` of one that is not known."""
+    return _SUFFIXES.get(format, ".jpg").split()
+
+
 def suffix_of(name: str) -> str:
     """The suffix of a file's name in small letters; `.nii` of `.nii.gz`."""
     lower = name.lower()

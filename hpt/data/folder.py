@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from hpt.data import annotation_files, left_out, zip_file
 from hpt.data.annotation_files import Annotations, Head
 from hpt.data.file_kinds import ARRAYS, EXTENSIONS, EXTRA, FORMATS, LARGEST_FILE, WITH_EXTRA, suffix_of
-from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, says_splits
+from hpt.data.folder_names import OTHER_TOOLS, OWN_FOLDERS, composed, hidden, says_splits
 from hpt.data.layout import Arranged, Tree, read_layout
 from hpt.data.listing import ImageSource, Listing, Note, Read, Unreadable
 from hpt.errors import DataError
@@ -206,7 +206,7 @@ def _in_zip(path: Path) -> Iterator[_Content]:
             zip_file.check_name(member, path)
         members = zip_file.members(archive)
         for name in members:
-            if _hidden(name):
+            if hidden(name):
                 continue
             tree.folders.update(name[: slash.start()] for slash in re.finditer("/", name))
             if not name.endswith("/"):
@@ -339,7 +339,7 @@ def _walk(root: Path, head: Head) -> Tree:
             raise DataError(f"folder {root / folder} cannot be read: {error.strerror}") from None
         for entry in entries:
             name = f"{folder}{entry.name}"
-            if _hidden(entry.name):
+            if hidden(entry.name):
                 continue
             if not _is_utf8(entry.name):
                 foreign.append(name)
@@ -363,7 +363,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _hidden(name: str) -> bool:
-    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))

@@ -20,6 +20,11 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def hidden(name: str) -> bool:
+    """Whether a file is one that its system hides, or one of macOS's archiver."""
+    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
+
+
 def _plain(text: str) -> str:
     """In small letters, without accents."""
     apart = unicodedata.normalize("NFKD", text.casefold())

@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,18 @@ import torch
 from hpt.data.cache_store import EntryIndex
 from hpt.data.pixel_format import PixelFormat
 from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
+from hpt.randomness import generator
+
+if TYPE_CHECKING:
+    from hpt.data.stream import Stream
 
 PerChannel = tuple[float, ...]
 """A figure for each channel."""
 
 SMALLEST_STD = 1e-3
 """Images of one colour would otherwise be divided by zero."""
+SUMMED = 1 << 16
+"""Pixels of a channel that are summed at once: so many squares of 8 bits fit in 32, and no more."""
 
 
 PADDING, SMALL = 4, 2**22
@@ -236,6 +242,31 @@ def full_scale(dtype: torch.dtype) -> int:
     return torch.iinfo(dtype).max
 
 
+def pixel_sums(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """[2, C] the sum of the pixels [C, H, W] of each channel and of their squares.
+
+    In parts whose numbers stay in the processor's cache, and whose sums fit in 32 bits, which take half the time of 64.
+    """
+    deep = pixels.dtype != np.uint8
+    square, part = (np.uint32, np.uint64) if deep else (np.uint16, np.uint32)  # 65535 and 255 squared fit
+    flat = pixels.reshape(len(pixels), -1)
+    sums = np.zeros((2, len(flat)), dtype=np.uint64)
+    for start in range(0, flat.shape[1], SUMMED):
+        some = flat[:, start : start + SUMMED]
+        sums[0] += some.sum(axis=1, dtype=part)
+        sums[1] += np.square(some, dtype=square).sum(axis=1, dtype=part)
+    return sums
+
+
+def mean_std(sums: npt.NDArray[Any], pixels: float, white: int) -> tuple[PerChannel, PerChannel]:
+    """The mean and standard deviation of each channel, in [0, 1], of the sums [2, C] of so many pixels and of their
+    squares; `white` is the value of a pixel that is 1."""
+    total = sums.astype(np.float64)
+    mean = total[0] / pixels
+    std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
+    return tuple((mean / white).tolist()), tuple(np.maximum(std / white, SMALLEST_STD).tolist())
+
+
 @dataclass(frozen=True)
 class OpenEntry(EntryIndex):
     """One entry of the cache, opened."""
@@ -247,16 +278,14 @@ class OpenEntry(EntryIndex):
 
     def mean_std(self, rows: npt.NDArray[np.int64]) -> tuple[PerChannel, PerChannel]:
         """The mean and standard deviation of all pixels of some images, in [0, 1], from exact integer sums."""
-        total = self.sums[rows].sum(axis=0).astype(np.float64)
-        pixels = float(self.sizes[rows].prod(axis=1).sum())
-        mean = total[0] / pixels
-        std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
-        white = self.form.white
-        return tuple((mean / white).tolist()), tuple(np.maximum(std / white, SMALLEST_STD).tolist())
+        return mean_std(self.sums[rows].sum(axis=0), float(self.sizes[rows].prod(axis=1).sum()), self.form.white)
 
 
 class Images:
     """Images without labels: all that pretraining ever gets."""
+
+    streamed = False
+    """Whether they are read and decoded as they are needed (`hpt.data.stream`), rather than lie in the cache."""
 
     def __init__(self, entry: OpenEntry, rows: npt.NDArray[np.int64], mean: PerChannel, std: PerChannel) -> None:
         self._entry = entry
@@ -331,6 +360,20 @@ class Images:
     def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
         """Have the system read images that are needed soon, without waiting for the disk."""
         self._entry.pixels.read_ahead(self._rows[indices])
+
+    def stream(self, plan: Iterator[torch.Tensor], ahead: int, share: float) -> Stream | None:
+        """What reads and decodes the images that a plan asks for; None where they lie there, decoded.
+
+        Args:
+            plan: the indices of each batch to come.
+            ahead: planned images whose pixels are made ahead.
+            share: how often a pass of the plan shows each image, in the mean.
+        """
+        return None
+
+    def shuffled(self, seed: int, number: int) -> torch.Tensor:
+        """[N] the order of a pass over the images."""
+        return torch.randperm(len(self), generator=generator(seed, "order", number))
 
     def on(self, device: torch.device) -> PackedPixels:
         """The images in the memory of a device, under the same indices: for small sets that are visited many times."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,15 @@ class ImageSource(Protocol):
 
     def open(self) -> AbstractContextManager[Read]:
         """A reader that several threads may call at once, and that raises `Unreadable`."""
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """A source whose images are waited for, so that more threads than cores are of use."""
+
+    @property
+    def readers(self) -> int:
+        """The number of threads."""
 
 
 @dataclass(frozen=True)

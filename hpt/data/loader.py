@@ -6,7 +6,7 @@ Everything is a function of (seed, step) for the whole global batch; a process t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpt.data.images import Images, PackedPixels, RawBatch
+from hpt.data.stream import Stream
 from hpt.errors import DataError
 from hpt.randomness import generator
 
@@ -40,8 +41,13 @@ class Draw:
 class Order:
     """The order of endless passes over the images, each its own; the incomplete last batch of a pass is dropped."""
 
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, images: int, batch_size: int, seed: int, shuffled: Callable[[int, int], Tensor] | None = None
+    ) -> None:
         """
+        Args:
+            shuffled: the order [images] of a pass, from the seed and its number; None: any order is as likely.
+
         Raises:
             DataError: fewer images than one batch.
         """
@@ -52,15 +58,18 @@ class Order:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self._shuffled = shuffled or self._drawn
         self._pass: tuple[int, Tensor] | None = None
 
     def batch(self, step: int) -> Tensor:
         """[B] the images of a step."""
         number, at = divmod(step, self.images // self.batch_size)
         if self._pass is None or self._pass[0] != number:
-            order = torch.randperm(self.images, generator=generator(self.seed, "order", number))
-            self._pass = (number, order)
+            self._pass = (number, self._shuffled(self.seed, number))
         return self._pass[1][at * self.batch_size : (at + 1) * self.batch_size]
+
+    def _drawn(self, seed: int, number: int) -> Tensor:
+        return torch.randperm(self.images, generator=generator(seed, "order", number))
 
     def draw(self, step: int) -> Draw:
         """All choices of a step."""
@@ -85,14 +94,18 @@ class Feed:
     Where all images fit in a part of a GPU's free memory they are put there once. Else they come from the map through
     page-locked memory on a stream of their own, so that neither the disk nor the copy keeps the model waiting; on a CPU
     they stay in the map, and the system is told which are next. Memory holds `AHEAD` batches, however large the set.
+    Images that are streamed are read and decoded ahead, too.
     """
 
-    def __init__(self, images: Images, device: torch.device, plan: Iterator[Tensor]) -> None:
-        """`plan` gives the indices of each batch to come."""
+    def __init__(
+        self, images: Images, device: torch.device, plan: Iterator[Tensor], ahead: int = 1, share: float = 2.0
+    ) -> None:
+        """`plan` gives the indices of each batch to come; `ahead` and `share` as for `Images.stream`."""
         self.mean, self.std = images.mean, images.std
         self._device = device
+        self._decoding = images.stream(plan, ahead, share)
         self._plan = plan
-        self._images: Images | PackedPixels = images
+        self._images: Images | PackedPixels | Stream = self._decoding or images
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             if images.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -103,12 +116,30 @@ class Feed:
         self._ahead: deque[tuple[Tensor, Future[tuple[RawBatch, torch.cuda.Event | None]]]] = deque()
 
     def __enter__(self) -> Feed:
+        if self._decoding is not None:
+            self._decoding.__enter__()
+            self._plan = iter(self._decoding)
         for _ in range(AHEAD):
             self._read_on()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
+        if self._decoding is not None:
+            self._decoding.__exit__(*error)
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def lost(self, images: int) -> Exception | None:
+        """What keeps so many images to come from being read, where they are streamed, for which this waits; None:
+        nothing."""
+        if self._decoding is None:
+            return None
+        for planned, future in self._ahead:
+            if images <= 0:
+                return None
+            images -= len(planned)
+            if isinstance(error := future.exception(), Exception):
+                return error
+        return self._decoding.lost(images)
 
     def __call__(self, indices: Tensor) -> RawBatch:
         """The batch of `indices`, which has to be the next of the plan.

@@ -1,4 +1,5 @@
-"""What `--dataset` names: a row of the catalogue, a row of the user's own, a folder, a zip file, or a list."""
+"""What `--dataset` names: a row of the catalogue or of the user's own, a folder, a zip file, a list, or packed files,
+at a path or an address."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import os
 from pathlib import Path
 
 from hpt.callbacks import Progress
+from hpt.config import DataConfig
 from hpt.data import embedded
 from hpt.data.catalog import CATALOG
 from hpt.data.listing import Listing
 from hpt.data.own_rows import own_rows
 from hpt.data.paths import find_path, list_path, name_of_path
-from hpt.data.row import Absence, CatalogRow
+from hpt.data.remote import Place
+from hpt.data.row import Absence, CatalogRow, Found
 from hpt.errors import DataError, did_you_mean
 
 
@@ -41,8 +44,8 @@ def find_row(name: str) -> CatalogRow | None:
     return row.model_copy(update={"name": name, "read": lambda _: embedded.shapes(int(count))})
 
 
-def find(dataset: str) -> CatalogRow | Path:
-    """The row of the catalogue, or the folder, zip file or list, that a dataset's name stands for.
+def find(dataset: str) -> Found:
+    """The row of the catalogue, or the place, that a dataset's name stands for.
 
     A name of the catalogue wins over a folder of that name; `./name` is always the folder.
 
@@ -66,26 +69,26 @@ def find(dataset: str) -> CatalogRow | Path:
         )
     raise DataError(
         f"unknown dataset '{dataset}'{did_you_mean(dataset, names)}, and no such folder",
-        f"choose one of {known}, or name a folder, a zip file or a list",
+        f"choose one of {known}, or name a folder, a zip file, a list, shards or tables",
     )
 
 
-def name_of(found: CatalogRow | Path) -> str:
-    """What a dataset is called in names and tables: its name in the catalogue, or that of the folder, file or list."""
+def name_of(found: Found) -> str:
+    """What a dataset is called in names and tables: its name in the catalogue, or that of the folder or file."""
     return found.name if isinstance(found, CatalogRow) else name_of_path(found)
 
 
-def place_of(found: CatalogRow | Path) -> Path:
-    """Where a dataset's images lie, or would lie: the row's folder, or the folder, zip file or list itself."""
+def place_of(found: Found) -> Place:
+    """Where a dataset's images lie, or would lie: the row's folder, or the folder, file or address itself."""
     return found.place if isinstance(found, CatalogRow) else found
 
 
-def absence_of(found: CatalogRow | Path) -> Absence | None:
+def absence_of(found: Found) -> Absence | None:
     """What it would take to get a dataset, by looking at names alone; None where it is on this machine."""
     return found.absence() if isinstance(found, CatalogRow) else None
 
 
-def published_sizes(found: CatalogRow | Path) -> dict[str, int]:
+def published_sizes(found: Found) -> dict[str, int]:
     """The published number of images of each split, 0 where it is unknown; train and val together count as train."""
     counts = found.counts if isinstance(found, CatalogRow) else {}
     return {
@@ -95,10 +98,10 @@ def published_sizes(found: CatalogRow | Path) -> dict[str, int]:
     }
 
 
-def list_images(found: CatalogRow | Path, progress: Progress | None = None) -> Listing:
-    """What a row or a path holds, before any image is read.
+def list_images(found: Found, progress: Progress | None = None, config: DataConfig | None = None) -> Listing:
+    """What a row or a place holds, before any image is read; `config` names the columns of tables.
 
     Raises:
         DataError: as `CatalogRow.listing` and `list_path`.
     """
-    return found.listing(progress) if isinstance(found, CatalogRow) else list_path(found)
+    return found.listing(progress) if isinstance(found, CatalogRow) else list_path(found, config, progress)

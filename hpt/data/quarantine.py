@@ -1,12 +1,13 @@
 """Lists of images that runs leave out, beside the dataset that they belong to.
 
-my-images.quarantine.csv      beside my-images/, my-images.zip or my-images.csv; in the data root for a name
+my-images.quarantine.csv      beside my-images/, my-images.zip or my-images.csv; in the data root for a name or address
 name,reason                   written by `hptctl datasets check --quarantine`, or by hand
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from hpt.data.paths import name_of_path
-from hpt.data.row import CatalogRow
+from hpt.data.remote import Address
+from hpt.data.row import CatalogRow, Found
 from hpt.data.splits import Indices
 from hpt.errors import DataError
 from hpt.files import write_text
@@ -26,10 +28,13 @@ log = logging.getLogger("hpt.data")
 HEADER = ["name", "reason"]
 
 
-def place(found: CatalogRow | Path) -> Path:
+def place(found: Found) -> Path:
     """The file of a dataset's list, whether it exists or not."""
     if isinstance(found, CatalogRow):
         return data_folder() / f"{found.name}.quarantine.csv"
+    if isinstance(found, Address):  # of which several may end alike
+        which = hashlib.sha256(found.url.encode()).hexdigest()[:8]
+        return data_folder() / f"{found.name}-{which}.quarantine.csv"
     return found.with_name(f"{name_of_path(found)}.quarantine.csv")
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from hpt import cores
 from hpt.callbacks import Progress
 from hpt.data import decode
-from hpt.data.listing import Listing, Unreadable
+from hpt.data.listing import Distant, Listing, Unreadable
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ def reading(
     Memory holds a few chunks of images per core. The iterator ends with the block. `what` is said of the progress.
     """
 
+    workers = max(cores.usable(), listing.source.readers if isinstance(listing.source, Distant) else 1)
+
     def attempt(name: str) -> T | str:
         try:
             return work(read(name))
@@ -37,7 +39,7 @@ def reading(
 
     def results() -> Iterator[T | str]:
         total = len(listing.names)
-        for done, result in enumerate(_in_order(attempt, listing.names), start=1):
+        for done, result in enumerate(_in_order(attempt, listing.names, workers), start=1):
             yield result
             if progress is not None and (done % CHUNK == 0 or done == total):
                 progress(done, total, what)
@@ -46,7 +48,7 @@ def reading(
         yield results()
 
 
-def _in_order(work: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
+def _in_order(work: Callable[[str], T], names: Sequence[str], workers: int) -> Iterator[T]:
     """What `work` gives for each name, in their order.
 
     In threads, because Pillow decodes without the interpreter's lock: on two cores photographs of 500 x 375 came at 630
@@ -57,7 +59,6 @@ def _in_order(work: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
     def work_on(chunk: Sequence[str]) -> list[T]:
         return [work(name) for name in chunk]
 
-    workers = cores.usable()
     chunks = iter([names[i : i + CHUNK] for i in range(0, len(names), CHUNK)])
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead: deque[Future[list[T]]] = deque()

@@ -17,6 +17,7 @@ from hpt.data import annotation_cache
 from hpt.data.archive import Archive
 from hpt.data.folder import Folder
 from hpt.data.listing import ImageSource, Listing, Split
+from hpt.data.remote import Place
 from hpt.data.splits import SHARES
 from hpt.errors import DataError
 from hpt.files import shared_lock
@@ -232,6 +233,10 @@ class CatalogRow(Description):
             return self.read(self.place)
         except FileNotFoundError as error:
             raise self.not_here(str(error.filename)) from None
+
+
+Found = CatalogRow | Place
+"""What a dataset's name stands for: a row of the catalogue, or where images lie."""
 
 
 def _megabytes(archives: Sequence[Archive]) -> int:

@@ -15,6 +15,8 @@ from hpt.data.folder import Annotated, Folder, open_annotated
 from hpt.data.listing import Listing
 from hpt.data.names import find as find_dataset
 from hpt.data.names import name_of
+from hpt.data.packed import is_packed
+from hpt.data.remote import Address, Place
 from hpt.data.row import CatalogRow
 from hpt.dense import box_table, class_list, coco, instance_masks, kept, published, voc, yolo
 from hpt.dense.annotated_boxes import AnnotatedBoxes
@@ -34,8 +36,8 @@ LAYOUTS = {
 class Found:
     """A dataset with its targets, before any image is read."""
 
-    dataset: CatalogRow | Path
-    """The row or the path."""
+    dataset: CatalogRow | Place
+    """The row or the place."""
     listing: Listing
     """The images, as a pretraining lists them."""
     boxes: AnnotatedBoxes | None
@@ -55,6 +57,8 @@ def find(dataset: str, task: DenseTask, progress: Progress | None = None) -> Fou
         return _published(found, task, progress)
     path = found.path if isinstance(found, CatalogRow) else found
     assert path is not None
+    if isinstance(path, Address) or is_packed(path):
+        refuse_missing(name_of(found), task)
     with open_annotated(path.resolve()) as content:
         # A row of the user's own may group what a cut must not divide.
         listing = found.listing(progress) if isinstance(found, CatalogRow) else content.listing
@@ -73,7 +77,7 @@ def tasks_of(dataset: str) -> tuple[DenseTask, ...]:
     path = found.path if isinstance(found, CatalogRow) else found
     if isinstance(found, CatalogRow) and path is None:
         return tuple(task for task in TASKS if found.name in published.names(task) and found.ready())
-    if path is None or not path.exists():
+    if path is None or isinstance(path, Address) or not path.exists() or is_packed(path):
         return ()
     if path.is_file() and path.suffix.lower() not in (".zip", ".csv", ".tsv"):
         return ()

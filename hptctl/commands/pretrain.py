@@ -161,8 +161,8 @@ def pretrain(
     cluster = elsewhere.check()
     if cluster is not None and (place is not None or create_only):
         raise ConfigError(
-            f"--on {elsewhere.on} sends a whole run away, and {'--machines' if place is not None else '--create-only'} is"
-            " for processes that you start yourself",
+            f"--on {elsewhere.on} sends a whole run away, and "
+            f"{'--machines' if place is not None else '--create-only'} is for processes that you start yourself",
             "give one of them; inside a job, srun and --create-only start a run on several machines",
         )
     if resume is not None:

@@ -434,17 +434,19 @@ C = TypeVar("C", PretrainConfig, EvaluateConfig)
 def pinned(config: PretrainConfig | EvaluateConfig) -> dict[str, Any]:
     """The configuration as a run keeps it: with the dataset's path made absolute, since it may go on from elsewhere."""
     from hpt.data.names import find
+    from hpt.data.row import CatalogRow
 
     found = find(config.dataset)
-    return config.model_dump(mode="json") | ({"dataset": str(found)} if isinstance(found, Path) else {})
+    return config.model_dump(mode="json") | ({} if isinstance(found, CatalogRow) else {"dataset": str(found)})
 
 
 def _pin_dataset(config: C) -> tuple[C, str]:
     """The configuration with the dataset's path made absolute, since a run may go on from elsewhere; and its name."""
     from hpt.data.names import find, name_of
+    from hpt.data.row import CatalogRow
 
     found = find(config.dataset)
-    if isinstance(found, Path):
+    if not isinstance(found, CatalogRow):
         config = config.model_copy(update={"dataset": str(found)})
     return config, name_of(found)
 

@@ -146,6 +146,8 @@ class Facts(Recorded):
     """How files became pixels, where not plainly: channels, intensity windows, bits."""
     images: int | None = None
     """Images that a pretraining sees."""
+    streamed: str | None = None
+    """How a pretraining streamed them, and what `mean` and `std` are of then; None where they came from the cache."""
     hardware: str | None = None
     """What the run computed on."""
     precision: str | None = None

@@ -145,7 +145,10 @@ def evaluated_defaults(weights: str) -> dict[str, object]:
     if source is None:
         return {"backbone": backbone_of(weights)}
     config = PretrainConfig.model_validate(source.spec().config)
-    return config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
+    taken = config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
+    for field in ("stream", "stream_buffer"):  # which are of pretrainings alone
+        del taken["data"][field]
+    return taken
 
 
 def backbone_of(weights: str) -> str:

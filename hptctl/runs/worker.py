@@ -26,8 +26,9 @@ from hpt import advice, cores, floor, weights
 from hpt.callbacks import RESUMABLE, Callbacks, Log
 from hpt.config import DENSE, UNTRAINED, DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data import thumbnails
-from hpt.data.dataset import Dataset, load
+from hpt.data.dataset import Dataset, load, load_streamed
 from hpt.data.images import Images
+from hpt.data.stream import StreamedImages
 from hpt.data.thumbnails import Matches
 from hpt.errors import ConfigError, HptError, Interrupted, RunError
 from hpt.files import replacing, write_text
@@ -88,9 +89,12 @@ class Materials:
         """The dataset of a run, decoded for its image size."""
         if isinstance(config, EvaluateConfig) and config.kind in DENSE:
             return self.dense(config, display).dataset
-        key = config.dataset, config.data, config.data.side(config.image_size)
+        streamed = isinstance(config, PretrainConfig) and config.data.stream
+        settings = config.data if streamed else config.data.model_copy(update={"stream": False})
+        key = config.dataset, settings, config.data.side(config.image_size)
         if key not in self._datasets:
-            self._datasets[key] = load(key[0], key[1], side=key[2], progress=display.progress)
+            read = load_streamed if streamed else load
+            self._datasets[key] = read(key[0], key[1], side=key[2], progress=display.progress)
         return self._datasets[key]
 
     def dense(self, config: EvaluateConfig, display: Display) -> DenseDataset:
@@ -250,6 +254,7 @@ def _pretrain(
     images = dataset.pretraining_images(config.share, config.seed)
     facts = data_facts(dataset)
     facts.images, facts.hardware = len(images), hardware(processes.device, processes.count)
+    facts.streamed = dataset.streamed or None
     compute = Compute.of(config, processes.device)
     facts.precision = compute.precision
     refuse_other_images(run, dataset, facts)
@@ -271,13 +276,12 @@ def _pretrain(
     metered = _with_energy(run, log, processes, facts) if processes.main else log
     if processes.main:
         write_split(run, dataset)
-        for name, rows in (
-            (PRETRAINED_ON, images.digests.view(np.uint8).reshape(-1, 16)),
-            (PRETRAINED_ON_THUMBNAILS, images.thumbnails),
-        ):
+        for name, rows in _seen(images).items():
             with replacing(run.path / name) as part, part.open("wb") as file:
                 np.save(file, rows)
         run.write_status(facts=facts)
+        if dataset.streamed and not display.silent:
+            console.note(f"images are streamed {dataset.streamed}; evaluations decode them into the cache")
         for line in advice.notes(config, len(images), images.form) if not display.silent else ():
             console.note(f"note: {line}")
     watch = None
@@ -297,6 +301,19 @@ def _pretrain(
             watch=watch,
         )
     return outcome.results, merged(Facts.of(outcome.facts), Facts(backbone_sha256=outcome.sha256))
+
+
+def _seen(images: Images) -> dict[str, npt.NDArray[np.uint8]]:
+    """What a run keeps of the images that it sees, by the name of the file; of streamed ones what is known without
+    reading them."""
+    if not images.streamed:
+        return {
+            PRETRAINED_ON: images.digests.view(np.uint8).reshape(-1, 16),
+            PRETRAINED_ON_THUMBNAILS: images.thumbnails,
+        }
+    if isinstance(images, StreamedImages) and images.has_digests:
+        return {PRETRAINED_ON: images.digests.view(np.uint8).reshape(-1, 16)}
+    return {}
 
 
 def _with_energy(run: Run, log: Log, processes: Processes, facts: Facts) -> Log:
@@ -463,7 +480,9 @@ def refuse_leak(
     materials = materials or Materials()
     testing = dataset.images.subset(dataset.splits["test"])
     for source in ancestry(run):
-        if source.status().facts.data_fingerprint == facts.data_fingerprint:
+        streamed = bool(source.spec().config["data"].get("stream"))
+        same_place = streamed and source.spec().config["dataset"] == config.dataset
+        if source.status().facts.data_fingerprint == facts.data_fingerprint or same_place:
             leaked = _same_names(testing, source)
             fix = f"use its split: --set data.split_seed={source.spec().config['data']['split_seed']}"
         else:
@@ -471,8 +490,12 @@ def refuse_leak(
             fix = f"evaluate on others, or pretrain without them (its images: {source.spec().config['dataset']})"
         if leaked:
             raise RunError(f"run '{source.name}' was pretrained on {leaked} of the {len(testing)} test images", fix)
-        if source.status().facts.data_fingerprint == facts.data_fingerprint:
+        if source.status().facts.data_fingerprint == facts.data_fingerprint or same_place:
             continue  # `datasets check` finds what is alike within a dataset
+        if streamed:
+            what = "near copies of" if (source.path / PRETRAINED_ON).exists() else "the same pictures as"
+            warn(f"run '{source.name}' was streamed: whether it saw {what} the test images is not known")
+            continue
         matches = materials.compared(testing, source)
         if matches is None:
             continue

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from hpt.config import EvaluateConfig, PretrainConfig
-from hpt.data.dataset import Dataset, load
+from hpt.data.dataset import Dataset, load, load_streamed
 from hpt.dense.dataset import load as load_dense
 from hpt.dense.targets import TASK_OF
 from hpt.errors import DataError, RunError, WeightsError
 from hpt.processes import planned_precision
 from hptctl import console, deadline
 from hptctl.runs.weights import find_weights, read_weights
-from hptctl.study.materials import Images, key_of
+from hptctl.study.materials import STREAMED, Images, key_of
 
 
 class Here:
@@ -38,7 +38,8 @@ class Here:
                         dense = load_dense(key[0], task, config.data, side=key[1], progress=display.progress)
                         self._datasets[key] = dense.dataset
                     else:
-                        self._datasets[key] = load(key[0], config.data, side=key[1], progress=display.progress)
+                        read = load_streamed if key[2] == STREAMED else load
+                        self._datasets[key] = read(key[0], config.data, side=key[1], progress=display.progress)
             except DataError as error:
                 self._datasets[key] = error
         found = self._datasets[key]

@@ -25,6 +25,8 @@ FOUND = "found.json"
 """In there: what it found."""
 ASKED = "asked.json"
 """And what it was asked."""
+STREAMED = "streamed"
+"""In a key: images that a pretraining reads as it comes to them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def key_of(config: PretrainConfig | EvaluateConfig) -> tuple[str, int, str]:
     """A dataset, the side to which its images are decoded, and what is read of them besides."""
     if isinstance(config, EvaluateConfig):
         return config.dataset, config.side, config.kind if config.kind in DENSE else ""
-    return config.dataset, config.data.side(config.image_size), ""
+    return config.dataset, config.data.side(config.image_size), STREAMED if config.data.stream else ""
 
 
 class Recorded:

@@ -60,6 +60,7 @@ HERE = {
     "datasets check gone/": (2, "no such folder"),
     "datasets stats gone/": (2, "no such folder"),
     "datasets preview gone/": (2, "no such folder"),
+    "datasets pack gone/ out/": (2, "no such folder"),
     "datasets where": (0, "data"),
     "datasets cache list": (0, ""),
     "datasets cache prune": (0, "removed 0 entries"),

@@ -96,8 +96,8 @@ def prune(
 
     if everything and (unused_for or max_size):
         raise ConfigError("--all leaves nothing for --unused-for or --max-size to choose", "give one or the other")
-    seconds = None if unused_for is None else _amount("--unused-for", unused_for, SECONDS, "12h, 30d or 8w")
-    most = None if max_size is None else int(_amount("--max-size", max_size, BYTES, "500MiB or 5GiB"))
+    seconds = None if unused_for is None else amount("--unused-for", unused_for, SECONDS, "12h, 30d or 8w")
+    most = None if max_size is None else int(amount("--max-size", max_size, BYTES, "500MiB or 5GiB"))
     done = cache_store.prune(unused_for=seconds, max_bytes=most, everything=everything, dry_run=dry_run)
     freed = sum(stored.bytes for stored in done.removed)
     if as_json:
@@ -164,8 +164,12 @@ def _show_cached(found: Sequence[StoredEntry]) -> None:
     )
 
 
-def _amount(option: str, text: str, units: dict[str, int], examples: str) -> float:
-    """`12h` -> 43,200 seconds; `5GiB` -> 5,368,709,120 bytes."""
+def amount(option: str, text: str, units: dict[str, int], examples: str) -> float:
+    """What an option says: `12h` -> 43,200 seconds; `5GiB` -> 5,368,709,120 bytes.
+
+    Raises:
+        ConfigError: it is no such amount.
+    """
     from hpt.errors import ConfigError
 
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]+)", text.strip(), flags=re.IGNORECASE)

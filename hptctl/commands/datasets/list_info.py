@@ -36,6 +36,7 @@ def list_datasets(data_root: options.DataRoot = None, as_json: options.Json = Fa
     )
     console.say("not ready: hptctl datasets prepare NAME downloads it, or says what to do by hand")
     console.say("A folder, a zip file or a list (.csv) of images works too: hptctl pretrain --dataset my-images/")
+    console.say("and so do shards (.tar) and tables (.parquet), here or at s3://, gs://, hf:// and https://")
 
 
 def info(
@@ -56,6 +57,10 @@ def info(
         hptctl datasets info chexpert
 
         hptctl datasets info my-boxes.zip --json
+
+        hptctl datasets info s3://bucket/shards/
+
+        hptctl datasets info tables/ --set data.image_column=photo
     """
     from hpt.data.names import find
     from hpt.data.row import CatalogRow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,9 +26,12 @@ def where(
     from hpt.data import quarantine
     from hpt.data.names import find, place_of
     from hpt.data.own_rows import own_file
+    from hpt.data.packed import is_packed
+    from hpt.data.remote import Place
     from hpt.user_folders import cache_folder, data_folder
     from hptctl import console
 
+    places: dict[str, Place]
     if dataset is None:
         places = {"data_root": data_folder(), "own_rows": own_file(), "cache": cache_folder()}
     else:
@@ -37,4 +41,5 @@ def where(
         console.print_json({name: str(path) for name, path in places.items()})
         return
     for name, path in places.items():
-        console.say(f"{name.replace('_', ' ')}: {path}{'' if path.exists() else ' (missing)'}")
+        missing = isinstance(path, Path) and not path.exists() and not is_packed(path)
+        console.say(f"{name.replace('_', ' ')}: {path}{' (missing)' if missing else ''}")
