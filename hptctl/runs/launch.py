@@ -267,9 +267,11 @@ def _fitting_weights(config: PretrainConfig | EvaluateConfig) -> tuple[Path, Run
 
 
 def _tags(config: PretrainConfig | EvaluateConfig, dataset: str) -> Tags:
+    from hpt import encoder
     from hpt.processes import choose_device
 
     choose_device(config.device)
+    encoder.check(config.backbone)
     return Tags(
         dataset=dataset,
         seed=config.seed,
