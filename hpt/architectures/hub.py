@@ -57,10 +57,16 @@ def kept(text: str) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     repository, revision, names = _place(text)
     for name in names:
-        found = try_to_load_from_cache(repository, name, cache_dir=os.environ.get("HF_HUB_CACHE"), revision=revision)
+        try:
+            found = try_to_load_from_cache(
+                repository, name, cache_dir=os.environ.get("HF_HUB_CACHE"), revision=revision
+            )
+        except HFValidationError:  # which fetching will say
+            return None
         if isinstance(found, str):
             return Path(found)
     return None

@@ -100,7 +100,8 @@ def test_the_encoder_is_found_in_what_methods_save(tmp_path: Path, wrapper: str,
 def clip(vit: nn.Module) -> State:
     """OpenAI's names of a ViT, beside a text model's (github.com/openai/CLIP, clip/model.py)."""
     out: State = {"token_embedding.weight": torch.ones(4, 4), "logit_scale": torch.ones(())}
-    rules = [(r"patch_embed\.proj", "conv1"), (r"^pos_embed$", "positional_embedding"), (r"^cls_token$", "class_embedding"),
+    rules = [(r"patch_embed\.proj", "conv1"), (r"^pos_embed$", "positional_embedding"),
+             (r"^cls_token$", "class_embedding"),
              (r"^norm_pre\.", "ln_pre."), (r"^norm\.", "ln_post."), (r"^blocks\.", "transformer.resblocks."),
              (r"attn\.qkv\.", "attn.in_proj_"), (r"attn\.proj", "attn.out_proj"), (r"\.norm(\d)", r".ln_\1"),
              (r"mlp\.fc1", "mlp.c_fc"), (r"mlp\.fc2", "mlp.c_proj")]  # fmt: skip
@@ -203,9 +204,8 @@ def test_weights_of_other_sizes_are_refused_in_one_line(tmp_path: Path, vit: nn.
     state = vit.state_dict()
     torch.save(state, tmp_path / "w.pth")
     torch.save(convnext.state_dict(), tmp_path / "c.pth")
-    deeper = state | {
-        key.replace("blocks.11.", "blocks.12."): value for key, value in state.items() if "blocks.11." in key
-    }
+    last = {key: value for key, value in state.items() if "blocks.11." in key}
+    deeper = state | {key.replace("blocks.11.", "blocks.12."): value for key, value in last.items()}
     torch.save(deeper, tmp_path / "deeper.pth")
     shallow = {key: value for key, value in state.items() if key not in last}
     torch.save(shallow, tmp_path / "shallow.pth")
