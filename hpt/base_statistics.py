@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hpt import augment, encoder
+from hpt import augment
 from hpt.callbacks import Progress
 from hpt.data.images import Images
 from hpt.data.loader import raw_batch
@@ -21,7 +21,7 @@ def estimate_statistics(
     backbone: nn.Module, images: Images, device: torch.device, progress: Progress, *, image_size: int, seed: int
 ) -> dict[str, float]:
     """Give BatchNorm the averages of its means and variances over one pass of test views; returns `images`, their
-    number.
+    number. A network without BatchNorm stays as it is.
 
     The views are of `image_size` pixels. The groups are of 64 images, drawn by `seed`, the last one smaller; one of
     a single image is left out: its variance over a 1 x 1 feature map does not exist.
@@ -32,7 +32,10 @@ def estimate_statistics(
     if len(images) < 2:
         raise DataError("one image has no statistics", "add images")
     backbone.to(device).train()
-    norms = encoder.batch_norms(backbone)
+    norms = [each for each in backbone.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    own = [bn.momentum for bn in norms]
+    if not norms:
+        return {"images": float(len(images))}
     for bn in norms:
         bn.reset_running_stats()
         bn.momentum = None  # cumulative average
@@ -44,6 +47,6 @@ def estimate_statistics(
             backbone(augment.centre_view(raw, image_size, images.mean, images.std))
         seen += len(group)
         progress(seen, len(images), "estimating statistics")
-    for bn in norms:
-        bn.momentum = encoder.MOMENTUM
+    for bn, momentum in zip(norms, own, strict=True):
+        bn.momentum = momentum
     return {"images": float(len(images))}

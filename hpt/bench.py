@@ -16,6 +16,8 @@ from hpt import encoder
 from hpt.callbacks import Progress
 from hpt.config import MocoConfig, PretrainConfig
 from hpt.data.images import Images, RawBatch
+from hpt.errors import ConfigError
+from hpt.methods import method_of
 from hpt.moco import MoCo
 from hpt.processes import Compute, Processes
 from hpt.step import Step
@@ -78,13 +80,25 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
     why is not known, since the difference has not been reproduced.)
 
     Raises:
-        ConfigError: the device is not on this machine. DataError: fewer images than one batch.
+        ConfigError: the device is not on this machine, or the backbone is trained by another method than MoCo-v2.
+        DataError: fewer images than one batch.
     """
     processes = Processes(1, config.device)
     device = processes.device
     clock = _StageClock(device)
-    backbone = encoder.build(config.backbone, seed=config.seed, channels=images.form.channels)
-    moco = _MarkedMoCo(clock, backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
+    backbone = encoder.build(
+        config.backbone,
+        seed=config.seed,
+        channels=images.form.channels,
+        image_size=config.image_size,
+        pooling=config.pooling,
+    )
+    if method_of(config, backbone).name != "moco-v2":
+        raise ConfigError(
+            f"a {config.backbone} is trained by MoCo-v3, whose stages are not told apart",
+            "--set method=moco-v2 measures its step under MoCo-v2",
+        )
+    moco = _MarkedMoCo(clock, backbone, encoder.width(backbone), config.moco, seed=config.seed)
     step = Step(config, moco, processes)
     with Views(config, images, [0], processes) as views:
         first = views(0)

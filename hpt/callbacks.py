@@ -38,6 +38,9 @@ class Watch(Protocol):
 
     favours: str
     """The figure that is higher for a better backbone."""
+    noise: float
+    """How far that figure, as it was last seen, may be from what it would be on other images: half of a 95 %
+    interval."""
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
         """Figures worth logging, `favours` among them."""

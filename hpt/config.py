@@ -20,9 +20,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hpt.errors import ConfigError, did_you_mean
 from hpt.schedule import parse_schedule
-from hpt.strategies import STRATEGIES, StrategyName
+from hpt.strategies import STRATEGIES, MethodName, StrategyName
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""The backbones that need no timm."""
+Pooling = Literal["own", "average", "class-token", "both"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["paper", "small", "tiny"]
@@ -48,6 +50,16 @@ MICRO_BATCH_PIXELS = 256 * 64 * 64
 ResNet-50."""
 
 
+def _check_backbone(value: str) -> str:
+    # Whether timm has such a network is asked where it is needed (`hpt.encoder.check`): reports read configurations
+    # too, and importing timm takes seconds.
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", value):
+        raise ValueError(
+            f"'{value}' is no name of a backbone: choose one of {', '.join(RESNETS)}, or timm's name of an image model"
+        )
+    return value
+
+
 def _split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -57,6 +69,7 @@ def _as_share(value: object) -> object:
     return known.get(value.lower() if isinstance(value, str) else value, value)
 
 
+Backbone = Annotated[str, AfterValidator(_check_backbone)]
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split_commas), Field(min_length=1)]
 Steps = Annotated[tuple[Positive, ...], BeforeValidator(_split_commas), AfterValidator(lambda v: tuple(sorted({*v})))]
 
@@ -194,6 +207,31 @@ class MocoConfig(Config):
     on a GPU."""
 
 
+class MocoV3Config(Config):
+    """MoCo-v3 (arXiv 2104.02057) as published for ViTs; `moco.bn_group` and `moco.micro_batch` hold for it too."""
+
+    hidden: Positive | None = None
+    """The width of the hidden layers of projector and predictor. None: the published 4096, or 8 times the length of the
+    features, where that is less (networks smaller than those published)."""
+    dim: Positive = 256
+    """The length of a projected, L2-normalised feature."""
+    temperature: Annotated[float, Field(gt=0)] = 0.2
+    """The temperature of the contrastive loss."""
+    momentum: Share = 0.99
+    """The momentum of the key encoder at the first step; it rises to 1 at the last, by half a cosine."""
+    lr: Annotated[float, Field(gt=0)] = 1.5e-4
+    """The learning rate of a batch of 256; it scales linearly with the batch."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """The weight decay of AdamW, of every trained parameter."""
+    warmup: Share = 0.1
+    """The share of the steps over which the learning rate rises from 0 (published: 40 of 300 epochs); it falls to 0 by
+    half a cosine over the rest."""
+    freeze_patches: bool = True
+    """Whether the projection of patches stays as it starts: random, or the base's."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The factor by which the learning rate falls from each layer to the one before it; 1: it is the same in all."""
+
+
 # The rows of the published study of robustness: what each takes away from MoCo-v2's augmentation. "Only" is meant: in
 # the authors' configurations (github.com/cjrd/self-supervised-pretraining, configs/hpt-pretrain/bdd_crop_only and
 # others) the two crop policies have no flip, and the one without colour jitter keeps grayscale.
@@ -297,7 +335,13 @@ class PretrainConfig(Config):
     batch_size: Annotated[int, Field(ge=4)] = 256
     """The number of images per optimizer step, over all processes."""
     backbone: Backbone = "resnet50"
-    """The architecture: a ResNet of torchvision."""
+    """The architecture: a plain ResNet, or an image model by timm's name (`convnext_tiny`, `vit_small_patch16_224`)."""
+    pooling: Pooling = "own"
+    """How a transformer's tokens become one feature: `average` over the patches, the `class-token`, or `both` side by
+    side; `own` is the network's default, and all that networks without a class token have."""
+    method: MethodName | None = None
+    """What pretrains: `moco-v2`, or `moco-v3`, whose settings are `moco_v3.*`. None: MoCo-v3 for transformers, MoCo-v2
+    for all others."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """The side of a view in pixels."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -327,7 +371,11 @@ class PretrainConfig(Config):
     keep_best: bool = False
     """Whether the run's backbone is the one that the looks favour (by kNN on val, or effective rank where there are no
     labels; step 0 is among them) instead of the last."""
+    stop_when_worse: bool = False
+    """Whether to look on the way, keep the best (both as `keep_best`), and end the run once the figure of a look has
+    fallen below the base's own by more than its noise (`hpt.milestones`)."""
     moco: MocoConfig = MocoConfig()
+    moco_v3: MocoV3Config = MocoV3Config()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
@@ -356,7 +404,7 @@ class PretrainConfig(Config):
                 f"moco.micro_batch {self.moco.micro_batch} does not hold whole BatchNorm groups of {self.bn_group}; "
                 f"set it to a multiple of {self.bn_group}"
             )
-        if self.moco.queue_size < self.batch_size:
+        if self.method != "moco-v3" and self.moco.queue_size < self.batch_size:
             raise ValueError(
                 f"moco.queue_size {self.moco.queue_size} is smaller than the batch of {self.batch_size}; "
                 f"set it to {self.batch_size} or more"
@@ -368,7 +416,12 @@ class PretrainConfig(Config):
         """The number of steps between looks at the representation, the first at step 0; None for no looks."""
         if self.strategy == "base":
             return None
-        return self.probe_every or (max(1, self.steps // 10) if self.keep_best else None)
+        return self.probe_every or (max(1, self.steps // 10) if self.keeps_best else None)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run's backbone is the one that the looks favour."""
+        return self.keep_best or self.stop_when_worse
 
     @property
     def bn_group(self) -> int:
@@ -546,7 +599,10 @@ class EvaluateConfig(Config):
     """The training labels that are used: `all`, a number, `10%`, or `5-per-class`. None: all, and for finetuning the
     protocol's 1,000 (all where there are fewer)."""
     backbone: Backbone = "resnet50"
-    """The architecture of the weights: a ResNet of torchvision."""
+    """The architecture of the weights: a plain ResNet, or an image model by timm's name."""
+    pooling: Pooling = "own"
+    """How a transformer's tokens become one feature: `average`, `class-token` or `both`; `own`: the network's
+    default."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """The side of the view in pixels; the test view is the centre of the image, resized to 256/224 of it."""
     seed: Seed = 0
@@ -600,6 +656,11 @@ class EvaluateConfig(Config):
             raise ValueError(
                 f"{self.kind} trains in one process, on whole batches that its BatchNorm needs; drop --processes, and "
                 "give its runs a device each (`hptctl study run --jobs`)"
+            )
+        if self.kind in DENSE and self.backbone not in RESNETS:
+            raise ValueError(
+                f"{self.kind} stands on the layers of a plain ResNet, and {self.backbone} is none; evaluate it by "
+                f"linear, knn or finetune, or choose one of {', '.join(RESNETS)}"
             )
         return self
 
@@ -745,7 +806,7 @@ def fingerprint(
         method = {name: value for name, value in method.items() if not name.startswith("data.stream")}
     named: dict[str, Any] = {"version": PROTOCOL_VERSION, "data": data, "split": split, "weights": weights}
     named["precision"] = precision
-    if isinstance(config, PretrainConfig) and config.keep_best:  # the looks choose the backbone
+    if isinstance(config, PretrainConfig) and config.keeps_best:  # the looks choose the backbone
         named["looks"] = [config.probe_interval, config.probe_images]
     named |= {"method": method} | ({"search": search} if search is not None else {})
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]

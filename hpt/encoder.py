@@ -1,4 +1,9 @@
-"""The backbone: a ResNet up to its pooled features."""
+"""The backbone: a network up to its pooled features, whatever its architecture.
+
+Five ResNets are our own (`hpt.resnet`), since timm's import costs seconds at the start of every command; all other
+names are networks of timm, which `hpt.architectures` builds. The rest of the program asks no network what it is: it
+calls it (images [n, C, H, W] -> features [n, d]), and the functions here for what differs.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,34 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpt.config import MOST_CHANNELS
+from hpt.batch_norm import BatchNorm, batch_norms
+from hpt.config import MOST_CHANNELS, RESNETS, Pooling
 from hpt.encoder_variants import by_shapes
-from hpt.errors import WeightsError, did_you_mean
+from hpt.errors import ConfigError, WeightsError
 from hpt.resnet import ResNet
+
+__all__ = [
+    "adapted",
+    "batch_norms",
+    "build",
+    "channels_of",
+    "check",
+    "classifier_keys",
+    "depths",
+    "detect",
+    "feature_dim",
+    "is_transformer",
+    "layers",
+    "load",
+    "loaded",
+    "norms",
+    "shapes",
+    "stem_keys",
+    "stems",
+    "width",
+]
 
 # Residual blocks of layer1 to layer4 and whether they are bottlenecks (arXiv 1512.03385, table 1).
 _ARCHITECTURES: dict[str, tuple[tuple[int, ...], bool]] = {
@@ -24,71 +50,80 @@ _ARCHITECTURES: dict[str, tuple[tuple[int, ...], bool]] = {
     "resnet152": ((3, 8, 36, 3), True),
 }
 
-MOMENTUM = 0.1
-"""The share of a step's statistics in BatchNorm's running statistics; it is PyTorch's and the paper's."""
 
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm whose training batch may hold several groups, each with statistics of its own.
-
-    The convolutions before and after see all groups at once, which a small image needs to keep a processor busy: on 2
-    cores a ResNet-18 takes 20 % less time for 4 groups of 64 at 32 px at once than one by one, and 8 % less at 64 px.
-    """
-
-    group: int | None = None
-    """Images in a group. None: the whole batch is one group, as in PyTorch."""
-    groups = 1
-    """Groups that an optimizer step has in this process; a batch holds some of them, in order."""
-    seen = 0
-    """Groups of the present step that have been normalised."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, C, h, w] -> the same.
-
-        PyTorch folds each batch into the running statistics with one momentum. With momentum
-        (0.1 / n) / (0.9 + 0.1 * (i + 1) / n) at group i of n, a step ends at 0.9 * running + 0.1 * mean over its n
-        groups, as if n processes had each seen one group and averaged. (Check: group i leaves a weighted mean of total
-        weight 0.9 + 0.1 * (i + 1) / n, of which the newest group has 0.1 / n.)
-        """
-        if self.group is None or not self.training:
-            return super().forward(x)
-        normalised = []
-        share = MOMENTUM / self.groups
-        for part in x.split(self.group):
-            momentum = share / (1 - MOMENTUM + share * (self.seen + 1))
-            self.seen = (self.seen + 1) % self.groups
-            normalised.append(
-                F.batch_norm(
-                    part, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps
-                )
-            )
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(len(normalised))
-        # Writing into slices of one tensor, by aten's out variants, was no quicker.
-        return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
-
-
-def build(backbone: str, *, seed: int, channels: int = 3) -> nn.Module:
-    """A randomly initialised encoder: images [n, channels, H, W] -> pooled features [n, feature_dim(backbone)].
-
-    The weights depend on `seed` alone, and the global random state is left as it was. The state dict has the
-    keys of torchvision's ResNet without `fc`.
+def check(backbone: str) -> None:
+    """Refuse a name that is neither one of the five ResNets nor timm's; for others than the five timm is imported.
 
     Raises:
-        WeightsError: unknown backbone.
+        WeightsError: unknown backbone, with a "did you mean".
+    """
+    if backbone not in _ARCHITECTURES:
+        from hpt.architectures import networks
+
+        networks.check(backbone)
+
+
+def build(
+    backbone: str, *, seed: int, channels: int = 3, image_size: int | None = None, pooling: Pooling = "own"
+) -> nn.Module:
+    """A randomly initialised encoder: images [n, channels, H, W] -> pooled features [n, width(encoder)].
+
+    The weights depend on `seed` alone, and the global random state is left as it was. The state dict of a plain ResNet
+    has the keys of torchvision's without `fc`, any other those of timm's network without its classifier.
+
+    Args:
+        image_size: the side of the images in pixels, which position embeddings and windows of attention need; None for
+            the network's own. ResNets take any.
+        pooling: how a transformer's tokens become one feature.
+
+    Raises:
+        WeightsError: unknown backbone, or one without pooled features.
+        ConfigError: it takes no images of this size, or has no class token to pool by.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the CUDA generators too.
         torch.default_generator.manual_seed(seed)
-        return _resnet(backbone, channels)
+        if backbone in _ARCHITECTURES:
+            if pooling not in ("own", "average"):
+                raise ConfigError(f"a {backbone} has no class token", "use --set pooling=own")
+            return _resnet(backbone, channels)
+        from hpt.architectures import networks
+
+        return networks.build(backbone, channels=channels, image_size=image_size, pooling=pooling)
 
 
-def channels_of(state: Mapping[str, Tensor]) -> int:
+def width(model: nn.Module) -> int:
+    """The length d of an encoder's pooled features."""
+    return int(model.feature_width)  # type: ignore[arg-type]  # every encoder has it, as a number
+
+
+def stem_keys(backbone: str) -> tuple[str, ...]:
+    """The names of the weights that see the images' channels: of a first convolution, or a projection of patches."""
+    if backbone in _ARCHITECTURES:
+        return ("conv1.weight",)
+    from hpt.architectures import networks
+
+    return networks.stem_keys(backbone)
+
+
+def classifier_keys(backbone: str) -> tuple[str, str]:
+    """What the weight and the bias of its classifier are called in torchvision, or in timm."""
+    if backbone in _ARCHITECTURES:
+        return "fc.weight", "fc.bias"
+    from hpt.architectures import networks
+
+    return networks.classifier_keys(backbone)
+
+
+def channels_of(state: Mapping[str, Tensor], backbone: str = "resnet50") -> int:
     """The number of channels that the first convolution of a state sees."""
-    return int(state["conv1.weight"].shape[1])
+    keys = [key for key in stem_keys(backbone) if key in state]
+    return int(state[keys[0]].shape[1]) if keys else 3
 
 
-def adapted(state: Mapping[str, Tensor], channels: int, how: str = "repeat") -> Mapping[str, Tensor]:
+def adapted(
+    state: Mapping[str, Tensor], channels: int, how: str = "repeat", backbone: str = "resnet50"
+) -> Mapping[str, Tensor]:
     """A state of a network of RGB images for images of other channels; one of these channels is left as it is.
 
     Only the first convolution changes. One channel, a grey, gets the sum of the three filters, so that it gives what
@@ -96,9 +131,10 @@ def adapted(state: Mapping[str, Tensor], channels: int, how: str = "repeat") -> 
     so that equal channels give what they gave.
 
     Raises:
-        WeightsError: it is of neither these channels nor three.
+        WeightsError: it is of neither these channels nor three, or its network says of no convolution that it is the
+            first.
     """
-    has = channels_of(state)
+    has = channels_of(state, backbone)
     if has == channels:
         return state
     if has != 3:
@@ -106,35 +142,88 @@ def adapted(state: Mapping[str, Tensor], channels: int, how: str = "repeat") -> 
             f"weights of a network of {has} channel{'' if has == 1 else 's'}, and the images have {channels}",
             f"choose {has} by --set data.channels, or weights of RGB images, which are adapted",
         )
-    rgb = state["conv1.weight"]
+    keys = [key for key in stem_keys(backbone) if key in state]
+    if not keys:
+        raise WeightsError(
+            f"timm does not say which convolution of a {backbone} is the first, so it cannot be adapted to {channels}"
+            " channels",
+            "use RGB images, or another backbone",
+        )
+    return {**state, **{key: _for_channels(state[key], channels, how) for key in keys}}
+
+
+def _for_channels(rgb: Tensor, channels: int, how: str) -> Tensor:
     if channels == 1:
         stem = rgb.sum(dim=1, keepdim=True)
     elif how == "mean":
         stem = rgb.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1) * (3 / channels)
     else:
         stem = rgb[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
-    return {**state, "conv1.weight": stem.contiguous()}
+    return stem.contiguous()
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor], backbone: str, how: str = "repeat") -> None:
+    """Put weights into an encoder: those of RGB images are adapted to its channels (`adapted`), and position embeddings
+    and the like resized to its images, by timm's own functions.
+
+    Raises:
+        WeightsError: they are of neither RGB images nor such as its, or of another size and cannot be resized.
+    """
+    stem = {key: value for key, value in model.state_dict().items() if key in stem_keys(backbone)}
+    state = adapted(state, channels_of(stem, backbone), how, backbone)
+    if backbone not in _ARCHITECTURES:
+        from hpt.architectures import networks
+
+        state = networks.resized(model, state, backbone)
+    model.load_state_dict(dict(state), strict=True)
+
+
+def loaded(
+    backbone: str,
+    state: Mapping[str, Tensor],
+    *,
+    channels: int | None = None,
+    first_conv: str = "repeat",
+    image_size: int | None = None,
+    pooling: Pooling = "own",
+) -> nn.Module:
+    """An encoder with these weights; of as many channels as they have, where none are given.
+
+    Raises:
+        WeightsError, ConfigError: as `build` and `load`.
+    """
+    channels = channels_of(state, backbone) if channels is None else channels
+    model = build(backbone, seed=0, channels=channels, image_size=image_size, pooling=pooling)
+    load(model, state, backbone, first_conv)
+    return model
 
 
 def feature_dim(backbone: str) -> int:
-    """Length of the pooled feature: 512 for resnet18 and resnet34, 2048 for the bottleneck ResNets.
+    """Length of the pooled feature: 512 for resnet18 and resnet34, 2048 for the bottleneck ResNets; of others that of
+    timm's network as it is by default.
 
     Raises:
         WeightsError: unknown backbone.
     """
-    _, bottleneck = _architecture(backbone)
+    if backbone not in _ARCHITECTURES:
+        return width(build(backbone, seed=0))
+    _, bottleneck = _ARCHITECTURES[backbone]
     return 2048 if bottleneck else 512
 
 
 @functools.cache
-def shapes(backbone: str, channels: int = 3) -> Mapping[str, torch.Size]:
-    """The shape of every tensor in the encoder's state dict, in its order; no weights are allocated.
+def shapes(backbone: str, channels: int = 3, image_size: int | None = None) -> Mapping[str, torch.Size]:
+    """The shape of every tensor in the encoder's state dict, in its order; of a ResNet no weights are allocated.
 
     Raises:
-        WeightsError: unknown backbone.
+        WeightsError: unknown backbone. ConfigError: it takes no images of this size.
     """
-    with torch.device("meta"):
-        return MappingProxyType({key: value.shape for key, value in _resnet(backbone, channels).state_dict().items()})
+    if backbone in _ARCHITECTURES:
+        with torch.device("meta"):
+            model = _resnet(backbone, channels)
+    else:
+        model = build(backbone, seed=0, channels=channels, image_size=image_size)
+    return MappingProxyType({key: value.shape for key, value in model.state_dict().items()})
 
 
 def detect(state: Mapping[str, Tensor]) -> str:
@@ -155,7 +244,8 @@ def detect(state: Mapping[str, Tensor]) -> str:
     if name is None:
         kind = "bottleneck" if bottleneck else "basic"
         raise WeightsError(
-            f"a ResNet with {'+'.join(map(str, blocks))} {kind} blocks is none of {', '.join(_ARCHITECTURES)}"
+            f"a ResNet with {'+'.join(map(str, blocks))} {kind} blocks is none of {', '.join(_ARCHITECTURES)}",
+            "say which network of timm it is: --backbone NAME",
         )
     if stem.ndim == 4 and stem.shape[1] > MOST_CHANNELS:
         raise WeightsError(
@@ -167,25 +257,65 @@ def detect(state: Mapping[str, Tensor]) -> str:
     return name
 
 
-def batch_norms(model: nn.Module) -> list[BatchNorm]:
-    """Every BatchNorm layer, in the order of the modules."""
-    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+def norms(model: nn.Module) -> tuple[str, list[nn.Module]]:
+    """The layers that `hpt-bn` trains and what they are: `BatchNorm`, or in its absence `LayerNorm` or `GroupNorm`.
+
+    A network without any has an empty list.
+    """
+    if found := batch_norms(model):
+        return "BatchNorm", list(found)
+    kinds: dict[str, list[nn.Module]] = {}
+    for module in model.modules():
+        kind = next((kind for kind in ("LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm") if _is(module, kind)), None)
+        if kind is not None:
+            kinds.setdefault(kind, []).append(module)
+    return " and ".join(kinds), [module for found_ in kinds.values() for module in found_]
+
+
+def stems(model: nn.Module, backbone: str) -> list[nn.Parameter]:
+    """The parameters of the first convolution, or of the projection of patches: weights and biases."""
+    names = {key.removesuffix(".weight") for key in stem_keys(backbone)}
+    return [parameter for name, parameter in model.named_parameters() if name.rpartition(".")[0] in names]
+
+
+def layers(model: nn.Module) -> dict[str, str]:
+    """The layers whose outputs tell how features come about, in order: a title and the name of its module each."""
+    if isinstance(model, ResNet):
+        blocks = [name for name, _ in model.named_modules() if name.startswith("layer") and name.count(".") == 1]
+        return {"stem": "maxpool"} | {name: name for name in blocks}
+    from hpt.architectures import networks
+
+    return networks.layers(model)
+
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """How deep each parameter lies, counted from the stem at 0: the residual block or the block of a transformer."""
+    if isinstance(model, ResNet):
+        order = {title: number for number, title in enumerate(layers(model))}
+        return {name: order.get(".".join(name.split(".")[:2]), 0) for name, _ in model.named_parameters()}
+    from hpt.architectures import networks
+
+    return networks.depths(model)
+
+
+def is_transformer(model: nn.Module) -> bool:
+    """Whether a network attends to patches, as ViTs and Swin transformers do; by default MoCo-v3 trains such."""
+    attends = any("Attention" in kind.__name__ for module in model.modules() for kind in type(module).__mro__)
+    return attends and hasattr(model, "patch_embed")
+
+
+def _is(module: nn.Module, kind: str) -> bool:
+    return any(each.__name__ == kind for each in type(module).__mro__)
 
 
 def _resnet(backbone: str, channels: int) -> nn.Module:
-    blocks, bottleneck = _architecture(backbone)
+    blocks, bottleneck = _ARCHITECTURES[backbone]
     return ResNet(blocks, bottleneck=bottleneck, norm=BatchNorm, channels=channels)
-
-
-def _architecture(backbone: str) -> tuple[tuple[int, ...], bool]:
-    if backbone not in _ARCHITECTURES:
-        raise WeightsError(
-            f"unknown backbone '{backbone}'{did_you_mean(backbone, _ARCHITECTURES)}",
-            f"choose one of {', '.join(_ARCHITECTURES)}",
-        )
-    return _ARCHITECTURES[backbone]
 
 
 def _count_blocks(state: Mapping[str, Tensor], layer: int) -> int:
     prefix = f"layer{layer}."
     return len({key.split(".")[1] for key in state if key.startswith(prefix)})
+
+
+assert tuple(_ARCHITECTURES) == RESNETS

@@ -38,6 +38,26 @@ _DETECTRON2 = (
     (re.compile(r"^res(\d)\.(\d+)\.shortcut\.norm\.(\w+)$"), r"layer\1.\2.downsample.1.\3"),
 )
 
+# The names of Hugging Face's transformers (models/resnet/modeling_resnet.py), after any prefix. Its layers are counted
+# within a stage, and its convolutions have their norms beside them.
+_TRANSFORMERS = (
+    (re.compile(r"^embedder\.embedder\.convolution\.(weight)$"), r"conv1.\1"),
+    (re.compile(r"^embedder\.embedder\.normalization\.(\w+)$"), r"bn1.\1"),
+    (
+        re.compile(r"^encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.convolution\.(weight)$"),
+        r"layer\1.\2.conv\3.\4",
+    ),
+    (re.compile(r"^encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.normalization\.(\w+)$"), r"layer\1.\2.bn\3.\4"),
+    (
+        re.compile(r"^encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.convolution\.(weight)$"),
+        r"layer\1.\2.downsample.0.\3",
+    ),
+    (
+        re.compile(r"^encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.normalization\.(\w+)$"),
+        r"layer\1.\2.downsample.1.\3",
+    ),
+)
+
 # Words that name an encoder trained by gradients, and one that only follows it.
 _TRAINED = {"q", "query", "online", "student"}
 _FOLLOWS = {"k", "key", "momentum", "teacher", "target", "ema"}
@@ -54,6 +74,8 @@ _COMPANIONS: dict[str, set[str]] = {
         "fc", "head", "heads", "mlp", "neck", "classifier", "prototypes",
         "projector", "projection", "predictor", "prediction",
     },
+    "decoder": {"decoder"},
+    "mask token": {"mask"},
     "loss": {"loss", "criterion"},
     "optimizer": {"optimizer"},
 }  # fmt: skip
@@ -133,13 +155,14 @@ def encoders(containers: Mapping[str, Tensors]) -> list[Encoder]:
                     )
                 )
         found += _detectron2s(container, tensors)
+        found += _transformers(container, tensors)
     if not found:
         names_ = [container + key for container, tensors in containers.items() for key in tensors]
         inside_ = f"its tensors are {few(names_)}" if names_ else "it has no named tensors"
         what, fix = stranger(names_)
         none, but, kind = what.partition(", but ")
         raise WeightsError(f"{none} ({inside_}){but}{kind}", fix)
-    return sorted(found, key=_rank)
+    return in_order(found)
 
 
 def _detectron2s(container: str, tensors: Mapping[str, Tensor]) -> Iterator[Encoder]:
@@ -159,6 +182,38 @@ def _detectron2s(container: str, tensors: Mapping[str, Tensor]) -> Iterator[Enco
             {name: container + k for name, k in keys.items()},
             tuple(k.removeprefix(prefix) for k in odd),
         )
+
+
+def _transformers(container: str, tensors: Mapping[str, Tensor]) -> Iterator[Encoder]:
+    for key in tensors:
+        prefix = key.removesuffix("embedder.embedder.convolution.weight")
+        if prefix == key:
+            continue
+        theirs = [k for k in tensors if k.startswith(prefix)]
+        keys = {name: k for k in theirs if (name := _from_transformers(k.removeprefix(prefix))) is not None}
+        others = [k for k in theirs if k.removeprefix(prefix).startswith(("embedder.", "encoder."))]
+        odd = foreign({k: tensors[k] for k in others if k not in keys.values()})
+        yield Encoder(
+            container,
+            prefix,
+            "transformers",
+            {name: tensors[k] for name, k in keys.items()},
+            {name: container + k for name, k in keys.items()},
+            tuple(k.removeprefix(prefix) for k in odd),
+        )
+
+
+def _from_transformers(key: str) -> str | None:
+    """torchvision's name of a tensor, which counts stages and convolutions from 1; None where it is not part of a
+    ResNet."""
+    for pattern, name in _TRANSFORMERS:
+        if pattern.match(key):
+            ours = pattern.sub(name, key)
+            if not ours.startswith("layer"):
+                return ours
+            ours = f"layer{int(ours[5]) + 1}{ours[6:]}"
+            return re.sub(r"\.(conv|bn)(\d)\.", lambda found: f".{found[1]}{int(found[2]) + 1}.", ours)
+    return None
 
 
 def _renamed(key: str, called: Mapping[str, str]) -> str:
@@ -197,6 +252,11 @@ def _prefixes(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> Iterat
             yield prefix
 
 
+def in_order(found: Iterable[Encoder]) -> list[Encoder]:
+    """Encoders, the one to take first."""
+    return sorted(found, key=_rank)
+
+
 def _rank(found: Encoder) -> int:
     """Low for the encoder to take."""
     words = _words(found.container + found.prefix)
@@ -219,6 +279,8 @@ def dialect(found: Encoder, writer: str | None) -> str:
         kind = "torch.compile"
     elif found.layout == "detectron2":
         kind = "detectron2"
+    elif found.layout == "transformers":
+        kind = "transformers"
     elif found.layout == "children":
         kind = "bare encoder"
     else:

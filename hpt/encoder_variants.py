@@ -64,7 +64,6 @@ _NONE = "no ResNet in it"
 
 # What else people have, by a name of a tensor of it.
 _FAMILIES = (
-    (r"embedder\.embedder\.convolution\.weight$", "a ResNet of Hugging Face's transformers, under names of its own"),
     (r"res2_0_branch2a|res_conv1_bn", "a ResNet of Caffe2, under names of its own"),
     (r"conv2_block1_1_conv|block1/unit_1|group1/block0", "a ResNet of Keras or TensorFlow, under names of its own"),
     (r"stages\.0\.blocks\.0\.conv_dw|downsample_layers\.0", f"{_NONE}, but a ConvNeXt"),
@@ -160,7 +159,7 @@ def by_shapes(tensors: Mapping[str, Tensor]) -> str | None:
 
 def stranger(names: Sequence[str]) -> tuple[str, str]:
     """What a file is that has no encoder of ours, by the names of its tensors, and what to do about it."""
-    take = "take the weights of a plain ResNet from torchvision or timm"
+    take = "say which network of timm it is by --backbone NAME, or take the weights of a plain ResNet"
     for name in names:
         if "layer1.0." in name:
             prefix = name[: name.index("layer1.0.")]
@@ -172,4 +171,4 @@ def stranger(names: Sequence[str]) -> tuple[str, str]:
     for pattern, what in _FAMILIES:
         if any(re.search(pattern, name) for name in names):
             return what, take
-    return _NONE, "give weights of a torchvision or timm ResNet"
+    return _NONE, "say which network of timm it is: --backbone NAME"

@@ -19,14 +19,16 @@ from hpt.processes import Compute
 def untrained(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> dict[str, Tensor]:
     """The state of a random `config.backbone` with the statistics of the pretraining images: train and val, never test.
 
-    It has torchvision's keys without `fc`, fp32 on the CPU, and depends on the seed, the images and the size of their
+    It has the encoder's keys, fp32 on the CPU, and depends on the seed, the images and the size of their
     views (`config.seed`, `config.image_size`).
 
     Raises:
         DataError: train and val have fewer than two images. ConfigError: the device is missing.
     """
     images = dataset.pretraining_images(1.0, config.seed)
-    backbone = encoder.build(config.backbone, seed=config.seed, channels=images.form.channels)
+    backbone = encoder.build(
+        config.backbone, seed=config.seed, channels=images.form.channels, image_size=config.image_size
+    )
     device = Compute.of(config).device
     estimate_statistics(backbone, images, device, progress, image_size=config.image_size, seed=config.seed)
     return {key: value.cpu() for key, value in backbone.state_dict().items()}

@@ -1,7 +1,7 @@
 """MoCo-v2 (arXiv 1911.05722 and 2003.04297): the method, which `MoCo.step` reads from top to bottom.
 
 BatchNorm groups are explicit. A step's batch of B images is B / g groups of g images (the paper: 256 = 4 x 64), and
-BatchNorm normalises each group by itself (`hpt.encoder.BatchNorm`), whatever the number P of processes and however many
+BatchNorm normalises each group by itself (`hpt.batch_norm`), whatever the number P of processes and however many
 groups, a micro-batch of m images, go through the encoder at once. A query's loss depends on its own key and the queue
 only, so gradients accumulate over micro-batches.
 """
@@ -31,6 +31,8 @@ class MoCo(nn.Module):
 
     queue: Tensor
     position: Tensor
+    passes = 1
+    """The times that a step's images go through each encoder."""
 
     def __init__(self, backbone: nn.Module, features: int, config: MocoConfig, *, seed: int) -> None:
         """`features` is the length of what `backbone` gives."""
@@ -107,9 +109,14 @@ class MoCo(nn.Module):
     def train_only(self, strategy: Strategy) -> None:
         """Give gradients to what the strategy trains: everything, or BatchNorm and the head."""
         if strategy.trains == "batch-norm":
-            self.query.backbone.requires_grad_(False)
-            for bn in encoder.batch_norms(self.query.backbone):
-                bn.requires_grad_(True)
+            train_norms_only(self.query.backbone)
+
+
+def train_norms_only(backbone: nn.Module) -> None:
+    """Leave gradients to BatchNorm alone; in a network that has none, to its other norms."""
+    backbone.requires_grad_(False)
+    for norm in encoder.norms(backbone)[1]:
+        norm.requires_grad_(True)
 
 
 def unshuffle(shuffled: Tensor, shuffle: Tensor) -> Tensor:

@@ -15,10 +15,9 @@ from hpt.callbacks import SILENT, Callbacks, Watch
 from hpt.config import PretrainConfig
 from hpt.data.images import Images
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
+from hpt.methods import method_of, notes
 from hpt.milestones import Milestones
-from hpt.moco import MoCo
 from hpt.processes import Processes
-from hpt.schedule import cosine
 from hpt.step import Step
 from hpt.strategies import STRATEGIES
 from hpt.timing import Pace, Speed
@@ -32,7 +31,7 @@ class Outcome:
     """What a pretraining leaves."""
 
     backbone: Path
-    """`backbone.safetensors`: torchvision's keys without `fc`."""
+    """`backbone.safetensors`: torchvision's keys without `fc`, or timm's without a classifier."""
     sha256: str
     """Of that file; empty on other processes than the main one."""
     results: dict[str, float]
@@ -57,28 +56,38 @@ def pretrain(
     reads and writes there; the others may be on machines that do not have it.
 
     Args:
-        start: the base (torchvision's keys without `fc`), adapted where the images are not RGB; None for random
+        start: the base (the encoder's keys), adapted where the images are not RGB or of another size; None for random
         weights. processes: those of the run, None to join them as the configuration says.
         callbacks: `log` gets metrics every `log_every` steps, on the main process.
         watch: looks at the backbone every `config.probe_interval` steps, on the main process; `config.keep_best` keeps
-            the one that it favours.
+            the one that it favours, and `config.stop_when_worse` ends the run when it finds it worse than its start.
 
     Raises:
         Interrupted: `callbacks.stop` said so; a checkpoint of that step is saved.
         HptError: the loss or a feature is no longer finite. ProcessLost: another process is gone.
         DataError: fewer images than one batch, or one image for strategy `base`.
-        ConfigError: `keep_best`, and no `watch`. WeightsError: `start` is of neither RGB images nor such as these.
+        ConfigError: `keep_best` or `stop_when_worse`, and no `watch`; a size or a pooling that the backbone does not
+            have. WeightsError: `start` is of neither RGB images nor such as these.
     """
     processes = processes or Processes(config.processes, config.device)
-    if config.keep_best and config.probe_interval and watch is None and processes.main:
+    if config.keeps_best and config.probe_interval and watch is None and processes.main:
         raise ConfigError("keep_best needs something that looks at the backbone", "pass `watch`")
-    channels = images.form.channels
-    backbone = encoder.build(config.backbone, seed=config.seed, channels=channels)
+    backbone = encoder.build(
+        config.backbone,
+        seed=config.seed,
+        channels=images.form.channels,
+        image_size=config.image_size,
+        pooling=config.pooling,
+    )
     if start is not None:
-        start = encoder.adapted(start, channels, config.data.first_conv)
-        backbone.load_state_dict(dict(start), strict=True)
+        encoder.load(backbone, start, config.backbone, config.data.first_conv)
     milestones = Milestones(config, backbone, folder, watch, callbacks.log)
     if STRATEGIES[config.strategy].trains == "running-statistics":
+        if not encoder.batch_norms(backbone):
+            logger.info(
+                "a %s has no BatchNorm, so there are no statistics to estimate: the base stays as it is",
+                config.backbone,
+            )
         results = estimate_statistics(
             backbone,
             images,
@@ -106,9 +115,13 @@ def _train(
     milestones: Milestones,
 ) -> dict[str, float]:
     # ---- build
-    moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=config.seed)
-    train = Step(config, moco, processes)
-    log = advice.explaining(config, callbacks.log)
+    method = method_of(config, backbone)
+    moco = method.build(backbone, config)
+    train = Step(config, moco, processes, method)
+    log = advice.explaining(config, callbacks.log) if method.name == "moco-v2" else callbacks.log
+    if processes.main:
+        for note in notes(config, backbone, method):
+            logger.info("%s", note)
 
     # ---- restore
     first, results = 0, dict[str, float]()
@@ -118,6 +131,7 @@ def _train(
         milestones.load_state_dict(saved["kept"])
         first, results = int(saved["step"]), saved["results"]
         logger.info("going on from step %d of %d", first, config.steps)
+    done, worse = first, bool(processes.largest(int(milestones.worse_at is not None)))
 
     speed, pace = Speed(config.batch_size, first), Pace(callbacks.stop)
 
@@ -136,11 +150,12 @@ def _train(
     if first == 0 and milestones.due(0):
         with speed.paused(), pace.apart("look"):
             on_main(milestones, 0)
-    with Views(config, images, range(first, config.steps), processes) as views:
-        for step in range(first, config.steps):
+    rest = range(first, first if worse else config.steps)
+    with Views(config, images, rest, processes) as views:
+        for step in rest:
             if images.streamed:
                 _refuse_lost(views, step, processes, lambda step: on_main(save, step) if step > first else None)
-            lr = cosine(step, config.steps, config.base_lr)
+            lr, moco.momentum = method.lr(step, config), method.momentum(step, config)
             loss, ranked_first = train(views(step), lr)
 
             done = step + 1
@@ -157,12 +172,16 @@ def _train(
             if milestones.due(done):
                 with speed.paused(), pace.apart("look"):
                     on_main(milestones, done)
+                worse = config.stop_when_worse and bool(processes.largest(int(milestones.worse_at is not None)))
+                saving = saving or worse
             if saving:
                 with pace.apart("save"):
                     on_main(save, done)
+            if worse:
+                break
             if signum and done < config.steps:
                 raise Interrupted(signum, f"stopped at step {done} of {config.steps}; its checkpoint is saved")
-    train.finish()
+    train.finish(done)
     return results | milestones.seen
 
 

@@ -31,6 +31,7 @@ class ResNet(nn.Module):
         self.layer3, width = _layer(kind, width, 256, blocks[2], stride=2, norm=norm)
         self.layer4, width = _layer(kind, width, 512, blocks[3], stride=2, norm=norm)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_width = width
         nn.Linear(width, CLASSES)  # for the numbers it draws
         for module in self.modules():
             # A normal draw on the meta device imports `torch._dynamo` too (2 s), and there are no weights to draw.

@@ -48,6 +48,19 @@ def cosine(step: int, steps: int, lr: float) -> float:
     return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def warmed(step: int, steps: int, lr: float, warmup: float) -> float:
+    """A rise from 0 to `lr` over the share `warmup` of the steps, then cosine decay to 0 at `steps` (MoCo-v3)."""
+    rise = warmup * steps
+    if step < rise:
+        return lr * step / rise
+    return cosine(0, 1, lr) if rise >= steps else lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+def rising(step: int, steps: int, momentum: float) -> float:
+    """`momentum` at step 0, which rises to 1 at `steps` by half a cosine (MoCo-v3)."""
+    return 1 - 0.5 * (1 + math.cos(math.pi * step / steps)) * (1 - momentum)
+
+
 def thirds(step: int, steps: int, lr: float) -> float:
     """`lr`, divided by 10 from 1/3 and again from 2/3 of `steps` (2,500 steps drop at 833 and 1,667)."""
     drops = (step >= first_drop(steps)) + (step >= round(2 * steps / 3))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 StrategyName = Literal["base", "target", "hpt", "hpt-bn"]
+MethodName = Literal["moco-v2", "moco-v3"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Strategy:
     """Whether it starts from base weights or the outcome of an earlier pretraining, instead of random weights."""
     trains: Literal["running-statistics", "everything", "batch-norm"]
     """What changes in the backbone. `running-statistics`: no gradient step at all, BatchNorm's running mean
-    and variance are re-estimated. `batch-norm`: BatchNorm's affine weight and bias and its running statistics.
+    and variance are re-estimated. `batch-norm`: BatchNorm's affine weight and bias and its running statistics; in a
+    network without BatchNorm the weights and biases of its other norms.
     The projection head always trains, where there is one."""
     summary: str
 

@@ -36,7 +36,7 @@ def image_seconds(config: PretrainConfig | EvaluateConfig) -> tuple[float, float
         ConfigError: the device is not on this machine.
     """
     compute = Compute.of(config)
-    model = encoder.build(config.backbone, seed=0).to(compute.device).train()
+    model = encoder.build(config.backbone, seed=0, image_size=config.image_size).to(compute.device).train()
     count = BATCH_ON_CPU if compute.device.type == "cpu" else BATCH_ELSEWHERE
     images = torch.randn(count, 3, config.image_size, config.image_size, device=compute.device)
     forward = training = float("inf")

@@ -1,30 +1,32 @@
-"""Anybody's ResNet weights: read without running code, recognised by structure, each tensor accounted for.
+"""Anybody's weights: read without running code, recognised by structure, each tensor accounted for.
 
-`hpt.tensor_files` opens a file, `hpt.encoder_layouts` finds the encoder in its content, and here its tensors are
-checked and copied. `hpt.known_weights` has the published weights that a name stands for.
+`hpt.tensor_files` opens a file, `hpt.encoder_layouts` finds a plain ResNet in its content, `hpt.architectures.files`
+any other network, which the file names or the user does, and here its tensors are checked and copied.
+`hpt.known_weights` has the published weights that a name stands for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpt import encoder, encoder_variants
-from hpt.config import MOST_CHANNELS
-from hpt.encoder_layouts import Encoder, companion, containers, dialect, encoders, few
+from hpt.config import MOST_CHANNELS, RESNETS
+from hpt.encoder_layouts import Encoder, Tensors, companion, containers, dialect, encoders, few
 from hpt.errors import WeightsError
 from hpt.files import replacing
 from hpt.tensor_files import METADATA, content_of, why
 
 _COUNTER = ".num_batches_tracked"
+_SAY = "say which network of timm it is: --backbone NAME"
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Loaded:
     """A backbone from a file, and what became of everything else in the file."""
 
     state: Mapping[str, Tensor] = field(repr=False)
-    """torchvision's ResNet keys without `fc`, fp32 on the CPU. BatchNorm's step counters
-    (`num_batches_tracked`) are 0 where the file has none."""
+    """The encoder's keys (torchvision's without `fc`, or timm's without a classifier), fp32 on the CPU. BatchNorm's
+    step counters (`num_batches_tracked`) are 0 where the file has none."""
     backbone: str
     """The architecture, as detected."""
     dialect: str
@@ -52,6 +54,8 @@ class Loaded:
     """Keys that belong neither to the encoder nor to any known companion of one."""
     ignored: tuple[str, ...]
     """Keys of known companions: heads, queues, key encoders and other copies."""
+    image_size: int | None = None
+    """The side of the images that position embeddings are for, where there are such."""
 
     @property
     def whole(self) -> bool:
@@ -70,7 +74,7 @@ class Loaded:
         ]
         negative = [layer for layer in layers if bool((self.state[f"{layer}.running_var"] < 0).any())]
         huge = [layer for layer in layers if bool((self.state[f"{layer}.running_var"] > 1e6).any())]
-        if len(fresh) == len(layers):
+        if layers and len(fresh) == len(layers):
             out.append(
                 "BatchNorm's running statistics are those of a fresh model (0 and 1): strategy base estimates them"
             )
@@ -104,26 +108,29 @@ class Loaded:
 
 
 def read(path: Path, *, backbone: str | None = None, allow_partial: bool = False) -> Loaded:
-    """The ResNet backbone in a weights file, whatever wrote it.
+    """The backbone in a weights file, whatever wrote it.
 
     PyTorch files (zip and the older format) and safetensors are told apart by content, not by name. Nothing
     in the file is executed. Where a file has several encoders (query and key, student and teacher), the one
     that was trained by gradients is taken, and its prefix is part of `dialect`.
 
     Args:
-        backbone: the architecture that is wanted; None takes what the file has.
+        backbone: the architecture that is wanted; None takes what the file has: a plain ResNet, or what its metadata,
+            its content or a `config.json` beside it names.
         allow_partial: fill tensors that are missing or of another shape from a fresh model, instead of refusing them,
             as long as they are fewer than half.
 
     Raises:
-        WeightsError: the file does not exist, is damaged, holds more than tensors, or has no ResNet or another one; or
-            a tensor of the encoder is missing, has another shape, or holds NaN or infinity. Only BatchNorm's step
-            counters may be missing.
+        WeightsError: the file does not exist, is damaged, holds more than tensors, or has no such network; or a tensor
+            of the encoder is missing, has another shape, or holds NaN or infinity. Only BatchNorm's step counters may
+            be missing.
     """
     sha256 = _sha256(path)
     try:
         content, writer = content_of(path)
         tensors = containers(content)
+        if (other := _other_than_resnet(path, content, tensors, writer, backbone)) is not None:
+            return _read_other(path, tensors, writer, other, allow_partial, sha256)
         found, *others = encoders(tensors)
         _refuse_variants(found, path, content)
         name = backbone if allow_partial and backbone else encoder.detect(found.tensors)
@@ -133,13 +140,16 @@ def read(path: Path, *, backbone: str | None = None, allow_partial: bool = False
                 f"use --backbone {name} or other weights",
             )
         _refuse_foreign(encoder_variants.foreign(found.tensors, _shapes(found, name)), found, name)
-        state, missing = _take(found, name, allow_partial)
+        shapes = _shapes(found, name)
+        channels = shapes["conv1.weight"][1]
+        state, missing = _take(
+            found, name, shapes, lambda: encoder.build(name, seed=0, channels=channels), allow_partial
+        )
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error.what}", error.fix) from None
     taken = {found.keys[key] for key in state if key in found.keys}
-    beside = {key for other in others for key in other.keys.values()}
-    left = [container + key for container, inside in tensors.items() for key in inside]
-    left = [key for key in left if key not in taken]
+    beside = {key for each in others for key in each.keys.values()}
+    unexpected, ignored = _left(tensors, taken, beside)
     return Loaded(
         state=state,
         backbone=name,
@@ -149,9 +159,68 @@ def read(path: Path, *, backbone: str | None = None, allow_partial: bool = False
         matched=len(state) - len(missing),
         expected=len(state),
         missing=tuple(missing),
-        unexpected=tuple(key for key in left if key not in beside and companion(key) is None),
-        ignored=tuple(key for key in left if key in beside or companion(key) is not None),
+        unexpected=unexpected,
+        ignored=ignored,
     )
+
+
+def _other_than_resnet(
+    path: Path, content: object, tensors: Mapping[str, Tensors], writer: str | None, wanted: str | None
+) -> str | None:
+    """The network of timm that is wanted, or that a file says it holds; None where it is a plain ResNet, or neither
+    tells."""
+    if wanted is not None:
+        return None if wanted in RESNETS else wanted
+    kept = facts(path) if writer == METADATA else {}
+    if kept.get("backbone") in RESNETS or _is_plain(tensors, path, content):
+        return None
+    from hpt.architectures import files
+
+    return files.named(path, content, tensors, kept)
+
+
+def _is_plain(tensors: Mapping[str, Tensors], path: Path, content: object) -> bool:
+    """Whether a file has a plain ResNet by its tensors, and nothing named says otherwise: then timm is not needed."""
+    try:
+        found, *_ = encoders(tensors)
+        encoder.detect(found.tensors)
+        return not found.foreign and encoder_variants.named(path, content) is None
+    except WeightsError:
+        return False
+
+
+def _read_other(
+    path: Path, tensors: Mapping[str, Tensors], writer: str | None, name: str, allow_partial: bool, sha256: str
+) -> Loaded:
+    """The network `name` of timm in a file's containers."""
+    from hpt.architectures import files
+
+    found = files.find(tensors, name, facts(path) if writer == METADATA else {})
+    state, missing = _take(found.encoder, name, found.shapes, lambda: found.model, allow_partial)
+    unexpected, ignored = _left(tensors, found.taken, found.others)
+    return Loaded(
+        state=state,
+        backbone=name,
+        dialect=dialect(found.encoder, writer),
+        sha256=sha256,
+        path=path,
+        matched=len(state) - len(missing),
+        expected=len(state),
+        missing=tuple(missing),
+        unexpected=unexpected,
+        ignored=ignored,
+        image_size=found.image_size,
+    )
+
+
+def _left(
+    tensors: Mapping[str, Tensors], taken: Collection[str], beside: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tensors of a file that were not taken: those of no known kind, and those of known companions."""
+    left = [container + key for container, inside in tensors.items() for key in inside]
+    left = [key for key in left if key not in taken]
+    ignored = tuple(key for key in left if key in beside or companion(key) is not None)
+    return tuple(key for key in left if key not in ignored), ignored
 
 
 def save(state: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> str:
@@ -183,7 +252,7 @@ def facts(path: Path) -> dict[str, str]:
 def _refuse_variants(found: Encoder, path: Path, content: object) -> None:
     """Refuse a network of other modules than a plain ResNet's: without them another function is computed."""
     _refuse_foreign(found.foreign, found, "ResNet")
-    fix = "use weights of a plain ResNet"
+    fix = f"use weights of a plain ResNet, or {_SAY}"
     if found.layout != "detectron2" and (what := encoder_variants.silent(found.modules)) is not None:
         raise WeightsError(f"a ResNet with {what}, by the names of its modules", fix)
     if (said := encoder_variants.named(path, content)) is not None:
@@ -199,7 +268,7 @@ def _refuse_foreign(names: Sequence[str], found: Encoder, kind: str) -> None:
         raise WeightsError(
             f"a ResNet with {encoder_variants.described(names)}: a plain {kind} has no place for {shown}, and without "
             "them computes another function",
-            f"use weights of a plain {kind}",
+            f"use weights of a plain {kind}, or {_SAY}",
         )
 
 
@@ -210,35 +279,42 @@ def _shapes(found: Encoder, backbone: str) -> Mapping[str, torch.Size]:
     return encoder.shapes(backbone, many if 1 <= many <= MOST_CHANNELS else 3)
 
 
-def _take(found: Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The encoder's tensors, checked and copied out of the file, and those that it lacks."""
-    shapes = _shapes(found, backbone)
+def _take(
+    found: Encoder,
+    backbone: str,
+    shapes: Mapping[str, torch.Size],
+    fresh: Callable[[], nn.Module],
+    allow_partial: bool,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The encoder's tensors, checked and copied out of the file, and those that it lacks, which come from a `fresh`
+    model where a part is allowed."""
+    plain = f"a plain {backbone}" if backbone in RESNETS else f"a {backbone}, or {_SAY}"
     absent = [name for name in shapes if name not in found.tensors]
     lost = [name for name in absent if not name.endswith(_COUNTER)]
     odd = [name for name, shape in shapes.items() if name in found.tensors and found.tensors[name].shape != shape]
     if lost and not allow_partial:
-        if not any(name.endswith(".running_mean") for name in found.tensors):
+        norms = any(name.endswith(".running_mean") for name in shapes)
+        if norms and not any(name.endswith(".running_mean") for name in found.tensors):
             raise WeightsError(
                 f"a {backbone} without BatchNorm's statistics: it has group norms, or its parameters were saved alone",
-                "use weights of a plain ResNet with BatchNorm, saved by its state_dict()",
+                "use weights of a network with BatchNorm, saved by its state_dict()",
             )
         raise WeightsError(
             f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} (missing: {few(lost)})",
             "give the whole model's weights, or start the rest afresh with --allow-partial",
         )
     if odd and not allow_partial:
-        key, shape = found.keys[odd[0]], list(found.tensors[odd[0]].shape)
+        key, shape = found.keys.get(odd[0], odd[0]), list(found.tensors[odd[0]].shape)
         raise WeightsError(
             f"{key} has shape {shape}, in a {backbone} it is {list(shapes[odd[0]])}",
-            f"use weights of a plain {backbone}",
+            f"use weights of {plain}",
         )
     if 2 * (len(lost) + len(odd)) > len(shapes):
         raise WeightsError(
             f"{len(lost) + len(odd)} of the {len(shapes)} tensors of a {backbone} would be a fresh model's",
             "use weights of that architecture",
         )
-    channels = shapes["conv1.weight"][1]
-    afresh = encoder.build(backbone, seed=0, channels=channels).state_dict() if lost or odd else {}
+    afresh = fresh().state_dict() if lost or odd else {}
     state = {}
     for name in shapes:
         if name in afresh and (name in odd or name in lost):
@@ -246,7 +322,7 @@ def _take(found: Encoder, backbone: str, allow_partial: bool) -> tuple[dict[str,
         elif name in absent:
             state[name] = torch.zeros((), dtype=torch.int64)
         else:
-            state[name] = _plain(found.tensors[name], found.keys[name], counter=name.endswith(_COUNTER))
+            state[name] = _plain(found.tensors[name], found.keys.get(name, name), counter=name.endswith(_COUNTER))
     return state, [name for name in shapes if name in absent or name in odd]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpt.batch_norm import BatchNorm
 from hpt.config import DetectionConfig, SegmentationConfig
-from hpt.encoder import BatchNorm
 
 SHAPES = (0.5, 1.0, 2.0)
 """Height over width of the anchors of each side."""

@@ -47,7 +47,7 @@ def evaluate(
     common: Common | None = None,
     processes: Processes | None = None,
 ) -> EvaluationResult:
-    """Evaluate the backbone `state` (torchvision's keys without `fc`) and write predictions into `folder`.
+    """Evaluate the backbone `state` (its encoder's keys) and write predictions into `folder`.
 
     With `config.test` off the test images are not touched: a sweep tests its winner alone, through `score_on_test`.
     A linear probe or a finetuning goes on from the newest checkpoint in `folder`; a finetuning without one goes on from
@@ -109,7 +109,15 @@ def score_on_test(
 
 def _backbone(config: EvaluateConfig, dataset: Dataset, state: Mapping[str, Tensor], compute: Compute) -> nn.Module:
     channels, first_conv = dataset.images.form.channels, config.data.first_conv
-    return load_backbone(config.backbone, state, compute.device, channels=channels, first_conv=first_conv)
+    return load_backbone(
+        config.backbone,
+        state,
+        compute.device,
+        channels=channels,
+        first_conv=first_conv,
+        image_size=config.image_size,
+        pooling=config.pooling,
+    )
 
 
 def _check_metric(config: EvaluateConfig, dataset: Dataset, splits: Iterable[str]) -> None:

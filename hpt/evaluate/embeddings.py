@@ -70,7 +70,15 @@ def extract(
         raise DataError(f"{dataset.name} has no images in {', '.join(splits)}", "choose another --split")
     compute = Compute.of(config, processes.device if processes is not None else None)
     channels, first_conv = dataset.images.form.channels, config.data.first_conv
-    backbone = load_backbone(config.backbone, state, compute.device, channels=channels, first_conv=first_conv)
+    backbone = load_backbone(
+        config.backbone,
+        state,
+        compute.device,
+        channels=channels,
+        first_conv=first_conv,
+        image_size=config.image_size,
+        pooling=config.pooling,
+    )
     every = np.concatenate(rows)
     images = dataset.images.subset(every)
     features = embed(backbone, images, config.image_size, compute, progress, "features", processes)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpt import augment, encoder
 from hpt.callbacks import Progress
-from hpt.config import AugmentConfig
+from hpt.config import AugmentConfig, Pooling
 from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError
@@ -29,16 +29,18 @@ def load_backbone(
     *,
     channels: int | None = None,
     first_conv: str = "repeat",
+    image_size: int | None = None,
+    pooling: Pooling = "own",
 ) -> nn.Module:
-    """The encoder with these weights (torchvision's keys without `fc`, all of them), on the device.
+    """The encoder with these weights (its own keys, all of them), on the device.
 
     Raises:
-        WeightsError: the weights are of neither RGB images nor such as have `channels`.
+        WeightsError: the weights are of neither RGB images nor such as have `channels`. ConfigError: it takes no images
+            of this size, or has no class token to pool by.
     """
-    if channels is not None:
-        state = encoder.adapted(state, channels, first_conv)
-    backbone = encoder.build(architecture, seed=0, channels=encoder.channels_of(state))
-    backbone.load_state_dict(dict(state), strict=True)
+    backbone = encoder.loaded(
+        architecture, state, channels=channels, first_conv=first_conv, image_size=image_size, pooling=pooling
+    )
     return backbone.to(device)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpt import augment, checkpoint, encoder, weights
+from hpt import augment, checkpoint, encoder, kept_backbones, weights
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError, Interrupted, RunError
 from hpt.evaluate.features import outputs
@@ -65,7 +65,7 @@ class Finetuning:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        width, classes = encoder.feature_dim(setup.config.backbone), len(setup.dataset.classes)
+        width, classes = encoder.width(setup.backbone), len(setup.dataset.classes)
         self.model = Classifier(setup.backbone, width, classes, setup.config.seed).to(setup.compute.device)
 
     def fit(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Finetuning:
 
     def save(self, folder: Path) -> None:
         dataset = self.setup.dataset
-        metadata = {"backbone": self.setup.config.backbone, "dataset": dataset.name}
+        metadata = kept_backbones.about(self.setup.config) | {"dataset": dataset.name}
         weights.save(
             self.model.state_dict(), folder / MODEL, metadata=metadata | {"classes": "\n".join(dataset.classes)}
         )
@@ -286,10 +286,12 @@ def _finite(loss: float, step: int, lr: float) -> float:
 
 
 def read_head(file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The linear head in a classifier's file, by torchvision's names (`fc.weight` [C, d], `fc.bias` [C]), and the names
-    of its classes."""
+    """The linear head in a classifier's file, by the names of torchvision, or of timm where the backbone is timm's
+    (`fc.weight` [C, d], `fc.bias` [C]), and the names of its classes."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as kept:
-        head = {f"fc.{part}": kept.get_tensor(f"head.{part}") for part in ("weight", "bias")}
-    return head, weights.facts(file)["classes"].split("\n")
+        parts = [kept.get_tensor(f"head.{part}") for part in ("weight", "bias")]
+    facts = weights.facts(file)
+    names = encoder.classifier_keys(facts.get("backbone", "resnet50"))
+    return dict(zip(names, parts, strict=True)), facts["classes"].split("\n")

@@ -23,7 +23,7 @@ from hpt.errors import DataError
 from hpt.evaluate.features import embed, embed_views
 from hpt.evaluate.knn import knn_logits
 from hpt.evaluate.objective import check_metric
-from hpt.metrics import weighted
+from hpt.metrics import Weighted, weighted
 from hpt.processes import Compute
 from hpt.randomness import generator
 
@@ -32,6 +32,11 @@ log = logging.getLogger("hpt.online")
 PAIRS = 512
 """Number of images for the alignment, of which two views each are embedded."""
 EFFECTIVE_RANK = "probe/effective_rank"
+RESAMPLES = 200
+"""Bootstrap resamples of val, for the noise of a look's kNN."""
+RANK_NOISE = 0.1
+"""Share of an effective rank within which two count as equal: an image that is drawn twice lowers a rank, so that
+resamples do not tell its noise."""
 
 
 class OnlineProbe:
@@ -53,6 +58,7 @@ class OnlineProbe:
             self.labels = torch.from_numpy(dataset.labels[train]).to(compute.device)
             self.val = dataset.images.subset(val), dataset.labels[val]
         self.favours = f"probe/knn_{self.metric}" if self.val else EFFECTIVE_RANK
+        self.noise = 0.0
         others = f"{len(self.bank)} images" if why else f"{len(train)} train and {len(val)} val images"
         log.info("probing on %s%s", others, f"; no kNN: {why}" if why else "")
 
@@ -72,8 +78,20 @@ class OnlineProbe:
             images, truth = self.val
             logits = knn_logits(features, self.labels, self._embed(backbone, images), self.classes, KnnConfig())
             once = np.ones((1, len(truth)), dtype=np.float32)
-            found[self.favours] = float(weighted(self.metric, logits.cpu().numpy(), truth)(once)[0])
+            measure = weighted(self.metric, logits.cpu().numpy(), truth)
+            found[self.favours] = float(measure(once)[0])
+            if self.config.stop_when_worse:
+                self.noise = self._spread(measure, len(truth))
+        else:
+            self.noise = RANK_NOISE * found[EFFECTIVE_RANK]
         return found
+
+    def _spread(self, measure: Weighted, images: int) -> float:
+        """Half of the 95 % interval of a figure over resamples of its images."""
+        random = np.random.default_rng([self.config.seed, 0x5EED])
+        draws = random.multinomial(images, np.full(images, 1 / images), size=RESAMPLES).astype(np.float32)
+        low, high = np.nanquantile(measure(draws), [0.025, 0.975])
+        return float(high - low) / 2
 
     def _embed(self, backbone: nn.Module, images: Images) -> Tensor:
         return embed(backbone, images, self.config.image_size, self.compute, lambda *_: None, "")

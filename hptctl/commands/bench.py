@@ -16,7 +16,10 @@ def bench(
     dataset: options.Dataset = "shapes",
     strategy: Annotated[str, typer.Option("--strategy", "-s", help="target, hpt or hpt-bn.")] = "hpt",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per step.", show_default="256")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="A ResNet.", show_default="resnet50")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="A ResNet, or timm's name of an image model.", show_default="resnet50"),
+    ] = None,
     image_size: options.ImageSize = None,
     device: options.Device = None,
     precision: options.Precision = None,

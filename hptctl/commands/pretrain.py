@@ -30,7 +30,7 @@ def pretrain(
         typer.Option(
             "--weights",
             "-w",
-            help="The base: a known name, a file, or an earlier run.",
+            help="The base: a known name, a file, an earlier run, timm:NAME or hf-hub:ORG/NAME.",
             show_default="moco-v2-800ep",
         ),
     ] = None,
@@ -38,7 +38,10 @@ def pretrain(
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", show_default="5000")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per step.", show_default="256")] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="resnet18, 34, 50, 101 or 152.", show_default="resnet50")
+        str | None,
+        typer.Option(
+            "--backbone", help="resnet18, 34, 50, 101, 152, or timm's name of an image model.", show_default="resnet50"
+        ),
     ] = None,
     image_size: options.ImageSize = None,
     policy: options.Policy = None,
@@ -51,6 +54,10 @@ def pretrain(
     ] = None,
     keep_best: Annotated[
         bool, typer.Option("--keep-best", help="Keep the backbone that the looks favour instead of the last.")
+    ] = False,
+    stop_when_worse: Annotated[
+        bool,
+        typer.Option("--stop-when-worse", help="Look on the way, stop when it is worse than its base, keep the best."),
     ] = False,
     seed: options.Seed = None,
     processes: options.Processes = None,
@@ -94,11 +101,11 @@ def pretrain(
 
         base     base weights, BatchNorm statistics re-estimated
 
-        target   MoCo-v2 from random weights
+        target   MoCo-v2 from random weights (MoCo-v3 of transformers)
 
-        hpt      MoCo-v2 continued from base weights
+        hpt      the same, continued from base weights
 
-        hpt-bn   as hpt, but only BatchNorm trains in the backbone
+        hpt-bn   as hpt, but only BatchNorm trains in the backbone, or its other norms where it has none
 
     Examples:
 
@@ -109,6 +116,10 @@ def pretrain(
         hptctl pretrain -s hpt -d my-images/ -w my-base --preset small
 
         hptctl pretrain -s hpt -d digits -w my-base --preset tiny --save-at 10,50 --probe-every 10
+
+        hptctl pretrain -s hpt -d my-images/ -w timm:vit_small_patch14_dinov2.lvd142m --stop-when-worse
+
+        hptctl pretrain -s target -d my-images/ --backbone convnext_tiny
 
         hptctl pretrain -s hpt -d my-images/ -w my-base --for 8m
 
@@ -145,6 +156,7 @@ def pretrain(
         "save_at": save_at,
         "probe_every": probe_every,
         "keep_best": keep_best or None,
+        "stop_when_worse": stop_when_worse or None,
         "allow_partial": allow_partial or None,
         "augment": {"policy": policy} if policy is not None else None,
     }
@@ -185,6 +197,7 @@ def pretrain(
             "--save-at": save_at,
             "--probe-every": probe_every,
             "--keep-best": keep_best or None,
+            "--stop-when-worse": stop_when_worse or None,
         }
         idle = [option for option, value in on_steps.items() if value is not None]
         if settings.strategy == "base" and idle:
@@ -236,7 +249,7 @@ def _settings(config: Path | None, sets: list[str] | None, flags: dict[str, Any]
     if settings.weights is None:
         return settings
     try:
-        inherited = {"backbone": backbone_of(settings.weights)}
+        inherited = {"backbone": backbone_of(settings.weights, settings.backbone)}
     except UserError:
         if not apart:
             raise
@@ -307,7 +320,13 @@ def _seen_on_the_way(run: Run) -> Iterator[str]:
     labelled = key.startswith("probe/knn_")
     what = f"kNN {key.removeprefix('probe/knn_')} on val" if labelled else key.removeprefix("probe/").replace("_", " ")
     best, end = (percent(v) if labelled else f"{v:.1f}" for v in (facts.best_figure, last[key]))
-    if step == run.spec().tags.steps:
+    if facts.worse_at is not None and facts.base_figure is not None and facts.base_noise is not None:
+        base, noise = (percent(v) if labelled else f"{v:.1f}" for v in (facts.base_figure, facts.base_noise))
+        yield (
+            f"stopped after {count(facts.worse_at, 'step')}: {what} had fallen below the base's {base} by more than its"
+            f" noise of {noise}"
+        )
+    elif step == run.spec().tags.steps:
         yield f"{what} was best at the end: {best}"
         return
     kept = "the backbone is that one" if facts.kept_step is not None else "--keep-best would keep that one"

@@ -14,8 +14,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Look into weights, and take them to other programs.")
 
-Layout = Annotated[str, typer.Option("--layout", help="torchvision, timm, moco or detectron2.")]
-Source = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A file, a run, RUN@STEP, or a known name.")]
+Layout = Annotated[
+    str, typer.Option("--layout", help="torchvision, timm, moco, detectron2, huggingface (a folder) or onnx.")
+]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="WEIGHTS", help="A file, a run, RUN@STEP, a known name, timm:NAME or hf-hub:ORG/NAME."),
+]
+Network = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Which network a file is of that does not say: timm's name of an image model."),
+]
 
 
 @app.command("list")
@@ -81,7 +90,12 @@ def fetch(
 
 
 @app.command()
-def inspect(weights: Source, allow_partial: options.AllowPartial = False, as_json: options.Json = False) -> None:
+def inspect(
+    weights: Source,
+    backbone: Network = None,
+    allow_partial: options.AllowPartial = False,
+    as_json: options.Json = False,
+) -> None:
     """Say what a weights file holds: dialect, architecture, which tensors match, and whether BatchNorm looks sane.
 
     Nothing in the file is executed. What could not be loaded is refused with the first differences, exit code 2.
@@ -91,21 +105,35 @@ def inspect(weights: Source, allow_partial: options.AllowPartial = False, as_jso
         hptctl weights inspect my-weights.pth
 
         hptctl weights inspect my-base --json
+
+        hptctl weights inspect timm:vit_small_patch14_dinov2.lvd142m
+
+        hptctl weights inspect their-vit.pth --backbone vit_small_patch16_224
     """
     from hpt.weights import read
     from hptctl import console
     from hptctl.runs.weights import find_weights
 
-    loaded = read(find_weights(weights)[0], allow_partial=allow_partial)
+    loaded = read(find_weights(weights)[0], backbone=backbone, allow_partial=allow_partial)
     odd = loaded.oddities()
     if as_json:
-        keys = ("backbone", "dialect", "sha256", "matched", "expected", "missing", "unexpected", "ignored")
+        keys = (
+            "backbone",
+            "image_size",
+            "dialect",
+            "sha256",
+            "matched",
+            "expected",
+            "missing",
+            "unexpected",
+            "ignored",
+        )
         console.print_json({"file": str(loaded.path)} | {key: getattr(loaded, key) for key in keys} | {"oddities": odd})
         return
     rows: list[tuple[str, str]] = [
         ("file", str(loaded.path)),
         ("dialect", loaded.dialect),
-        ("architecture", loaded.backbone),
+        ("architecture", loaded.backbone + (f", for {loaded.image_size} px" if loaded.image_size else "")),
         ("matched", f"{loaded.matched} of {loaded.expected} tensors"),
     ]
     for name in ("missing", "unexpected", "ignored"):
@@ -113,7 +141,8 @@ def inspect(weights: Source, allow_partial: options.AllowPartial = False, as_jso
         rows.append(
             (name, f"{len(keys_)}: {', '.join(keys_[:3])}{', ...' if len(keys_) > 3 else ''}" if keys_ else "none")
         )
-    rows.append(("BatchNorm", "; ".join(odd) or "its statistics look sane"))
+    normalised = any(key.endswith(".running_mean") for key in loaded.state)
+    rows.append(("BatchNorm", "; ".join(odd) or ("its statistics look sane" if normalised else "none")))
     rows.append(("sha256", loaded.sha256))
     console.table("", ("", ""), rows)
 
@@ -121,7 +150,8 @@ def inspect(weights: Source, allow_partial: options.AllowPartial = False, as_jso
 @app.command()
 def convert(
     weights: Source,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: .safetensors, .pth or .pkl.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: .safetensors, .pth, .pkl or .onnx.")],
+    backbone: Network = None,
     layout: Layout = "torchvision",
     allow_partial: options.AllowPartial = False,
     as_json: options.Json = False,
@@ -133,6 +163,8 @@ def convert(
         hptctl weights convert my-weights.pth backbone.safetensors
 
         hptctl weights convert my-base backbone.pkl --layout detectron2
+
+        hptctl weights convert their-vit.pth vit.onnx --backbone vit_small_patch16_224 --layout onnx
     """
     from hpt import export as exporting
     from hpt.weights import read
@@ -141,9 +173,12 @@ def convert(
 
     chosen = exporting.get(layout)
     exporting.check_path(chosen, out)
-    loaded = read(find_weights(weights)[0], allow_partial=allow_partial)
+    loaded = read(find_weights(weights)[0], backbone=backbone, allow_partial=allow_partial)
     about = {"backbone": loaded.backbone, "from": loaded.sha256, "layout": layout}
-    line = exporting.write(loaded.state, loaded.backbone, chosen, out, about)
+    if loaded.image_size is not None:
+        about["image_size"] = str(loaded.image_size)
+    exported = exporting.Exported(loaded.state, loaded.backbone, image_size=loaded.image_size)
+    line = exporting.write(exported, chosen, out, about)
     if as_json:
         console.print_json({"file": str(out.resolve()), "layout": layout, "load": line, "backbone": loaded.backbone})
         return
@@ -179,6 +214,10 @@ def export(
         hptctl weights export my-base@500 --out backbone.pth --layout timm
 
         hptctl weights export my-base --register my-embedder
+
+        hptctl weights export my-base --layout huggingface --out my-base-hf
+
+        hptctl weights export my-base --layout onnx --out backbone.onnx
     """
     from hpt import export as exporting
     from hpt.errors import ConfigError, RunError
@@ -207,20 +246,35 @@ def export(
         head, classes = read_head(file)
         state = {**state, **head}
     about = {"backbone": loaded.backbone, "run": run, "from": loaded.sha256, "layout": layout}
-    line = exporting.write(state, loaded.backbone, chosen, path, about)
-    beside = path.with_suffix(".md")
+    if loaded.image_size is not None:
+        about["image_size"] = str(loaded.image_size)
+    config, facts = source.spec().config, source.status().facts
+    if register is not None and config.get("pooling") == "both":
+        raise ConfigError("timm has no pooling of both class token and patches", "use --layout onnx")
+    exported = exporting.Exported(
+        state,
+        loaded.backbone,
+        image_size=int(config["image_size"]),
+        pooling=config.get("pooling", "own"),
+        normalisation=(facts.mean, facts.std) if facts.mean and facts.std else None,
+        labels=classes,
+    )
+    line = exporting.write(exported, chosen, path, about)
+    folder = layout == exporting.HUGGINGFACE
+    beside = path / "README.md" if folder else path.with_suffix(".md")
     if finetuned is not None:
         card = model_card.of_classifier(source, classes, line)
     else:
         card = model_card.of_backbone(source, step_of(file), line)
-    write_text(beside, card)
+    write_text(beside, model_card.for_hub(card, classifies=bool(classes)) if folder else card)
     made: dict[str, Any] = {"file": str(path.resolve()), "layout": layout, "load": line, "card": str(beside.resolve())}
     if register is not None:
         from hptctl.tracking import registry
 
         mean, std = model_card.normalisation(source)
-        facts = {"backbone": loaded.backbone, "mean": mean, "std": std}
-        made["registered"] = registry.register(register, source, state, facts, card)
+        about_model = {"backbone": loaded.backbone, "mean": mean, "std": std}
+        about_model |= {"image_size": config["image_size"], "pooling": config.get("pooling", "own")}
+        made["registered"] = registry.register(register, source, state, about_model, card)
     if as_json:
         console.print_json(made)
         return

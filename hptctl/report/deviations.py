@@ -82,6 +82,7 @@ def _defaults(config: Config) -> dict[str, set[str]]:
         "save_at",
         "probe_images",
         "keep_best",
+        "stop_when_worse",
     }
     values = flatten(config.model_dump(mode="json"))
     return {

@@ -462,9 +462,11 @@ def _fitting_weights(config: PretrainConfig | EvaluateConfig, *, look: bool) -> 
 
 def _tags(config: PretrainConfig | EvaluateConfig, dataset: str, *, look: bool) -> Tags:
     if look:
+        from hpt import encoder
         from hpt.processes import choose_device
 
         choose_device(config.device)
+        encoder.check(config.backbone)
     return Tags(
         dataset=dataset,
         seed=config.seed,

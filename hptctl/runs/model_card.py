@@ -62,6 +62,12 @@ def of_classifier(run: Run, classes: Sequence[str], line: str) -> str:
     )
 
 
+def for_hub(card: str, *, classifies: bool) -> str:
+    """A card with the head that the Hugging Face hub reads: which library loads the model, and for which task."""
+    task = "image-classification" if classifies else "image-feature-extraction"
+    return f"---\nlibrary_name: timm\npipeline_tag: {task}\ntags:\n- timm\n- {task}\n---\n\n{card}"
+
+
 def normalisation(run: Run) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the images that a backbone was pretrained on, by channel, in [0, 1].
 

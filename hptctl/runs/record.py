@@ -170,6 +170,11 @@ class Facts(Recorded):
     best_figure: float | None = None
     kept_step: int | None = None
     """The steps behind the run's backbone, where that is the favoured one."""
+    worse_at: int | None = None
+    """The step at which a pretraining ended because it had fallen below its base."""
+    base_figure: float | None = None
+    """The base's own figure then, and its noise, by which it was judged."""
+    base_noise: float | None = None
     backbone_sha256: str | None = None
     """Of the run's backbone."""
     metric: str | None = None

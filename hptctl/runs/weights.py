@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpt import kept_backbones
-from hpt.config import UNTRAINED, PretrainConfig
+from hpt.config import RESNETS, UNTRAINED, PretrainConfig
 from hpt.errors import RunError, WeightsError, did_you_mean
 from hptctl import runs
 from hptctl.runs import Run
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def find_weights(text: str) -> tuple[Path, Run | None]:
-    """The file of a run, of a run after some of its steps (`RUN@500`), of a known base (fetched when it is not in the
-    cache), or a file itself; and the run, if any.
+    """The file of a run, of a run after some of its steps (`RUN@500`), of a known base or a name of the Hugging Face
+    hub (fetched when it is not in the cache), or a file itself; and the run, if any.
 
     Raises:
         WeightsError: none of these. RunError: the run has no backbone yet, or kept none after so many steps.
@@ -46,9 +46,12 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
         return run.backbone.resolve(), run
     if (file := Path(text)).is_file():
         return file.resolve(), _run_of(file.resolve())
+    from hpt.architectures import hub
     from hpt.known_weights import KNOWN, locate
     from hptctl.console import Display
 
+    if hub.is_named(text):
+        return hub.locate(text), None
     with Display() as display:
         known = locate(text, progress=display.progress)
     if known is not None:
@@ -56,7 +59,7 @@ def find_weights(text: str) -> tuple[Path, Run | None]:
     names = [UNTRAINED, *KNOWN, *(run.name for run in runs.all_runs())]
     raise WeightsError(
         f"there are no weights '{text}'{did_you_mean(text, names)}",
-        f"give a file, a run, or one of {', '.join(KNOWN)}",
+        f"give a file, a run, timm:NAME, hf-hub:ORG/NAME, or one of {', '.join(KNOWN)}",
     )
 
 
@@ -103,8 +106,11 @@ def is_untrained(text: str) -> bool:
 
 def would_fetch(text: str) -> bool:
     """Whether `find_weights` would download what a text names: a known base that the cache does not hold yet."""
+    from hpt.architectures import hub
     from hpt.known_weights import KNOWN
 
+    if hub.is_named(text):
+        return hub.kept(text) is None
     if text not in KNOWN or runs.find(text) is not None or Path(text).is_file():
         return False
     return not KNOWN[text].path.exists()
@@ -136,23 +142,31 @@ def _backbone_after(run: Run, step: int) -> Path:
     return file.resolve()
 
 
-def evaluated_defaults(weights: str) -> dict[str, object]:
-    """What an evaluation takes over from the pretraining it evaluates, or from the weights file; nothing of a network
-    that was never trained, which has the preset's backbone unless another one is asked for."""
+def evaluated_defaults(weights: str, asked: str | None = None) -> dict[str, object]:
+    """What an evaluation takes over from the pretraining it evaluates, or from the weights file, which may need to be
+    told its backbone; nothing of a network that was never trained, which has the preset's backbone unless another one
+    is `asked` for."""
     if is_untrained(weights):
         return {}
     _, source = find_weights(weights)
     if source is None:
-        return {"backbone": backbone_of(weights)}
+        return {"backbone": backbone_of(weights, asked)}
     config = PretrainConfig.model_validate(source.spec().config)
-    taken = config.model_dump(include={"backbone", "image_size", "preset", "dataset", "device", "precision", "data"})
+    fields = {"backbone", "pooling", "image_size", "preset", "dataset", "device", "precision", "data"}
+    taken = config.model_dump(include=fields)
     for field in ("stream", "stream_buffer"):  # which are of pretrainings alone
         del taken["data"][field]
     return taken
 
 
-def backbone_of(weights: str) -> str:
-    """The architecture of a run, of a known base (which is not fetched for it), or of a file."""
+def backbone_of(weights: str, asked: str | None = None) -> str:
+    """The architecture of a run, of a known base (which is not fetched for it), or of a file: where that does not say,
+    the one that is `asked` for, which its tensors then have to fit.
+
+    Raises:
+        WeightsError: there are no such weights, or they do not tell.
+    """
+    from hpt.architectures import hub
     from hpt.known_weights import KNOWN
 
     run = runs.find(weights)
@@ -160,9 +174,14 @@ def backbone_of(weights: str) -> str:
         return KNOWN[weights].backbone
     if run is not None and run.spec().kind == "pretrain":  # its weights may be elsewhere
         return str(run.spec().config["backbone"])
+    if run is None and hub.is_named(weights) and (named := hub.architecture(weights)) is not None:
+        return named
     file, source = find_weights(weights)
+    if source is not None:
+        return str(source.spec().config["backbone"])
     # A part of a backbone tells its architecture too; whether a part will do is asked when its tensors are.
-    return str(source.spec().config["backbone"]) if source else read_weights(file, allow_partial=True).backbone
+    wanted = None if asked in RESNETS else asked
+    return read_weights(file, backbone=wanted, allow_partial=True).backbone
 
 
 _read: dict[tuple[Path, int, int], Loaded] = {}

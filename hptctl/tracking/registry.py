@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def register(name: str, run: Run, state: Mapping[str, Tensor], about: Mapping[str, object], card: str) -> str:
     """Put a backbone into the store's model registry, as a model that embeds images; its `models:/` address.
 
-    `about` has `backbone`, and `mean` and `std` of the images that it was trained on.
+    `about` has `backbone`, `image_size`, `pooling`, and `mean` and `std` of the images that it was trained on.
 
     Raises:
         RunError: the store cannot be used, or has no registry.
@@ -40,7 +40,7 @@ def register(name: str, run: Run, state: Mapping[str, Tensor], about: Mapping[st
             name=re.sub(r"[^A-Za-z0-9_-]+", "-", run.name),
             python_model=str(Path(__file__).with_name("embedder.py")),
             artifacts={key: str(path) for key, path in files.items()},
-            pip_requirements=["torch", "torchvision", "safetensors"],
+            pip_requirements=["torch", "torchvision", "timm", "safetensors"],
         )
         version = mlflow.register_model(logged.model_uri, name)
         mlflow_client.update_model_version(name, version.version, description=card)

@@ -114,3 +114,43 @@ def test_a_resumed_run_keeps_the_same_best(stop_after: int, whole: Outcome, imag
 def test_keeping_the_best_needs_somebody_who_looks(images: Images, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keep_best needs"):
         run(config(steps=2, keep_best=True), images, tmp_path)
+
+
+class Noisy(Scripted):
+    """One that says how sure it is."""
+
+    noise = 0.1
+
+
+@pytest.mark.parametrize(
+    ("figures", "worse_at", "kept"),
+    [
+        ((0.5, 0.45, 0.39, 0.9), 2, 0),  # 0.45 is within the noise, 0.39 is not, and nobody looks after it
+        ((0.5, 0.6, 0.45, 0.41), None, 1),
+        ((0.5, 0.55, 0.2), 2, 1),
+    ],
+)
+def test_a_run_stops_when_it_is_worse_than_its_base_by_more_than_the_noise(
+    figures: tuple[float, ...], worse_at: int | None, kept: int, images: Images, tmp_path: Path
+) -> None:
+    watch = Noisy(*figures)
+    settings = config(steps=3, probe_every=1, stop_when_worse=True)
+    outcome, logged = run(settings, images, tmp_path, watch=watch)
+    assert torch.equal(load_file(outcome.backbone)["conv1.weight"], watch.seen[kept])
+    assert outcome.facts["kept_step"] == str(kept)
+    assert outcome.facts.get("worse_at") == (str(worse_at) if worse_at else None)
+    assert max(line["step"] for line in logged) == (worse_at or 3)
+    if worse_at:
+        assert (outcome.facts["base_figure"], outcome.facts["base_noise"]) == ("0.5", "0.1")
+        again, _ = run(settings, images, tmp_path, watch=Noisy())  # gone on with: it stays ended
+        assert again.facts == outcome.facts
+        assert again.backbone.read_bytes() == outcome.backbone.read_bytes()
+
+
+def test_the_noise_of_a_look_is_half_of_an_interval_over_val(dataset: Dataset, images: Images) -> None:
+    settings = config(stop_when_worse=True, probe_images=40)
+    watch = OnlineProbe(settings, dataset, Compute.of(settings, CPU))
+    found = watch(encoder.build("resnet18", seed=0))
+    share, count = found["probe/knn_top1"], len(watch.val[1])
+    assert watch.noise == pytest.approx(1.96 * (share * (1 - share) / count) ** 0.5, abs=0.06)
+    assert settings.probe_interval == settings.steps // 10

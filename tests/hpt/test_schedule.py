@@ -4,7 +4,7 @@ import pytest
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from hpt.schedule import cosine, parse_schedule, thirds
+from hpt.schedule import cosine, parse_schedule, rising, thirds, warmed
 
 
 def test_the_cosine_equals_pytorchs() -> None:
@@ -17,6 +17,18 @@ def test_the_cosine_equals_pytorchs() -> None:
         assert cosine(step, 200, 0.03) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9, abs=1e-12)
         optimizer.step()
         scheduler.step()
+
+
+def test_moco_v3_warms_up_and_its_momentum_rises_to_1() -> None:
+    rates = [warmed(step, 100, 2.0, 0.1) for step in range(101)]
+    assert rates[0] == 0
+    assert rates[5] == pytest.approx(1.0)
+    assert rates[10] == max(rates) == 2.0
+    assert rates[55] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert [warmed(step, 10, 2.0, 0.0) for step in range(10)] == [cosine(step, 10, 2.0) for step in range(10)]
+    assert warmed(3, 4, 1.0, 1.0) == 0.75
+    assert [round(rising(step, 100, 0.99), 6) for step in (0, 50, 100)] == [0.99, 0.995, 1.0]
 
 
 def test_the_protocols_2500_steps_drop_at_833_and_1667() -> None:

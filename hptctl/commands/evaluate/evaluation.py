@@ -22,7 +22,7 @@ EvaluatedBackbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="Of `untrained`: resnet18, 34, 50, 101 or 152; weights say theirs.",
+        help="Of `untrained`, and of weights that do not say: a ResNet, or timm's name of an image model.",
         show_default="the preset's",
     ),
 ]
@@ -90,7 +90,7 @@ class Request:
         section = {field: value for field, value in self.own.items() if value is not None}
         return resolve(
             EvaluateConfig,
-            inherited=evaluated_defaults(weights),
+            inherited=evaluated_defaults(weights, self.shared.backbone),
             file=self.shared.config,
             sets=self.shared.sets or (),
             flags=self.shared.flags() | {self.kind: section or None, "kind": self.kind, "weights": weights},

@@ -1,0 +1,124 @@
+"""The methods of pretraining, as a table: MoCo-v2 for convolutional networks, MoCo-v3 for transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from hpt import encoder
+from hpt.adamw import AdamW
+from hpt.config import PretrainConfig
+from hpt.errors import ConfigError
+from hpt.moco import MoCo
+from hpt.moco_v3 import MoCoV3
+from hpt.processes import Compute, Processes
+from hpt.schedule import cosine, rising, warmed
+from hpt.sgd import SGD
+from hpt.strategies import MethodName, Strategy
+
+
+class Contrastive(Protocol):
+    """What a method's module has beside that of any module."""
+
+    momentum: float
+    """Of the key encoder."""
+    passes: int
+
+    def step(
+        self,
+        query_views: Iterable[Tensor],
+        key_views: Iterable[Tensor],
+        shuffle: Tensor,
+        processes: Processes,
+        compute: Compute,
+    ) -> tuple[Tensor, Tensor]:
+        """One step's gradients, its loss [], and the share of queries that are nearest to their own key []."""
+
+    def train_only(self, strategy: Strategy) -> None:
+        """Give gradients to what the strategy trains."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    name: MethodName
+    build: Callable[[nn.Module, PretrainConfig], MoCo | MoCoV3]
+    """The method around a backbone."""
+    optimizer: Callable[[MoCo | MoCoV3, PretrainConfig], SGD | AdamW]
+    """Of what has gradients."""
+    lr: Callable[[int, PretrainConfig], float]
+    """The learning rate of a step."""
+    momentum: Callable[[int, PretrainConfig], float]
+    """The momentum of the key encoder at a step."""
+
+
+def _moco_v2(backbone: nn.Module, config: PretrainConfig) -> MoCo:
+    if config.moco.queue_size < config.batch_size:
+        raise ConfigError(
+            f"moco.queue_size {config.moco.queue_size} is smaller than the batch of {config.batch_size}",
+            f"set it to {config.batch_size} or more",
+        )
+    return MoCo(backbone, encoder.width(backbone), config.moco, seed=config.seed)
+
+
+def _adamw(moco: MoCo | MoCoV3, config: PretrainConfig) -> AdamW:
+    own = config.moco_v3
+    parameters = [parameter for parameter in moco.query.parameters() if parameter.requires_grad]
+    scales = {}
+    if own.layer_decay < 1:
+        depths = encoder.depths(moco.query.backbone)
+        deepest = max(depths.values())
+        scales = {
+            parameter: own.layer_decay ** (deepest - depths[name])
+            for name, parameter in moco.query.backbone.named_parameters()
+        }
+    return AdamW(parameters, weight_decay=own.weight_decay, scales=scales)
+
+
+def _sgd(moco: MoCo | MoCoV3, config: PretrainConfig) -> SGD:
+    own = config.optimizer
+    parameters = [parameter for parameter in moco.query.parameters() if parameter.requires_grad]
+    return SGD(parameters, momentum=own.momentum, weight_decay=own.weight_decay)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "moco-v2",
+            _moco_v2,
+            _sgd,
+            lambda step, config: cosine(step, config.steps, config.base_lr),
+            lambda step, config: config.moco.momentum,
+        ),
+        Method(
+            "moco-v3",
+            lambda backbone, config: MoCoV3(backbone, config.backbone, config.moco_v3, seed=config.seed),
+            _adamw,
+            lambda step, config: warmed(
+                step, config.steps, config.moco_v3.lr * config.batch_size / 256, config.moco_v3.warmup
+            ),
+            lambda step, config: rising(step, config.steps, config.moco_v3.momentum),
+        ),
+    )
+}
+
+
+def method_of(config: PretrainConfig, backbone: nn.Module) -> Method:
+    """The method that a run trains its backbone by: the one asked for, or that of the backbone's family."""
+    return METHODS[config.method or ("moco-v3" if encoder.is_transformer(backbone) else "moco-v2")]
+
+
+def notes(config: PretrainConfig, backbone: nn.Module, method: Method) -> Iterator[str]:
+    """What to know of a run whose backbone is no plain ResNet, a line each."""
+    kind, norms = encoder.norms(backbone)
+    if config.strategy == "hpt-bn" and kind != "BatchNorm":
+        if not norms:
+            raise ConfigError(f"a {config.backbone} has no norm layers, so hpt-bn trains nothing", "use --strategy hpt")
+        yield f"hpt-bn trains the {len(norms)} layers of {kind} of the {config.backbone}, which has no BatchNorm"
+    if config.method is None and method.name != "moco-v2":
+        yield f"a {config.backbone} is a transformer, which MoCo-v3 pretrains (--set method=moco-v2 is the other)"
