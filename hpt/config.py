@@ -180,7 +180,7 @@ class DataConfig(Config):
     stream: bool = False
     """Whether a pretraining reads and decodes images as it comes to them, instead of decoding all into the cache: for
     sets whose decoded images no disk holds. Evaluations look at each image many times, and use the cache."""
-    stream_buffer: Positive = 256
+    stream_buffer: Annotated[int, Field(ge=16)] = 256
     """MiB of image files that a streamed pretraining holds in memory, and shuffles; images of half of it are mixed."""
 
     def side(self, image_size: int) -> int:

@@ -124,7 +124,7 @@ def _refuse_full_disk(listing: Listing, side: int, form: PixelFormat, folder: Pa
         DataError: they would.
     """
     names = listing.names
-    if len(names) < MANY:
+    if len(names) < MANY or form.classes_by:  # masks come beside images, which are refused first, and are smaller
         return
     some = replace(listing, names=tuple(names[(i * len(names)) // SAMPLED] for i in range(SAMPLED)))
     with reading(some, lambda data: decode.decode(data, side, form).nbytes, None) as sizes:

@@ -235,9 +235,10 @@ class StreamedImages(Images):
 
     @cached_property
     def pool_images(self) -> int:
-        """The images of a pool, about."""
-        pools = max(1, -(-int(self._chunks[3].sum()) // self.pool_bytes))
-        return -(-len(self) // pools)
+        """The images of a pool, about; those of the largest chunk at least, which is read at once."""
+        _, _, lengths, size = self._chunks
+        pools = max(1, -(-int(size.sum()) // self.pool_bytes))
+        return max(-(-len(self) // pools), int(lengths.max()))
 
     @cached_property
     def _chunks(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:

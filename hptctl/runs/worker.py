@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -300,7 +301,12 @@ def _pretrain(
             callbacks=Callbacks(metered, display.progress, asked.stop),
             watch=watch,
         )
-    return outcome.results, merged(Facts.of(outcome.facts), Facts(backbone_sha256=outcome.sha256))
+    found = Facts(backbone_sha256=outcome.sha256)
+    if isinstance(images, StreamedImages) and processes.main and images.store.unreadable:  # which shows on the way
+        unreadable = (*dataset.quarantined, *sorted(images.store.unreadable.items()))
+        write_split(run, replace(dataset, quarantined=unreadable))
+        found.quarantined = len(unreadable)
+    return outcome.results, merged(Facts.of(outcome.facts), found)
 
 
 def _seen(images: Images) -> dict[str, npt.NDArray[np.uint8]]:
