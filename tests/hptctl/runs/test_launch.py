@@ -263,8 +263,8 @@ def test_an_evaluation_by_two_processes_goes_on_from_its_checkpoint(
         "tiny",
     )
     own = ("--device", "cpu", "--processes", "2", "--set", "log_every=1", "--set", "finetune.micro_batch=16")
-    hptctl(*about, *own, "--schedule", "30-steps", "--name", "unbroken")
-    process = start(*about, *own, "--schedule", "30-steps", "--name", "broken")
+    hptctl(*about, *own, "--schedule", "16-steps", "--name", "unbroken")
+    process = start(*about, *own, "--schedule", "16-steps", "--name", "broken")
     wait_for(workplace / "runs/broken/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)

@@ -241,6 +241,13 @@ def ended(*processes: subprocess.Popen[str], code: int = 0) -> list[str]:
     return [(err if code else out).strip().splitlines()[-1] for out, err in said]
 
 
+def kill(command: subprocess.Popen[str]) -> None:
+    """The command and all that it has started, as a machine that fails."""
+    for process in [*psutil.Process(command.pid).children(recursive=True), psutil.Process(command.pid)]:
+        process.kill()
+    command.communicate()
+
+
 def losses(run: Path) -> list[float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
@@ -281,8 +288,7 @@ def test_a_machine_that_is_killed_ends_the_others_which_go_on_later(
     main, other = (machine.begin(*settings, "--name", "broken") for machine in two())
     run = workplace / "machine 0/runs/broken"
     wait_for(run / "checkpoints/step-00000004.sha256", main)  # type: ignore[arg-type]
-    for process in [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]:
-        process.kill()
+    kill(other)
     began = time.monotonic()
     (said,) = ended(main, code=1)
     assert time.monotonic() - began < 30
@@ -301,8 +307,7 @@ def test_a_machine_that_is_killed_ends_the_others_which_go_on_later(
 def test_the_others_end_when_the_first_machine_is_killed(two: Callable[[], list[Machine]], workplace: Path) -> None:
     main, other = (machine.begin("--processes", "2", "--steps", "2000", "--name", "long") for machine in two())
     wait_for(workplace / "machine 0/runs/long/metrics.jsonl", main)  # type: ignore[arg-type]
-    for process in [*psutil.Process(main.pid).children(recursive=True), psutil.Process(main.pid)]:
-        process.kill()
+    kill(main)
     began = time.monotonic()
     (said,) = ended(other, code=1)
     assert time.monotonic() - began < 30
