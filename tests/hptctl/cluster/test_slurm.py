@@ -19,7 +19,6 @@ from small_study import STUDY, states
 from hptctl import runs
 from hptctl.cluster.jobs import remembered
 from hptctl.runs import Run
-from hptctl.runs.weights import saved_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(absent()), reason=absent())]
 ON = ("--on", "slurm", "--cluster", "time=10m")
@@ -103,6 +102,12 @@ def the_job(run: Run) -> str:
     return job.id
 
 
+def saved(run: Run) -> int:
+    """Steps of the newest checkpoint that is whole."""
+    files = (run.path / "checkpoints").glob("step-*.sha256")
+    return max((int(file.stem.removeprefix("step-")) for file in files), default=0)
+
+
 def log_of(run: Run) -> str:
     return "".join(file.read_text() for file in sorted(Path("runs/mine/jobs").glob("*_log.out")))
 
@@ -119,7 +124,7 @@ def test_a_job_that_is_put_back_and_killed_goes_on_to_the_same_bits(
 ) -> None:
     run = Run(Path("runs") / TARGET)
     process = begin("study", "run", "mine.toml", "--only", "knn-target*", *ON)
-    until(lambda: saved_steps(run) >= 5, process)
+    until(lambda: saved(run) >= 5, process)
     first = the_job(run)
     slurm.scontrol("requeuehold", first)
     until(lambda: "PENDING" in queue("-o", "%T"), process)
@@ -127,9 +132,9 @@ def test_a_job_that_is_put_back_and_killed_goes_on_to_the_same_bits(
         command("study", "status", "mine.toml", "--only", "knn-target*"), capture_output=True, text=True
     )
     assert f"job {first} waits (job requeued in held state)" in said.stdout
-    before = saved_steps(run)
+    before = saved(run)
     slurm.scontrol("release", first)
-    until(lambda: saved_steps(run) > before, process)
+    until(lambda: saved(run) > before, process)
     said = subprocess.run(
         command("study", "status", "mine.toml", "--only", "knn-target*"), capture_output=True, text=True
     )
@@ -148,7 +153,7 @@ def test_a_warning_before_the_limit_saves_and_the_job_goes_on_in_the_queue(
 ) -> None:
     run = Run(Path("runs") / TARGET)
     process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
-    until(lambda: saved_steps(run) >= 5, process)
+    until(lambda: saved(run) >= 5, process)
     job = the_job(run)
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     until(lambda: run.status().state == "interrupted", process)
@@ -198,7 +203,7 @@ def test_a_job_whose_node_is_gone_goes_on_when_there_is_one(
 ) -> None:
     run = Run(Path("runs") / TARGET)
     process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
-    until(lambda: saved_steps(run) >= 5, process)
+    until(lambda: saved(run) >= 5, process)
     slurm.kill_node()
     slurm.scontrol("update", f"nodename={slurm.host}", "state=down", "reason=lost")
     until(lambda: "RUNNING" not in queue("-o", "%T"), process)
@@ -214,7 +219,7 @@ def test_a_command_that_was_ended_finds_its_jobs_even_those_it_had_no_number_of(
     run = Run(Path("runs") / TARGET)
     words = ("study", "run", "mine.toml", "--only", "target*", *ON)
     process = begin(*words)
-    until(lambda: saved_steps(run) >= 5, process)
+    until(lambda: saved(run) >= 5, process)
     job = the_job(run)
     process.send_signal(signal.SIGINT)
     _, err = ended(process, code=130)
