@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from hpt import augment
 from hpt.callbacks import Log
-from hpt.config import PretrainConfig
+from hpt.config import RESNETS, PretrainConfig
 from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.processes import choose_device, cpu_has_bf16
 
@@ -29,6 +29,12 @@ def notes(config: PretrainConfig, images: int, form: PixelFormat = PLAIN) -> Ite
     if (suited := augment.suited(config.augment, form.colours)) != config.augment:
         what = "greys" if form.colours == "grey" else f"{form.channels} channels that are no colours"
         yield f"of {what} the views are {suited.in_words()}"
+    if config.method == "moco-v2" or (config.method is None and config.backbone in RESNETS):
+        yield from of_queue(config, images)
+
+
+def of_queue(config: PretrainConfig, images: int) -> Iterator[str]:
+    """What to know of MoCo-v2's queue; of a backbone that is no plain ResNet the method is known once it is built."""
     queue = config.moco.queue_size
     if queue > images:
         yield (

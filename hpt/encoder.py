@@ -51,16 +51,19 @@ _ARCHITECTURES: dict[str, tuple[tuple[int, ...], bool]] = {
 }
 
 
-def check(backbone: str) -> None:
-    """Refuse a name that is neither one of the five ResNets nor timm's; for others than the five timm is imported.
+def check(backbone: str, image_size: int | None = None) -> None:
+    """Refuse a name that is neither one of the five ResNets nor timm's, and images that its patches do not divide; for
+    others than the five timm is imported.
 
     Raises:
-        WeightsError: unknown backbone, with a "did you mean".
+        WeightsError: unknown backbone, with a "did you mean". ConfigError: such images.
     """
     if backbone not in _ARCHITECTURES:
         from hpt.architectures import networks
 
         networks.check(backbone)
+        if image_size is not None:
+            networks.check_size(backbone, image_size)
 
 
 def build(

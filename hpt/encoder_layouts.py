@@ -74,11 +74,13 @@ _COMPANIONS: dict[str, set[str]] = {
         "fc", "head", "heads", "mlp", "neck", "classifier", "prototypes",
         "projector", "projection", "predictor", "prediction",
     },
-    "decoder": {"decoder"},
-    "mask token": {"mask"},
     "loss": {"loss", "criterion"},
     "optimizer": {"optimizer"},
 }  # fmt: skip
+
+
+# And beside one that is no ResNet.
+_COMPANIONS_OF_OTHERS: dict[str, set[str]] = {"decoder": {"decoder"}, "mask token": {"mask"}, "head": {"pooler"}}
 
 
 class Tensors(dict[str, Tensor]):
@@ -289,9 +291,10 @@ def dialect(found: Encoder, writer: str | None) -> str:
     return f"{kind} ({shown})" if shown else kind
 
 
-def companion(key: str) -> str | None:
+def companion(key: str, *, of_resnet: bool = True) -> str | None:
     """What a tensor beside an encoder is, by the words of its key; None where they do not tell."""
-    return next((kind for kind, names in _COMPANIONS.items() if not names.isdisjoint(_words(key))), None)
+    known = [*_COMPANIONS.items(), *(() if of_resnet else _COMPANIONS_OF_OTHERS.items())]
+    return next((kind for kind, names in known if not names.isdisjoint(_words(key))), None)
 
 
 def _words(key: str) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from hpt import encoder
+from hpt import advice, encoder
 from hpt.adamw import AdamW
-from hpt.config import PretrainConfig
+from hpt.config import RESNETS, PretrainConfig
 from hpt.errors import ConfigError
 from hpt.moco import MoCo
 from hpt.moco_v3 import MoCoV3
@@ -113,8 +113,12 @@ def method_of(config: PretrainConfig, backbone: nn.Module) -> Method:
     return METHODS[config.method or ("moco-v3" if encoder.is_transformer(backbone) else "moco-v2")]
 
 
-def notes(config: PretrainConfig, backbone: nn.Module, method: Method) -> Iterator[str]:
-    """What to know of a run whose backbone is no plain ResNet, a line each."""
+def notes(config: PretrainConfig, backbone: nn.Module, method: Method, images: int) -> Iterator[str]:
+    """What to know of a run whose backbone is no plain ResNet, a line each; `images` is the number of its images.
+
+    Raises:
+        ConfigError: `hpt-bn` of a network without norms.
+    """
     kind, norms = encoder.norms(backbone)
     if config.strategy == "hpt-bn" and kind != "BatchNorm":
         if not norms:
@@ -122,3 +126,5 @@ def notes(config: PretrainConfig, backbone: nn.Module, method: Method) -> Iterat
         yield f"hpt-bn trains the {len(norms)} layers of {kind} of the {config.backbone}, which has no BatchNorm"
     if config.method is None and method.name != "moco-v2":
         yield f"a {config.backbone} is a transformer, which MoCo-v3 pretrains (--set method=moco-v2 is the other)"
+    if config.method is None and method.name == "moco-v2" and config.backbone not in RESNETS:
+        yield from advice.of_queue(config, images)

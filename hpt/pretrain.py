@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpt import advice, checkpoint, encoder
 from hpt.base_statistics import estimate_statistics
 from hpt.callbacks import SILENT, Callbacks, Watch
-from hpt.config import PretrainConfig
+from hpt.config import RESNETS, PretrainConfig
 from hpt.data.images import Images
 from hpt.errors import ConfigError, DataError, HptError, Interrupted
 from hpt.methods import method_of, notes
@@ -37,7 +37,7 @@ class Outcome:
     results: dict[str, float]
     """The last figures that were logged."""
     facts: dict[str, str]
-    """What the looks on the way favoured, where there were any."""
+    """What the looks on the way favoured, where there were any; the method, where the backbone decides it."""
 
 
 def pretrain(
@@ -102,7 +102,10 @@ def pretrain(
         steps = milestones.finish()
     path = folder / "backbone.safetensors"
     sha256 = milestones.save(path, steps) if processes.main else ""
-    return Outcome(path, sha256, results, milestones.facts())
+    facts = milestones.facts()
+    if steps and config.backbone not in RESNETS:
+        facts["method"] = method_of(config, backbone).name
+    return Outcome(path, sha256, results, facts)
 
 
 def _train(
@@ -120,8 +123,8 @@ def _train(
     train = Step(config, moco, processes, method)
     log = advice.explaining(config, callbacks.log) if method.name == "moco-v2" else callbacks.log
     if processes.main:
-        for note in notes(config, backbone, method):
-            logger.info("%s", note)
+        for note in notes(config, backbone, method, len(images)):
+            logger.info("note: %s", note)
 
     # ---- restore
     first, results = 0, dict[str, float]()

@@ -100,7 +100,8 @@ class Loaded:
         elif self.missing:
             text += f" (the other {len(self.missing)} are BatchNorm's step counters, set to 0)"
         if self.ignored:
-            kinds = dict.fromkeys(companion(key) or "another encoder" for key in self.ignored)
+            plain = self.backbone in RESNETS
+            kinds = dict.fromkeys(companion(key, of_resnet=plain) or "another encoder" for key in self.ignored)
             text += f", {len(self.ignored)} ignored ({', '.join(kinds)})"
         if self.unexpected:
             text += f", {len(self.unexpected)} unexpected ({few(self.unexpected)})"
@@ -197,7 +198,7 @@ def _read_other(
 
     found = files.find(tensors, name, facts(path) if writer == METADATA else {})
     state, missing = _take(found.encoder, name, found.shapes, lambda: found.model, allow_partial)
-    unexpected, ignored = _left(tensors, found.taken, found.others)
+    unexpected, ignored = _left(tensors, found.taken, found.others, of_resnet=False)
     return Loaded(
         state=state,
         backbone=name,
@@ -214,12 +215,12 @@ def _read_other(
 
 
 def _left(
-    tensors: Mapping[str, Tensors], taken: Collection[str], beside: Collection[str]
+    tensors: Mapping[str, Tensors], taken: Collection[str], beside: Collection[str], *, of_resnet: bool = True
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The tensors of a file that were not taken: those of no known kind, and those of known companions."""
     left = [container + key for container, inside in tensors.items() for key in inside]
     left = [key for key in left if key not in taken]
-    ignored = tuple(key for key in left if key in beside or companion(key) is not None)
+    ignored = tuple(key for key in left if key in beside or companion(key, of_resnet=of_resnet) is not None)
     return tuple(key for key in left if key not in ignored), ignored
 
 

@@ -162,7 +162,7 @@ def _translated(
 
 def _belongs(key: str, shapes: Mapping[str, torch.Size], name: str) -> bool:
     """Whether a tensor that a network has no place for is of a part that it has, such as a thirteenth block."""
-    if networks.is_computed(key) or companion(key) is not None:
+    if networks.is_computed(key) or companion(key, of_resnet=False) is not None:
         return False
     if any(key.startswith(f"{each}.") for each in (*networks.classifiers(name), "head", "fc", "pooler")):
         return False

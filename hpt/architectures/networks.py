@@ -59,6 +59,21 @@ def check(name: str) -> None:
         )
 
 
+def check_size(name: str, image_size: int) -> None:
+    """Refuse images whose side the patches of a network do not divide.
+
+    Raises:
+        ConfigError: the side is no multiple of theirs.
+    """
+    try:
+        with torch.device("meta"), quiet():  # without weights
+            multiple = _patch(timm.create_model(name, pretrained=False, num_classes=0))
+    except Exception:  # some families compute with what they have just made; building the network will tell
+        return
+    if multiple is not None and image_size % multiple:
+        raise _wrong_size(name, image_size, multiple)
+
+
 def is_known(name: str) -> bool:
     """Whether timm has an image model of that name, without a tag."""
     return "." not in name and bool(timm.is_model(name))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpt import augment, checkpoint, encoder, kept_backbones, weights
+from hpt.batch_norm import MOMENTUM
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError, Interrupted, RunError
 from hpt.evaluate.features import outputs
@@ -234,7 +235,7 @@ class _Training:
         After micro-batches 1 to n the statistics are keep^n * before + sum_i keep^(n - i) * (1 - keep) * s_i: a sum of
         what each process adds, faded by the micro-batches of those after it.
         """
-        processes, keep = self.setup.processes, 1 - encoder.MOMENTUM
+        processes, keep = self.setup.processes, 1 - MOMENTUM
         mine, later, every = counts[processes.rank], sum(counts[processes.rank + 1 :]), sum(counts)
         for parameter in self.model.parameters():
             if parameter.grad is None:  # of a process without a micro-batch

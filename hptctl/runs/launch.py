@@ -466,7 +466,7 @@ def _tags(config: PretrainConfig | EvaluateConfig, dataset: str, *, look: bool) 
         from hpt.processes import choose_device
 
         choose_device(config.device)
-        encoder.check(config.backbone)
+        encoder.check(config.backbone, config.image_size)
     return Tags(
         dataset=dataset,
         seed=config.seed,

@@ -27,10 +27,11 @@ def of_backbone(run: Run, step: int | None, line: str) -> str:
         "steps": f"{done}, batch {config['batch_size']}, {config['image_size']} px",
         "weights (sha256)": (facts.backbone_sha256_at.get(step) if step is not None else facts.backbone_sha256) or "",
     }
+    method = {"moco-v3": "MoCo-v3"}.get(facts.method or "", "MoCo-v2")
     return _page(
         run,
         f"{run.name} after {count(step, 'step')}" if step is not None else run.name,
-        "A backbone for images, adapted by self-supervised pretraining (MoCo-v2, arXiv 2103.12718).",
+        f"A backbone for images, adapted by self-supervised pretraining ({method}, arXiv 2103.12718).",
         rows,
         line,
         "pooled features",

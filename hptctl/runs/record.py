@@ -163,6 +163,8 @@ class Facts(Recorded):
     """What the energy was counted of."""
     backbone_sha256_at: dict[int, str] = {}
     """Of the backbones that a pretraining kept on its way, by steps."""
+    method: str | None = None
+    """What pretrained a backbone that is no plain ResNet: `moco-v2` or `moco-v3`."""
     best_step: int | None = None
     """Of the look that the pretraining favours."""
     best_by: str | None = None
