@@ -273,18 +273,23 @@ def _place(study: Study, elsewhere: Elsewhere | None, settings: Cluster | None, 
     from hptctl.cluster.schedulers import scheduler
     from hptctl.runs.launch import Origin
     from hptctl.study import conductor
+    from hptctl.study.materials import Recorded
 
     if elsewhere is not None and settings is not None:
         scheduler(elsewhere.on or "")  # before the study has a folder
         run = conductor.parent(study, Origin(options.command_line(), experiment))
         return OnCluster(run, settings, elsewhere)
-    if (found := conductor.find_parent(study)) is None or not (sent := remembered(found.path)):
+    if (found := conductor.find_parent(study)) is None:
         return None
+    sent = remembered(found.path)
+    if not sent and not Recorded(found.path).where:
+        return None
+    on = sent[0].on if sent else "local"  # of jobs that are over nobody has to be asked
     try:
-        scheduler(sent[0].on)
+        scheduler(on)
     except ConfigError:  # they were another machine's
         return None
-    return OnCluster(found, study.cluster, Elsewhere(sent[0].on))
+    return OnCluster(found, study.cluster, Elsewhere(on))
 
 
 def _with_needed(cells: list[Cell], wanted: set[str]) -> list[Cell]:
@@ -375,7 +380,7 @@ def _queue_table(asked: Asked, as_json: bool) -> None:
 
     from hptctl import console, runs
     from hptctl.cluster.jobs import in_words
-    from hptctl.study.materials import LOOK
+    from hptctl.study.materials import LOOK, Recorded
     from hptctl.study.on_cluster import summary
 
     place = asked.on_cluster
@@ -398,7 +403,7 @@ def _queue_table(asked: Asked, as_json: bool) -> None:
             {"cell": id, "state": states[id], "run": each.run or None, "why": each.why, "job": facts.get(id)}
             for id, each in found.items()
         ]
-        console.print_json({"cells": rows, "counts": dict(counts), "on": sent.scheduler.name})
+        console.print_json({"cells": rows, "counts": dict(counts), "on": sent.scheduler.name if where else None})
         return
     rows_ = [(id, state, in_words(*where[id]) if id in where else "") for id, state in states.items()]
     console.table("", ("cell", "state", "where"), rows_)
@@ -406,6 +411,8 @@ def _queue_table(asked: Asked, as_json: bool) -> None:
         console.say(why)
     if (look := (place.run.path / LOOK).as_posix()) in sent:
         console.say(f"{in_words(sent[look], sent.places.get(look))}; it looks at the images and weights first")
+    if node := Recorded(place.run.path).where:
+        console.say(f"done is what rests on the images and weights that a job has seen on {node}")
     said = ", ".join(f"{many} {state}" for state, many in counts.items())
     console.say(f"{len(found)} cells: {said}; {f'jobs: {summary(where)}' if where else 'no cell is in the queue'}")
 
