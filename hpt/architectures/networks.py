@@ -98,7 +98,7 @@ def build(name: str, *, channels: int, image_size: int | None, pooling: Pooling)
         if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d):
             module.p = 0.0
         elif type(module).__name__.startswith("DropPath"):
-            module.drop_prob = 0.0
+            module.drop_prob = 0.0  # type: ignore[assignment]  # a number
     _pool(model, name, pooling)
     model.feature_width = _width(model, name, channels, image_size)  # type: ignore[assignment]  # a number
     return model
