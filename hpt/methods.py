@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpt import advice, encoder
 from hpt.adamw import AdamW
-from hpt.config import RESNETS, PretrainConfig
+from hpt.config import RESNETS, MocoV3Config, OptimizerConfig, PretrainConfig
 from hpt.errors import ConfigError
 from hpt.moco import MoCo
 from hpt.moco_v3 import MoCoV3
@@ -57,12 +57,26 @@ class Method:
 
 
 def _moco_v2(backbone: nn.Module, config: PretrainConfig) -> MoCo:
+    if config.moco_v3 != MocoV3Config():
+        raise ConfigError(
+            f"moco_v3.* sets MoCo-v3, and a {config.backbone} is pretrained by MoCo-v2",
+            "set optimizer.* and moco.*, or --set method=moco-v3",
+        )
     if config.moco.queue_size < config.batch_size:
         raise ConfigError(
             f"moco.queue_size {config.moco.queue_size} is smaller than the batch of {config.batch_size}",
             f"set it to {config.batch_size} or more",
         )
     return MoCo(backbone, encoder.width(backbone), config.moco, seed=config.seed)
+
+
+def _moco_v3(backbone: nn.Module, config: PretrainConfig) -> MoCoV3:
+    if config.optimizer != OptimizerConfig():
+        raise ConfigError(
+            f"optimizer.* sets MoCo-v2, and a {config.backbone} is pretrained by MoCo-v3",
+            "set moco_v3.lr and its other fields, or --set method=moco-v2",
+        )
+    return MoCoV3(backbone, config.backbone, config.moco_v3, seed=config.seed)
 
 
 def _adamw(moco: MoCo | MoCoV3, config: PretrainConfig) -> AdamW:
@@ -97,7 +111,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "moco-v3",
-            lambda backbone, config: MoCoV3(backbone, config.backbone, config.moco_v3, seed=config.seed),
+            _moco_v3,
             _adamw,
             lambda step, config: warmed(
                 step, config.steps, config.moco_v3.lr * config.batch_size / 256, config.moco_v3.warmup

@@ -46,7 +46,7 @@ def model_of(
     if image_size is not None and name not in RESNETS and takes_size(name):
         options["img_size"] = image_size
     with quiet():
-        model = timm.create_model(name, pretrained=False, **options)
+        model: Any = timm.create_model(name, pretrained=False, **options)
         if pooling != "own" and name not in RESNETS:
             model.reset_classifier(classes, "avg" if pooling == "average" else "token")  # type: ignore[operator]
     model.load_state_dict(dict(state), strict=True)

@@ -40,7 +40,7 @@ SHORT: dict[Target, dict[str, str]] = {
     "pretrain": {"lr": "optimizer.lr"},
 }
 """Short names of the fields that are swept most; the others go by their dotted names."""
-LOGARITHMIC = {"finetune.lr", "linear.lrs", "optimizer.lr", "detection.lr", "segmentation.lr"}
+LOGARITHMIC = {"finetune.lr", "linear.lrs", "optimizer.lr", "moco_v3.lr", "detection.lr", "segmentation.lr"}
 FIXED = {
     "kind": "name it after `hptctl sweep`",
     "seed": "--repeats draws seeds, and takes their mean",

@@ -16,7 +16,7 @@ from hpt import encoder
 from hpt.config import MocoV3Config, PretrainConfig
 from hpt.data.images import Images
 from hpt.data.loader import Order
-from hpt.errors import Interrupted
+from hpt.errors import ConfigError, Interrupted
 from hpt.methods import METHODS, method_of
 from hpt.moco_v3 import MoCoV3, mlp
 from hpt.processes import Compute, Processes
@@ -148,6 +148,16 @@ def test_the_method_follows_the_family_unless_it_is_asked_for() -> None:
     assert method_of(settings(method="moco-v2", moco={"queue_size": 32}), vit) is METHODS["moco-v2"]
     assert MoCoV3(vit, VIT, MocoV3Config(), seed=0).query.projector[0].out_features == 8 * 192
     assert [type(each).__name__ for each in mlp(4, 8, 8, 2)].count("BatchNorm1d") == 3
+
+
+def test_settings_of_the_other_method_are_refused_and_not_passed_over() -> None:
+    vit = encoder.build(VIT, seed=0, image_size=32)
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.\* sets MoCo-v2, and a vit_tiny_patch16_224 is pretrained by MoCo-v3"
+    ):
+        METHODS["moco-v3"].build(vit, settings(optimizer={"lr": 0.1}))
+    with pytest.raises(ConfigError, match=r"moco_v3\.\* sets MoCo-v3"):
+        METHODS["moco-v2"].build(vit, settings())
 
 
 @pytest.mark.slow

@@ -71,7 +71,8 @@ def layers(
     beside = alike.side_by_side(list(mine), list(theirs))
     every_pair = alike.similarity(mine, theirs)  # NaN where a layer has collapsed
     cka = {name: every_pair[pair] for name, pair in beside.items()}
-    drift = batch_norm_drift(first.state, second.state) if same else {}
+    normalised = same and any(key.endswith(".running_mean") for key in first.state)
+    drift = batch_norm_drift(first.state, second.state) if normalised else {}
     if draw is not None:
         rows, columns = list(mine), list(theirs)
         values = [[every_pair[x, y] for y in columns] for x in rows]
@@ -85,18 +86,23 @@ def layers(
         return
     console.table(
         f"{a} and {b} on {len(drawn)} images of {data.name}",
-        ("layer", ">CKA", *((">BatchNorm drift", ">weights") if same else ())),
-        [(name, f"{value:.3f}", *(_of_layer(drift, name) if same else ())) for name, value in cka.items()],
+        ("layer", ">CKA", *((">BatchNorm drift", ">weights") if normalised else ())),
+        [(name, f"{value:.3f}", *(_of_layer(drift, name) if normalised else ())) for name, value in cka.items()],
     )
     if not same:
         console.say(f"BatchNorm is not compared: {first.backbone} and {second.backbone} have other layers")
+    elif not normalised:
+        console.say(f"BatchNorm is not compared: a {first.backbone} has none")
     if draw is not None:
         console.say(f"every pair of layers: {draw}")
 
 
 def _of_layer(drift: dict[str, Any], name: str) -> tuple[str, str]:
-    """The mean over a block's BatchNorm layers of the divergence and of the weights' relative change."""
+    """The mean over a block's BatchNorm layers of the divergence and of the weights' relative change; dashes of a block
+    without any."""
     inside = [each for key, each in drift.items() if key.startswith(f"{name}.") or (name == "stem" and key == "bn1")]
+    if not inside:
+        return "-", "-"
     return (
         f"{sum(each.kl for each in inside) / len(inside):.3g}",
         f"{sum(each.weight for each in inside) / len(inside):.3g}",
