@@ -141,7 +141,8 @@ def gathered(command: Callable[..., None]) -> Callable[..., None]:
 
     def call(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            given = {field.name: values.pop(field.name) for field in fields(group) if field.name in values}
+            values[name] = group(**given)
         command(**values)
 
     flat: list[inspect.Parameter] = []

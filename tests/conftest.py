@@ -19,6 +19,8 @@ from hptctl import tracking
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two tests run at a time: on two cores, teams of threads would spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A test that plays a broken connection would have PyTorch write C++ stacks into the tests' own output.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 # Without bytecode each process that a test starts would compile hundreds of files anew, of the libraries too where the
 # installer has not compiled those: up to half of its time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -48,7 +48,7 @@ def model_of(
     with quiet():
         model: Any = timm.create_model(name, pretrained=False, **options)
         if pooling != "own" and name not in RESNETS:
-            model.reset_classifier(classes, "avg" if pooling == "average" else "token")  # type: ignore[operator]
+            model.reset_classifier(classes, "avg" if pooling == "average" else "token")
     model.load_state_dict(dict(state), strict=True)
     return model.eval()
 

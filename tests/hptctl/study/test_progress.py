@@ -206,6 +206,6 @@ def test_a_run_that_stopped_is_the_cells_wherever_its_images_lie(hptctl, study: 
     assert found(save_at=[1]) == ""
     assert found() == "own"
     point_here(Progress(every), every)
-    assert run.spec().config == pinned
+    assert runs.get("own").spec().config == pinned
     run.write_status(facts=facts.model_copy(update={"fingerprint": "of other images"}))
     assert found() == ""
