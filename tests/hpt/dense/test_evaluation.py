@@ -73,7 +73,8 @@ def run(
     return evaluate_dense(settings, data, state(), folder, Callbacks(log=log, **callbacks)), logged
 
 
-@pytest.mark.parametrize("task", ["detection", pytest.param("segmentation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(task: DenseTask, tmp_path: Path) -> None:
     data = dense(tmp_path / "set", task, train=4)
     whole, logged = run(config(task), data, tmp_path / "whole")

@@ -32,6 +32,7 @@ def test_the_command_writes_each_format_and_standard_output(
     assert "--watch" in done.stderr
 
 
+@pytest.mark.slow
 def test_watching_waits_for_a_first_evaluation_and_writes_again_after_the_next(workplace: Path) -> None:
     store = Store()
     base = store.pretrain("base", "flowers", 0)

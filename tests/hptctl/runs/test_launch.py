@@ -43,6 +43,7 @@ def state(run: Path) -> dict[str, object]:
     return json.loads((run / "status.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow  # two machines of one process each compute it in every run of the tests
 def test_two_processes_compute_what_one_does(
     hptctl, workplace: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
