@@ -58,6 +58,9 @@ _TRANSFORMERS = (
     ),
 )
 
+TIMM = "timm"
+"""The layout of a network that is no plain ResNet, by timm's own names."""
+
 # Words that name an encoder trained by gradients, and one that only follows it.
 _TRAINED = {"q", "query", "online", "student"}
 _FOLLOWS = {"k", "key", "momentum", "teacher", "target", "ema"}
@@ -99,9 +102,9 @@ class Encoder:
     prefix: str
     """What its keys begin with there, such as `module.encoder_q.`."""
     layout: str
-    """How the file names its parts: a row of `_LAYOUTS`, or `detectron2`."""
+    """How the file names its parts: a row of `_LAYOUTS`, or a program's name: `detectron2`, `transformers`, `timm`."""
     tensors: Mapping[str, Tensor]
-    """Its tensors under torchvision's names."""
+    """Its tensors under torchvision's names, or timm's."""
     keys: Mapping[str, str]
     """What the file calls each tensor, container and all."""
     foreign: tuple[str, ...] = ()
@@ -279,14 +282,12 @@ def dialect(found: Encoder, writer: str | None) -> str:
         kind = {"q": "MoCo query", "k": "MoCo key"}.get(role, role) + " encoder"
     elif "_orig_mod." in found.prefix:
         kind = "torch.compile"
-    elif found.layout == "detectron2":
-        kind = "detectron2"
-    elif found.layout == "transformers":
-        kind = "transformers"
+    elif found.layout not in (*_LAYOUTS, TIMM):
+        kind = found.layout
     elif found.layout == "children":
         kind = "bare encoder"
     else:
-        kind = "encoder" if found.prefix else "torchvision or timm"
+        kind = "encoder" if found.prefix else "timm" if found.layout == TIMM else "torchvision or timm"
     shown = found.prefix if role is None or role in _words(found.prefix) else where
     return f"{kind} ({shown})" if shown else kind
 

@@ -298,7 +298,7 @@ def _take(
         if norms and not any(name.endswith(".running_mean") for name in found.tensors):
             raise WeightsError(
                 f"a {backbone} without BatchNorm's statistics: it has group norms, or its parameters were saved alone",
-                "use weights of a network with BatchNorm, saved by its state_dict()",
+                f"use weights of {plain}; of one with BatchNorm, those saved by its state_dict()",
             )
         raise WeightsError(
             f"only {len(shapes) - len(absent)} of the {len(shapes)} tensors of a {backbone} (missing: {few(lost)})",

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from hpt import encoder
 from hpt.architectures import networks, transformers_names
 from hpt.config import MOST_CHANNELS, RESNETS
-from hpt.encoder_layouts import Encoder, Tensors, companion, few, in_order
+from hpt.encoder_layouts import TIMM, Encoder, Tensors, companion, few, in_order
 from hpt.errors import ConfigError, WeightsError
 
-# Of layouts that timm's functions translate: a tensor by which each is known, and what all its tensors begin with.
+# Layouts that timm's functions translate, by a tensor that each has: its name, and what all its tensors begin with.
 _FOREIGN = {
-    "visual.conv1.weight": "visual.",  # CLIP
-    "visual.trunk.patch_embed.proj.weight": "visual.trunk.",  # OpenCLIP around a network of timm
-    "downsample_layers.0.0.weight": "",  # ConvNeXt's authors
+    "visual.conv1.weight": ("CLIP", "visual."),
+    "visual.trunk.patch_embed.proj.weight": ("OpenCLIP", "visual.trunk."),
+    "downsample_layers.0.0.weight": ("ConvNeXt's authors", ""),
 }
 
 
@@ -90,7 +90,7 @@ def find(containers: Mapping[str, Tensors], name: str, facts: Mapping[str, str])
         for prefix in _prefixes(tensors, (*stems, *_FOREIGN, transformers_names.MARK)):
             inside = _within(tensors, prefix)
             keys = {key: f"{container}{prefix}{key}" for key in inside}
-            layout = next((mark for mark in _FOREIGN if mark in inside), "")
+            layout = next((author for mark, (author, _) in _FOREIGN.items() if mark in inside), TIMM)
             if transformers_names.MARK in inside:
                 layout, inside = "transformers", transformers_names.renamed(inside)
             every.append(Encoder(container, prefix, layout, inside, keys))
@@ -101,13 +101,13 @@ def find(containers: Mapping[str, Tensors], name: str, facts: Mapping[str, str])
             "check --backbone",
         )
     wanted = encoder.shapes(name)
-    found, *others = sorted(in_order(every), key=lambda each: -_fitting(each, wanted) // len(wanted))
+    found, *others = sorted(in_order(every), key=lambda each: not _whole(each, wanted))
     return _fitted(found, others, name, facts)
 
 
-def _fitting(found: Encoder, wanted: Mapping[str, torch.Size]) -> int:
-    """How many of a network's tensors there are, by name; foreign names count as all of them."""
-    return len(wanted) if found.layout else sum(key in found.tensors for key in wanted)
+def _whole(found: Encoder, wanted: Mapping[str, torch.Size]) -> bool:
+    """Whether all of a network's tensors are there, by name; of foreign names that is not known yet."""
+    return found.layout != TIMM or all(key in found.tensors for key in wanted)
 
 
 def _fitted(found: Encoder, others: list[Encoder], name: str, facts: Mapping[str, str]) -> Found:
@@ -134,9 +134,9 @@ def _fitted(found: Encoder, others: list[Encoder], name: str, facts: Mapping[str
             f"it is no {name}: that has no place for {few([found.keys.get(key, key) for key in extra])}",
             "say which network of timm it is: --backbone NAME",
         )
-    inner = _FOREIGN.get(found.layout)
-    if found.layout:
-        taken = frozenset(key for own, key in found.keys.items() if own.startswith(inner or ""))
+    if found.layout != TIMM:
+        begins = next((begins for name_, begins in _FOREIGN.values() if name_ == found.layout), "")
+        taken = frozenset(key for own, key in found.keys.items() if own.startswith(begins))
     else:
         taken = frozenset(found.keys[key] for key in shapes if key in found.keys)
     beside = frozenset(key for each in others for key in each.keys.values()) - taken

@@ -138,6 +138,7 @@ def _fetch(repository: str, revision: str | None, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     logger.info("asking %s for %s of %s", _host(), name, repository)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tries again for 20 s, and says so each time
     return Path(
         hf_hub_download(
             repository,

@@ -53,6 +53,7 @@ def test_a_file_of_timm_names_its_network(tmp_path: Path, vit: nn.Module, convne
     loaded = weights.read(tmp_path / "hub" / "model.safetensors")
     assert loaded.backbone == VIT
     assert loaded.image_size == 224
+    assert loaded.dialect == "timm"
     assert loaded.ignored == ("head.bias", "head.weight")
     assert loaded.unexpected == loaded.missing == ()
     assert same(loaded, vit, 224)
@@ -121,6 +122,7 @@ def test_clips_image_tower_is_read_and_its_text_model_left(tmp_path: Path) -> No
     theirs = timm.create_model(name, num_classes=0).eval()
     torch.save(clip(theirs), tmp_path / "clip.pt")
     loaded = weights.read(tmp_path / "clip.pt", backbone=name)
+    assert loaded.dialect == "CLIP"
     assert loaded.unexpected == ("token_embedding.weight", "logit_scale")
     assert same(loaded, theirs, 224)
 
