@@ -36,7 +36,7 @@ from hpt.errors import ConfigError, did_you_mean
 from hpt.strategies import STRATEGIES, StrategyName
 
 Length = Annotated[int, Field(ge=1)]
-INHERITED = {"backbone", "image_size", "preset", "device", "precision", "data"}
+INHERITED = {"backbone", "pooling", "image_size", "preset", "device", "precision", "data"}
 """What an evaluation takes over from the pretraining before it."""
 OF_THE_GRID = {
     "strategy": "strategies",
