@@ -38,7 +38,7 @@ from hpt.strategies import STRATEGIES, StrategyName
 from hptctl.cluster.settings import TABLE, Cluster
 
 Length = Annotated[int, Field(ge=1)]
-INHERITED = {"backbone", "image_size", "preset", "device", "precision", "data"}
+INHERITED = {"backbone", "pooling", "image_size", "preset", "device", "precision", "data"}
 """What an evaluation takes over from the pretraining before it."""
 OF_THE_GRID = {
     "strategy": "strategies",
