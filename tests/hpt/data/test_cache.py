@@ -217,6 +217,7 @@ def loading(folder: Path, before: str = "", during: str = "None") -> subprocess.
     return subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_that_load_at_once_decode_once(folder: Path) -> None:
     slow = "__import__('time').sleep(0.05)"
     processes = [loading(folder, during=slow) for _ in range(2)]

@@ -13,6 +13,7 @@ from hptctl.cluster.jobs import remembered
 JOBS = ("--on", "local", "--cluster", SETUP)
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_a_job_for_a_command_that_has_no_torch(own: str, login: Path) -> None:
     said = given("evaluate", "knn", "own", "--device", "cpu", *JOBS)
     assert "was sent; it writes runs/knn-own/jobs" in said.stderr
