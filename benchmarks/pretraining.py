@@ -34,11 +34,10 @@ import argparse
 import json
 import statistics
 import tempfile
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +224,18 @@ def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int)
     return (time.perf_counter() - start) / steps, (processor_seconds() - busy) / steps
 
 
+def turn(steps: int, device: torch.device, warm: int) -> Generator[None, None, tuple[float, float]]:
+    """As `timed`, of steps that the real loop takes, one for each yield."""
+    for _ in range(warm):
+        yield
+    wait(device)
+    start, busy = time.perf_counter(), processor_seconds()
+    for _ in range(steps):
+        yield
+    wait(device)
+    return (time.perf_counter() - start) / steps, (processor_seconds() - busy) / steps
+
+
 def processor_seconds() -> float:
     """What this process and its workers have had of the processors; where other work shares them, it says more than
     the wall's seconds do."""
@@ -243,44 +254,41 @@ def warm_steps(device: torch.device) -> int:
     return 3 if device.type == "cuda" else 1
 
 
-class OurLoop:
-    """The real loop in a thread of its own, which takes a step when it is called, and waits otherwise.
+class Over(Exception):
+    """All turns are taken."""
 
-    It comes to no checkpoint. What is read ahead while it waits are three batches, on a CPU without their pixels.
+
+def beside(turns: Generator[None], config: PretrainConfig, images: Images, folder: Path) -> None:
+    """The real loop, which takes a step whenever `turns` yields; whatever else they do comes between its steps.
+
+    It runs here, in the process's main thread, as it does for users: in another one the memory of its large tensors
+    would be given back at each step, and faulted in anew. It comes to no checkpoint. What it reads ahead while others
+    have their turns are three batches, on a CPU without their pixels.
     """
+    long = {"steps": 10**6, "checkpoint_every": 10**6, "log_every": 10}
 
-    def __init__(self, config: PretrainConfig, images: Images, folder: Path) -> None:
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._error: BaseException | None = None
-        long = {"steps": 10**6, "checkpoint_every": 10**6, "log_every": 10}
-        arguments = (config.model_copy(update=long), images, folder)
-        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+    def pause(done: int, total: int, what: str) -> None:
+        if what == "training" and next(turns, Over) is Over:
+            raise Over
 
-    def _run(self, config: PretrainConfig, images: Images, folder: Path) -> None:
-        self._go.acquire()
-        try:
-            pretrain(
-                config,
-                images,
-                None,
-                folder,
-                processes=Processes(1, config.device),
-                callbacks=Callbacks(progress=self._pause),
-            )
-        except BaseException as error:
-            self._error = error
-            self._done.release()
-
-    def _pause(self, done: int, total: int, what: str) -> None:
-        if what == "training" and done:
-            self._done.release()
-            self._go.acquire()
-
-    def __call__(self) -> None:
-        self._go.release()
-        self._done.acquire()
-        if self._error is not None:
-            raise RuntimeError(str(self._error)) from self._error
+    if next(turns, Over) is Over:
+        return
+    try:
+        pretrain(
+            config.model_copy(update=long),
+            images,
+            None,
+            folder,
+            processes=Processes(1, config.device),
+            callbacks=Callbacks(progress=pause),
+        )
+    except Over:
+        pass
+    except RuntimeError as error:  # a GPU without enough memory: the others go on
+        with suppress(StopIteration):
+            turns.throw(error)
+        for _ in turns:
+            pass
 
 
 class Workers:
@@ -303,6 +311,10 @@ class Workers:
     def go_on(self) -> None:
         for process in self.processes:
             process.resume()
+
+
+Row = Callable[[], None] | Workers | None
+"""What takes a step; None: the real loop, which takes them itself."""
 
 
 def flops_of(step: Callable[[], None]) -> int:
@@ -365,58 +377,69 @@ def main() -> None:
             images,
             folder / "train" if (folder / "train").is_dir() else folder,
             device,
-            Path(stack.enter_context(tempfile.TemporaryDirectory())),
         )
         for workers in (each for each in rows.values() if isinstance(each, Workers)):
             stack.callback(workers.go_on)
-        seconds: dict[str, list[float]] = {name: [] for name in rows}
-        busy: dict[str, list[float]] = {name: [] for name in rows}
-        for repeat in range(options.repeats):
-            start = time.perf_counter()
-            for name in [*rows]:
-                row = rows[name]
-                try:
-                    if isinstance(row, Workers):
-                        row.go_on()
-                        # The first repeat takes what the workers had prepared before the others ran. Later a step to
-                        # warm up would take the time in which they prepare what is timed.
-                        warm = 1 + PREFETCH * cores.usable() if repeat == 0 else 0
-                        taken, used = timed(row.step, options.steps, device, warm)
-                        row.hold()
-                    else:
-                        taken, used = timed(row, options.steps, device, warm_steps(device))
-                except RuntimeError as error:  # a worker without shared memory, a GPU without enough
-                    left_out[name] = reason(error)
-                    del rows[name], seconds[name], busy[name]
-                    continue
-                seconds[name].append(taken)
-                busy[name].append(used)
-            document = {
-                "config": config.model_dump(mode="json"),
-                "device": device_name(device),
-                "torch": torch.__version__,
-                "precision": "bf16" if bf16 else "fp32",
-                "workers": cores.usable(),
-                "micro_batch": config.micro_batch(device.type),
-                "peak_flops": peak,
-                "flops_per_step": {name: flops["ours" if name in OURS else "papers"] for name in rows},
-                "seconds_per_step": seconds,
-                "processor_seconds_per_step": busy,
-                "medians": {name: statistics.median(taken) for name, taken in seconds.items()},
-                "left_out": left_out,
-            }
-            if options.json:
-                options.json.write_text(json.dumps(document, indent=1))
-            now = time.perf_counter()
-            if options.within is not None and repeat + 1 < options.repeats and 2 * now - start - began > options.within:
-                print(f"{repeat + 1} of {options.repeats} repeats: another would end after {options.within:.0f} s")
-                break
+        document = {
+            "config": config.model_dump(mode="json"),
+            "device": device_name(device),
+            "torch": torch.__version__,
+            "precision": "bf16" if bf16 else "fp32",
+            "workers": cores.usable(),
+            "micro_batch": config.micro_batch(device.type),
+            "peak_flops": peak,
+            "flops_per_step": {name: flops["ours" if name in OURS else "papers"] for name in rows},
+            "left_out": left_out,
+        }
+        turns = measured(rows, options, device, document, began)
+        beside(turns, config, images, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     table(document)
 
 
+def measured(
+    rows: dict[str, Row], options: argparse.Namespace, device: torch.device, document: dict[str, Any], began: float
+) -> Generator[None]:
+    """Give each row its turns, and put the figures into `document`; a yield is a step of the real loop."""
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    busy: dict[str, list[float]] = {name: [] for name in rows}
+    for repeat in range(options.repeats):
+        start = time.perf_counter()
+        for name in [*rows]:
+            row = rows[name]
+            try:
+                if row is None:
+                    taken, used = yield from turn(options.steps, device, warm_steps(device))
+                elif isinstance(row, Workers):
+                    row.go_on()
+                    # The first repeat takes what the workers had prepared before the others ran. Later a step to warm
+                    # up would take the time in which they prepare what is timed.
+                    warm = 1 + PREFETCH * cores.usable() if repeat == 0 else 0
+                    taken, used = timed(row.step, options.steps, device, warm)
+                    row.hold()
+                else:
+                    taken, used = timed(row, options.steps, device, warm_steps(device))
+            except RuntimeError as error:  # a worker without shared memory, a GPU without enough
+                document["left_out"][name] = reason(error)
+                del rows[name], seconds[name], busy[name]
+                continue
+            seconds[name].append(taken)
+            busy[name].append(used)
+        document |= {
+            "seconds_per_step": seconds,
+            "processor_seconds_per_step": busy,
+            "medians": {name: statistics.median(taken) for name, taken in seconds.items()},
+        }
+        if options.json:
+            options.json.write_text(json.dumps(document, indent=1))
+        now = time.perf_counter()
+        if options.within is not None and repeat + 1 < options.repeats and 2 * now - start - began > options.within:
+            print(f"{repeat + 1} of {options.repeats} repeats: another would end after {options.within:.0f} s")
+            return
+
+
 def prepared(
-    names: list[str], config: PretrainConfig, images: Images, folder: Path, device: torch.device, scratch: Path
-) -> tuple[dict[str, Callable[[], None] | Workers], dict[str, int], dict[str, str]]:
+    names: list[str], config: PretrainConfig, images: Images, folder: Path, device: torch.device
+) -> tuple[dict[str, Row], dict[str, int], dict[str, str]]:
     """What takes a step of each row; the FLOPs of our step and of the paper's; why a row is left out."""
     norm = (images.mean, images.std)
     generator = torch.Generator().manual_seed(0)
@@ -426,13 +449,13 @@ def prepared(
     papers, step = papers_step(config, device), our_step(config, device)
     flops = {"papers": flops_of(lambda: papers(ready)), "ours": flops_of(lambda: step(ours_ready))}
 
-    def row(name: str) -> Callable[[], None] | Workers:
+    def row(name: str) -> Row:
         if name == "bare":
             return lambda: papers(ready)
         if name == "ready":
             return lambda: step(ours_ready)
         if name == "ours":
-            return OurLoop(config, images, scratch)
+            return None
         if name in ("whole", "compiled"):
             whole = our_step(in_one_pass(config), device, compiled=name == "compiled")
             return lambda: whole(ours_ready)
@@ -448,7 +471,7 @@ def prepared(
         loader = batches(folder, transform, config)
         return Workers(lambda: papers(next(loader)))
 
-    rows, left_out = dict[str, Callable[[], None] | Workers](), dict[str, str]()
+    rows, left_out = dict[str, Row](), dict[str, str]()
     for name in names:
         try:
             rows[name] = row(name)
