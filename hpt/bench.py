@@ -86,13 +86,7 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
     processes = Processes(1, config.device)
     device = processes.device
     clock = _StageClock(device)
-    backbone = encoder.build(
-        config.backbone,
-        seed=config.seed,
-        channels=images.form.channels,
-        image_size=config.image_size,
-        pooling=config.pooling,
-    )
+    backbone = encoder.fresh(config, images.form.channels)
     if method_of(config, backbone).name != "moco-v2":
         raise ConfigError(
             f"a {config.backbone} is trained by MoCo-v3, whose stages are not told apart",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpt.batch_norm import BatchNorm, batch_norms
-from hpt.config import MOST_CHANNELS, RESNETS, Pooling
+from hpt.config import MOST_CHANNELS, RESNETS, EvaluateConfig, Pooling, PretrainConfig
 from hpt.encoder_variants import by_shapes
 from hpt.errors import ConfigError, WeightsError
 from hpt.resnet import ResNet
@@ -30,6 +30,7 @@ __all__ = [
     "depths",
     "detect",
     "feature_dim",
+    "fresh",
     "is_transformer",
     "layers",
     "load",
@@ -93,6 +94,21 @@ def build(
         from hpt.architectures import networks
 
         return networks.build(backbone, channels=channels, image_size=image_size, pooling=pooling)
+
+
+def fresh(config: PretrainConfig | EvaluateConfig, channels: int) -> nn.Module:
+    """The randomly initialised encoder of a configuration.
+
+    Raises:
+        WeightsError, ConfigError: as `build`.
+    """
+    return build(
+        config.backbone,
+        seed=config.seed,
+        channels=channels,
+        image_size=config.image_size,
+        pooling=config.pooling,
+    )
 
 
 def width(model: nn.Module) -> int:

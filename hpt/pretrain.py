@@ -72,13 +72,7 @@ def pretrain(
     processes = processes or Processes(config.processes, config.device)
     if config.keeps_best and config.probe_interval and watch is None and processes.main:
         raise ConfigError("keep_best needs something that looks at the backbone", "pass `watch`")
-    backbone = encoder.build(
-        config.backbone,
-        seed=config.seed,
-        channels=images.form.channels,
-        image_size=config.image_size,
-        pooling=config.pooling,
-    )
+    backbone = encoder.fresh(config, images.form.channels)
     if start is not None:
         encoder.load(backbone, start, config.backbone, config.data.first_conv)
     milestones = Milestones(config, backbone, folder, watch, callbacks.log)

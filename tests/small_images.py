@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,11 @@ def noise_images(root: Path, count: int, seed: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(path)
     return root
+
+
+def noise_png(number: int) -> bytes:
+    """A file of noise, 9 x 8 pixels, each number another."""
+    random = np.random.default_rng(number)
+    data = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(data, "png")
+    return data.getvalue()

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
-from hpt.evaluate.features import load_backbone
+from hpt.evaluate.features import backbone_under_test
 from hpt.evaluate.kinds import KINDS
 from hpt.evaluate.labels import check_labels, write_labels
 from hpt.evaluate.objective import check_metric
@@ -68,7 +68,7 @@ def evaluate(
     check_labels(dataset, config)
     _check_metric(config, dataset, splits)
     compute, checkpoints = Compute.of(config, processes.device), folder / CHECKPOINTS
-    backbone = _backbone(config, dataset, state, compute)
+    backbone = backbone_under_test(config, dataset.images, state, compute.device)
     setup = Setup(config, dataset, backbone, compute, callbacks, checkpoints, common, processes)
     facts = {"metric": setup.metric}
     if processes.main:
@@ -100,24 +100,12 @@ def score_on_test(
     """
     _check_metric(config, dataset, ("test",))
     compute = Compute.of(config)
-    setup = Setup(config, dataset, _backbone(config, dataset, state, compute), compute, callbacks)
+    backbone = backbone_under_test(config, dataset.images, state, compute.device)
+    setup = Setup(config, dataset, backbone, compute, callbacks)
     evaluator = KINDS[config.kind](setup)
     evaluator.load(folder)
     scores = evaluator.scores("test")
     return EvaluationResult(*report(folder, "test", scores, dataset), {"test": scores})
-
-
-def _backbone(config: EvaluateConfig, dataset: Dataset, state: Mapping[str, Tensor], compute: Compute) -> nn.Module:
-    channels, first_conv = dataset.images.form.channels, config.data.first_conv
-    return load_backbone(
-        config.backbone,
-        state,
-        compute.device,
-        channels=channels,
-        first_conv=first_conv,
-        image_size=config.image_size,
-        pooling=config.pooling,
-    )
 
 
 def _check_metric(config: EvaluateConfig, dataset: Dataset, splits: Iterable[str]) -> None:

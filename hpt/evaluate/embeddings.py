@@ -18,7 +18,7 @@ from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
 from hpt.data.listing import SPLITS, Labels
 from hpt.errors import ConfigError, DataError, did_you_mean
-from hpt.evaluate.features import embed, load_backbone
+from hpt.evaluate.features import backbone_under_test, embed
 from hpt.files import replacing
 from hpt.processes import Compute, Processes
 
@@ -69,16 +69,7 @@ def extract(
     if not any(map(len, rows)):
         raise DataError(f"{dataset.name} has no images in {', '.join(splits)}", "choose another --split")
     compute = Compute.of(config, processes.device if processes is not None else None)
-    channels, first_conv = dataset.images.form.channels, config.data.first_conv
-    backbone = load_backbone(
-        config.backbone,
-        state,
-        compute.device,
-        channels=channels,
-        first_conv=first_conv,
-        image_size=config.image_size,
-        pooling=config.pooling,
-    )
+    backbone = backbone_under_test(config, dataset.images, state, compute.device)
     every = np.concatenate(rows)
     images = dataset.images.subset(every)
     features = embed(backbone, images, config.image_size, compute, progress, "features", processes)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpt import augment, encoder
 from hpt.callbacks import Progress
-from hpt.config import AugmentConfig, Pooling
+from hpt.config import AugmentConfig, EvaluateConfig, Pooling
 from hpt.data.images import Images
 from hpt.data.loader import raw_batch
 from hpt.errors import HptError
@@ -42,6 +42,21 @@ def load_backbone(
         architecture, state, channels=channels, first_conv=first_conv, image_size=image_size, pooling=pooling
     )
     return backbone.to(device)
+
+
+def backbone_under_test(
+    config: EvaluateConfig, images: Images, state: Mapping[str, Tensor], device: torch.device
+) -> nn.Module:
+    """As `load_backbone`, as an evaluation's configuration has it, for these images."""
+    return load_backbone(
+        config.backbone,
+        state,
+        device,
+        channels=images.form.channels,
+        first_conv=config.data.first_conv,
+        image_size=config.image_size,
+        pooling=config.pooling,
+    )
 
 
 @contextmanager

@@ -77,20 +77,24 @@ class Elsewhere:
             scheduler(self.on or "")
         return found
 
-    def execute(self, run: Run, cluster: Cluster, *more: str) -> bool:
-        """Have a job do a run, with `more` options of the command that goes on with it; whether it has finished, which
-        it has not when the command does not wait for it.
+    def execute(self, run: Run, cluster: Cluster | None, *more: str) -> bool:
+        """Do a run here or, on a cluster, by a job, with `more` options of the command that goes on with it; whether it
+        has finished, which it has not when the command does not wait for it.
 
         Raises:
             Interrupted: by a signal, or the time given is up; the job goes on. HptError: what went wrong.
         """
         from hptctl import console
+        from hptctl.runs import launch
+
+        if cluster is None:
+            launch.execute(run)
+            return True
         from hptctl.cluster.follow import follow
         from hptctl.cluster.jobs import task_of
-        from hptctl.runs.launch import resume_words
 
         asked = [word for given in self.cluster or () for word in ("--cluster", given)]
-        again = f"hptctl {shlex.join([*resume_words(run), '--on', self.on or '', *asked])}"
+        again = f"hptctl {shlex.join([*launch.resume_words(run), '--on', self.on or '', *asked])}"
         if follow(task_of(run, *more), self.jobs(run, cluster), detach=self.detach, again=again):
             return True
         console.note(f"wait for it with `{again}`")

@@ -229,9 +229,7 @@ def pretrain(
         console.note(f"run '{run.name}' is finished already")
     else:
         console.note(f"run '{run.name}' in {run.path}")
-        if cluster is None:
-            launch.execute(run)
-        elif not elsewhere.execute(run, cluster):
+        if not elsewhere.execute(run, cluster):
             return
     _show(run, as_json)
 

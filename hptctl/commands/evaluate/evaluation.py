@@ -148,9 +148,7 @@ def _evaluate(request: Request) -> None:
     origin = launch.Origin(options.command_line(), shared.experiment)
     made = launch.create_evaluation(settings, origin, name=shared.name, look=cluster is None)
     console.note(f"run '{made.name}' in {made.path}")
-    if cluster is None:
-        launch.execute(made)
-    elif not shared.elsewhere.execute(made, cluster):
+    if not shared.elsewhere.execute(made, cluster):
         return
     print_figures(made, shared.as_json)
 
@@ -205,7 +203,6 @@ def _evaluate_all(request: Request) -> None:
 def _resume(kind: str, name: str, elsewhere: Elsewhere, as_json: bool) -> None:
     from hpt.errors import ConfigError
     from hptctl import console, runs
-    from hptctl.runs import launch
 
     cluster = elsewhere.check()
     run = runs.get(name)
@@ -216,8 +213,6 @@ def _resume(kind: str, name: str, elsewhere: Elsewhere, as_json: bool) -> None:
         console.note(f"run '{run.name}' is finished already")
     else:
         console.note(f"run '{run.name}' in {run.path}")
-        if cluster is None:
-            launch.execute(run)
-        elif not elsewhere.execute(run, cluster):
+        if not elsewhere.execute(run, cluster):
             return
     print_figures(run, as_json)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import webdataset
 from PIL import Image
+from small_images import noise_png
 
 from hpt.config import DataConfig
 from hpt.data import tar_index
@@ -22,13 +23,6 @@ from hpt.errors import DataError
 
 CONFIG = DataConfig()
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def png(number: int) -> bytes:
-    random = np.random.default_rng(number)
-    data = io.BytesIO()
-    Image.fromarray(random.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(data, "png")
-    return data.getvalue()
 
 
 def shard(path: Path, members: Mapping[str, bytes | str]) -> Path:
@@ -47,7 +41,7 @@ def labelled(path: Path, numbers: range, ending: str = "cls", label: str = "{}")
     """A shard of images with a label each: 0, 1 or 2."""
     members: dict[str, bytes | str] = {}
     for number in numbers:
-        members |= {f"{number:04d}.png": png(number), f"{number:04d}.{ending}": label.format(number % 3)}
+        members |= {f"{number:04d}.png": noise_png(number), f"{number:04d}.{ending}": label.format(number % 3)}
     return shard(path, members)
 
 
@@ -63,7 +57,7 @@ def test_shards_of_the_webdataset_library_are_read_with_their_splits(tmp_path: P
     for split, numbers in (("train", range(12)), ("val", range(12, 18)), ("test", range(18, 24))):
         with webdataset.ShardWriter(f"{tmp_path}/{split}-%06d.tar", maxcount=6, verbose=0) as writer:
             for number in numbers:
-                writer.write({"__key__": f"{number:04d}", "png": png(number), "cls": number % 3})
+                writer.write({"__key__": f"{number:04d}", "png": noise_png(number), "cls": number % 3})
     found = read(tmp_path)
     assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 12, "val": 6, "test": 6}
     assert found.classes == ("0", "1", "2")
@@ -71,7 +65,7 @@ def test_shards_of_the_webdataset_library_are_read_with_their_splits(tmp_path: P
     assert found.name == tmp_path.name
     for number, name in enumerate(found.images.names):
         assert name == f"{number:04d}.png"
-        expected = np.asarray(Image.open(io.BytesIO(png(number)))).transpose(2, 0, 1)
+        expected = np.asarray(Image.open(io.BytesIO(noise_png(number)))).transpose(2, 0, 1)
         assert np.array_equal(found.images.batch([number]).image(0).numpy(), expected)
 
 
@@ -92,13 +86,15 @@ def test_a_label_is_a_number_a_key_of_json_or_a_text(
 
 
 def test_lists_in_json_are_several_labels(tmp_path: Path) -> None:
-    members: dict[str, bytes | str] = {"a.png": png(0), "a.json": '{"labels": ["x", "y"]}'}
-    found = listing(shard(tmp_path / "a.tar", members | {"b.png": png(1), "b.json": '{"labels": []}'}))
+    members: dict[str, bytes | str] = {"a.png": noise_png(0), "a.json": '{"labels": ["x", "y"]}'}
+    found = listing(shard(tmp_path / "a.tar", members | {"b.png": noise_png(1), "b.json": '{"labels": []}'}))
     assert (found.classes, found.labels.tolist()) == (("x", "y"), [[1, 1], [0, 0]])
 
 
 def test_captions_are_no_classes_unless_they_are_asked_for(tmp_path: Path) -> None:
-    members = {f"{n}.{end}": png(n) if end == "png" else f"caption {n}" for n in range(4) for end in ("png", "txt")}
+    members = {
+        f"{n}.{end}": noise_png(n) if end == "png" else f"caption {n}" for n in range(4) for end in ("png", "txt")
+    }
     path = shard(tmp_path / "a.tar", members)
     assert listing(path).classes == ()
     assert "captions" in listing(path).notes[-1].text
@@ -113,7 +109,7 @@ def test_a_key_of_json_is_asked_for_by_name(tmp_path: Path) -> None:
 
 def test_a_tar_of_class_folders_is_read_as_the_folder(tmp_path: Path) -> None:
     names = [f"{split}/{kind}/{n}.png" for split in ("train", "test") for kind in ("cat", "dog") for n in range(2)]
-    path = shard(tmp_path / "set.tar", {name: png(i) for i, name in enumerate(names)})
+    path = shard(tmp_path / "set.tar", {name: noise_png(i) for i, name in enumerate(names)})
     found = listing(path)
     assert found.classes == ("cat", "dog")
     assert found.names == tuple(sorted(names))
@@ -145,7 +141,7 @@ def test_keys_that_shards_share_come_with_the_shards_name(tmp_path: Path) -> Non
 def test_of_a_sample_the_usual_image_is_taken_and_the_rest_is_counted(tmp_path: Path) -> None:
     members: dict[str, bytes | str] = {}
     for n in range(3):
-        members |= {f"{n}.png": png(n), f"{n}.seg.png": png(n), f"{n}.cls": "0", f"{n}.mp4": "film"}
+        members |= {f"{n}.png": noise_png(n), f"{n}.seg.png": noise_png(n), f"{n}.cls": "0", f"{n}.mp4": "film"}
     found = listing(shard(tmp_path / "a.tar", members))
     assert found.names == ("0.png", "1.png", "2.png")
     assert "3 .seg.png" in found.notes[0].text
@@ -158,12 +154,12 @@ def test_long_and_foreign_names_are_found(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "a.tar", "w", format=style) as file:
             for number, name in enumerate(names):
                 info = tarfile.TarInfo(name)
-                info.size = len(png(number))
-                file.addfile(info, io.BytesIO(png(number)))
+                info.size = len(noise_png(number))
+                file.addfile(info, io.BytesIO(noise_png(number)))
         found = listing(tmp_path / "a.tar")
         assert found.names == tuple(sorted(names))
         with found.source.open() as source:
-            assert source(names[1]) == png(1)
+            assert source(names[1]) == noise_png(1)
 
 
 def test_a_shard_is_read_again_only_where_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +216,7 @@ def mixed_formats(path: Path) -> None:
 
 def some_labelled(path: Path) -> None:
     labelled(path / "a.tar", range(3))
-    shard(path / "b.tar", {"0009.png": png(9)})
+    shard(path / "b.tar", {"0009.png": noise_png(9)})
 
 
 def some_in_splits(path: Path) -> None:
@@ -234,7 +230,7 @@ def no_train(path: Path) -> None:
 
 
 def bad_label(path: Path) -> None:
-    shard(path / "a.tar", {"a.png": png(0), "a.json": "{"})
+    shard(path / "a.tar", {"a.png": noise_png(0), "a.json": "{"})
 
 
 @pytest.mark.parametrize(
@@ -262,12 +258,12 @@ def test_what_is_torn_mixed_or_unclear_is_one_line(make: object, said: str, tmp_
 
 def test_a_folder_of_images_beside_a_tar_stays_a_folder_of_images(tmp_path: Path) -> None:
     labelled(tmp_path / "old.tar", range(3))
-    (tmp_path / "a.png").write_bytes(png(0))
+    (tmp_path / "a.png").write_bytes(noise_png(0))
     assert listing(tmp_path).names == ("a.png",)
 
 
 def test_an_unreadable_image_of_a_shard_is_named_and_left_out(tmp_path: Path) -> None:
-    members = {f"{n}.png": png(n) for n in range(5)} | {"bad.png": b"no image"}
+    members = {f"{n}.png": noise_png(n) for n in range(5)} | {"bad.png": b"no image"}
     found = load(str(shard(tmp_path / "a.tar", members)), DataConfig(max_unreadable=0.5), side=64)
     assert [name for name, _ in found.quarantined] == ["bad.png"]
     assert len(found.images) == 5

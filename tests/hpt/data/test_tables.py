@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_images import noise_png
 
 from hpt.config import DataConfig
 from hpt.data.dataset import load
@@ -23,13 +24,6 @@ CONFIG = DataConfig()
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def png(number: int) -> bytes:
-    random = np.random.default_rng(number)
-    data = io.BytesIO()
-    Image.fromarray(random.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(data, "png")
-    return data.getvalue()
-
-
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 FEATURES = {
     "image": {"_type": "Image"},
@@ -39,7 +33,7 @@ FEATURES = {
 
 def table(numbers: range, *, labels: list[Any] | None = None, features: dict[str, Any] | None = None) -> pa.Table:
     """As `datasets` writes it: the image as a struct, and the names of the classes in the schema."""
-    images = [{"bytes": png(n), "path": f"{n}.png"} for n in numbers]
+    images = [{"bytes": noise_png(n), "path": f"{n}.png"} for n in numbers]
     columns = {"image": pa.array(images, IMAGE), "label": pa.array(labels or [n % 3 for n in numbers], pa.int64())}
     found = pa.table(columns)
     described = {"info": {"features": FEATURES if features is None else features}}
@@ -64,12 +58,12 @@ def test_a_dataset_of_the_hub_is_read_with_its_splits_and_classes(tmp_path: Path
     assert found.labels.tolist() == [-1] * 6 + [n % 3 for n in range(20)]
     data = load(str(tmp_path), CONFIG, side=64)
     for number, row in ((0, 6), (13, 19), (19, 25)):
-        expected = np.asarray(Image.open(io.BytesIO(png(number)))).transpose(2, 0, 1)
+        expected = np.asarray(Image.open(io.BytesIO(noise_png(number)))).transpose(2, 0, 1)
         assert np.array_equal(data.images.batch([row]).image(0).numpy(), expected)
 
 
 def test_plain_bytes_and_texts_are_images_and_classes(tmp_path: Path) -> None:
-    columns = {"photo": [png(n) for n in range(6)], "class": ["b", "a", "b"] * 2, "width": [9] * 6}
+    columns = {"photo": [noise_png(n) for n in range(6)], "class": ["b", "a", "b"] * 2, "width": [9] * 6}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     found = listing(tmp_path / "a.parquet")
     assert (found.classes, found.labels.tolist()) == (("a", "b"), [1, 0, 1] * 2)
@@ -77,7 +71,7 @@ def test_plain_bytes_and_texts_are_images_and_classes(tmp_path: Path) -> None:
 
 
 def test_lists_are_several_labels(tmp_path: Path) -> None:
-    columns = {"image": [png(n) for n in range(3)], "labels": [["x"], [], ["x", "y"]]}
+    columns = {"image": [noise_png(n) for n in range(3)], "labels": [["x"], [], ["x", "y"]]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     found = listing(tmp_path / "a.parquet")
     assert (found.classes, found.labels.tolist()) == (("x", "y"), [[1, 0], [0, 0], [1, 1]])
@@ -99,7 +93,7 @@ def test_what_datasets_saves_is_read_where_it_lies(tmp_path: Path) -> None:
     assert found.classes == ("cat", "dog", "owl")
     assert found.splits == ("test",) * 6 + ("train",) * 9
     with found.source.open() as read:
-        assert [read(name) for name in found.names] == [png(n) for n in (*range(9, 15), *range(9))]
+        assert [read(name) for name in found.names] == [noise_png(n) for n in (*range(9, 15), *range(9))]
 
 
 def no_image(path: Path) -> DataConfig:
@@ -108,27 +102,27 @@ def no_image(path: Path) -> DataConfig:
 
 
 def misspelt(path: Path) -> DataConfig:
-    pq.write_table(pa.table({"photo": [png(0)], "label": [0]}), path)
+    pq.write_table(pa.table({"photo": [noise_png(0)], "label": [0]}), path)
     return DataConfig(image_column="photos")
 
 
 def two_images(path: Path) -> DataConfig:
-    pq.write_table(pa.table({"left": [png(0)], "right": [png(1)]}), path)
+    pq.write_table(pa.table({"left": [noise_png(0)], "right": [noise_png(1)]}), path)
     return CONFIG
 
 
 def no_bytes(path: Path) -> DataConfig:
-    pq.write_table(pa.table({"photo": [png(0)], "label": [0]}), path)
+    pq.write_table(pa.table({"photo": [noise_png(0)], "label": [0]}), path)
     return DataConfig(image_column="label")
 
 
 def two_labels(path: Path) -> DataConfig:
-    pq.write_table(pa.table({"image": [png(0)], "fine_label": [0], "category": [1]}), path)
+    pq.write_table(pa.table({"image": [noise_png(0)], "fine_label": [0], "category": [1]}), path)
     return CONFIG
 
 
 def wrong_label(path: Path) -> DataConfig:
-    pq.write_table(pa.table({"image": [png(0)], "label": [0.5]}), path)
+    pq.write_table(pa.table({"image": [noise_png(0)], "label": [0.5]}), path)
     return CONFIG
 
 
@@ -164,16 +158,16 @@ def test_what_is_unclear_or_damaged_is_one_line(make: Any, said: str, tmp_path: 
 
 
 def test_a_column_is_chosen_by_name(tmp_path: Path) -> None:
-    columns = {"left": [png(0)], "right": [png(1)], "fine_label": ["a"], "category": ["b"]}
+    columns = {"left": [noise_png(0)], "right": [noise_png(1)], "fine_label": ["a"], "category": ["b"]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     found = listing(tmp_path / "a.parquet", DataConfig(image_column="right", label_column="category"))
     assert found.classes == ("b",)
     with found.source.open() as read:
-        assert read(found.names[0]) == png(1)
+        assert read(found.names[0]) == noise_png(1)
 
 
 def test_an_image_without_bytes_is_named_and_left_out(tmp_path: Path) -> None:
-    images = [{"bytes": png(n) if n else None, "path": f"gone/{n}.png"} for n in range(4)]
+    images = [{"bytes": noise_png(n) if n else None, "path": f"gone/{n}.png"} for n in range(4)]
     pq.write_table(pa.table({"image": pa.array(images, IMAGE)}), tmp_path / "a.parquet")
     data = load(str(tmp_path / "a.parquet"), DataConfig(max_unreadable=0.5), side=64)
     assert data.quarantined == (("a/00000000.png", "the table has the path gone/0.png and no bytes"),)
