@@ -629,6 +629,8 @@ class EvaluateConfig(Config):
     checkpoint_every: Positive = 500
     """The number of steps between checkpoints of a linear probe or a finetuning; they are removed when it has
     finished."""
+    keep_features: bool = True
+    """Whether what the frozen backbone computes is kept in the cache, for later evaluations of it on these images."""
     test: bool = True
     """Whether to compute the test figures; a sweep's trials leave the test images alone, and its winner is tested
     once."""
@@ -777,7 +779,7 @@ PROTOCOL_VERSION = 2
 results than before, or a default changes."""
 _BOOKKEEPING = {
     *("processes", "device", "preset", "checkpoint_every", "log_every"),
-    *("save_at", "probe_every", "probe_images", "test"),
+    *("save_at", "probe_every", "probe_images", "test", "keep_features"),
 }
 
 

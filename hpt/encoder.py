@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "loaded",
     "norms",
+    "program",
     "shapes",
     "stem_keys",
     "stems",
@@ -114,6 +115,15 @@ def fresh(config: PretrainConfig | EvaluateConfig, channels: int) -> nn.Module:
 def width(model: nn.Module) -> int:
     """The length d of an encoder's pooled features."""
     return int(model.feature_width)  # type: ignore[arg-type]  # every encoder has it, as a number
+
+
+def program(backbone: str) -> str:
+    """Whose code the network is, and of which version: ours is that of `PROTOCOL_VERSION`."""
+    if backbone in _ARCHITECTURES:
+        return ""
+    from hpt.architectures import networks
+
+    return networks.version()
 
 
 def stem_keys(backbone: str) -> tuple[str, ...]:

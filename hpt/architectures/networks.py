@@ -40,6 +40,11 @@ class BatchNormAct(BatchNorm, BatchNormAct2d):
         return self.act(self.drop(self.in_groups(x)))  # type: ignore[no-any-return]
 
 
+def version() -> str:
+    """The version of timm, by name."""
+    return f"timm {timm.__version__}"
+
+
 def check(name: str) -> None:
     """Refuse a name that timm has no image model for.
 

@@ -1,4 +1,5 @@
-"""The cache of decoded images on the disk: its entries are opened, listed, and pruned while other processes use them.
+"""The cache of decoded images on the disk: its entries are opened, listed, and pruned while other processes use them,
+as are the features that lie beside them (`feature_store`).
 
 An entry that is open holds a shared lock on its images.bin for as long as its pixels are mapped (by flock, which NFS
 passes on to the other machines; on Windows a file that is mapped cannot be taken away anyhow). Pruning takes
@@ -31,6 +32,8 @@ import numpy.typing as npt
 import portalocker
 from portalocker import LockFlags
 
+from hpt.data import feature_store
+from hpt.data.feature_store import KeptFile
 from hpt.data.pixel_format import PixelFormat
 from hpt.files import shared_lock
 from hpt.user_folders import cache_folder
@@ -81,7 +84,7 @@ class StoredEntry:
     """One entry of the cache on the disk, or what a process that was killed has left of one."""
 
     path: Path
-    """The folder of the entry."""
+    """The folder of the entry, or the file of features."""
     state: EntryState
     """Whether it can be used."""
     reason: str
@@ -100,6 +103,8 @@ class StoredEntry:
     used: float
     """The time, in seconds since 1970, when a dataset was last opened from it, or when it was built if the cache could
     not be written to since then."""
+    features_of: str | None = None
+    """The backbone whose features of these images it holds; None of an entry that holds the images."""
 
 
 @dataclass(frozen=True)
@@ -199,14 +204,14 @@ def touch(path: Path) -> None:
 
 
 def entries() -> list[StoredEntry]:
-    """All entries in the cache, the last used first."""
+    """All entries in the cache, and all features, the last used first."""
     folder = images_folder()
     datasets: dict[str, set[str]] = {}
     for stamp in folder.glob("*.json"):
         with suppress(Damaged, FileNotFoundError, PermissionError):
             key, dataset = entry_of(stamp)
             datasets.setdefault(key, set()).update({dataset} - {""})
-    found = []
+    found = [_features(kept) for kept in feature_store.kept()]
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(FileNotFoundError, PermissionError):  # gone meanwhile, or another user's who keeps it to himself
             if path.name.startswith((BUILDING, REMOVED)):
@@ -289,6 +294,25 @@ def _entry(path: Path, datasets: set[str]) -> StoredEntry:
     )
 
 
+def _features(kept: KeptFile) -> StoredEntry:
+    state: EntryState = "whole" if kept.whole else "damaged"
+    if kept.path.suffix == feature_store.PART:
+        with _unless_held(feature_store.lock_of(kept.path)) as free:
+            state = "abandoned" if free else "being built"
+    return StoredEntry(
+        path=kept.path,
+        state=state,
+        reason="its header" if state == "damaged" else "",
+        in_use=state == "being built",
+        datasets=(kept.dataset,) if kept.dataset else (),
+        images=kept.images,
+        side=None,
+        bytes=kept.bytes,
+        used=kept.used,
+        features_of=kept.of,
+    )
+
+
 def _unfinished(path: Path) -> StoredEntry:
     with _builder(path) as free:
         building = not free
@@ -309,6 +333,9 @@ def _unfinished(path: Path) -> StoredEntry:
 def _remove(stored: StoredEntry) -> bool:
     """Remove an entry, unless a process has opened it meanwhile; whether it is gone."""
     path = stored.path
+    if stored.features_of is not None:
+        feature_store.remove(path)
+        return True
     if stored.state == "abandoned":
         with _builder(path) as free:
             if free:

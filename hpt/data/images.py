@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -340,6 +341,15 @@ class Images:
             return np.asarray(self._entry.kept_thumbnails[self._rows])
         made = [thumbnail(self._entry.pixels.image(row).numpy()) for row in self._rows.tolist()]
         return np.array(made, dtype=np.uint8).reshape(-1, SIDE**2)
+
+    def fingerprint(self) -> str:
+        """A hexadecimal digest of the pixels, their order, and what they are normalised with; names play no part."""
+        entry, rows = self._entry, self._rows
+        facts = f"{entry.form.model_dump_json(exclude_defaults=True)} {self.mean} {self.std}\n"
+        digest = hashlib.sha256(facts.encode())
+        for each in (entry.digests, entry.sizes, entry.sums):
+            digest.update(each[rows].tobytes())
+        return digest.hexdigest()
 
     def statistics(self) -> tuple[PerChannel, PerChannel]:
         """The mean and standard deviation of these images' own pixels, from which `mean` and `std` may differ."""

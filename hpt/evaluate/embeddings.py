@@ -19,6 +19,7 @@ from hpt.data.dataset import Dataset
 from hpt.data.listing import SPLITS, Labels
 from hpt.errors import ConfigError, DataError, did_you_mean
 from hpt.evaluate.features import backbone_under_test, embed
+from hpt.evaluate.kept_features import CENTRE, KeptFeatures
 from hpt.files import replacing
 from hpt.processes import Compute, Processes
 
@@ -72,7 +73,10 @@ def extract(
     backbone = backbone_under_test(config, dataset.images, state, compute.device)
     every = np.concatenate(rows)
     images = dataset.images.subset(every)
-    features = embed(backbone, images, config.image_size, compute, progress, "features", processes)
+    kept = KeptFeatures(config, dataset.name, backbone, compute, processes or Processes(1, "cpu"))
+    features = kept.get(
+        images, CENTRE, lambda: embed(backbone, images, config.image_size, compute, progress, "features", processes)
+    )
     return Embeddings(
         features=features.cpu().numpy(),
         names=np.array(images.names, dtype=np.str_),

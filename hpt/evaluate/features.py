@@ -71,6 +71,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.train(was)
 
 
+def batch_of(count: int, processes: Processes) -> int:
+    """How many of so many images are embedded at once, by each process: `BATCH`, unless some would have none."""
+    return max(1, min(BATCH, -(-count // processes.count)))
+
+
 def _by_rows(
     count: int, of: Callable[[Tensor], Tensor], processes: Processes | None, progress: Callable[[int], None]
 ) -> Tensor:
@@ -80,7 +85,7 @@ def _by_rows(
     would be fewer than the processes.
     """
     processes = processes or Processes(1, "cpu")
-    batches = torch.arange(count).split(max(1, min(BATCH, -(-count // processes.count))))
+    batches = torch.arange(count).split(batch_of(count, processes))
     portions = processes.portions(batches)
     mine = portions[processes.rank]
     parts, done = [], 0

@@ -7,6 +7,7 @@ what all have found. A probe that was stopped goes on from its checkpoint and en
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -260,7 +261,7 @@ class _TrainFeatures:
         everything, views = torch.arange(len(setup.train.images)), setup.config.linear.views
         for number in range(views):
             progress = partial(self._progress, before=number * len(everything), total=views * len(everything))
-            self.stored.append(self._embed(everything, "probe views", number, progress))
+            self.stored.append(self._embed(everything, "probe views", number, progress, keep=True))
 
     def __call__(self, rows: Tensor, step: int) -> Tensor:
         if not self.stored:
@@ -278,10 +279,23 @@ class _TrainFeatures:
         self.setup.callbacks.progress(before + done, total, "training views")
 
     def _embed(
-        self, rows: Tensor, purpose: str, step: int, progress: Callable[[int], None] = lambda done: None
+        self,
+        rows: Tensor,
+        purpose: str,
+        step: int,
+        progress: Callable[[int], None] = lambda done: None,
+        *,
+        keep: bool = False,
     ) -> Tensor:
         config, setup = self.setup.config, self.setup
         uniform = augment.draw(len(rows), generator(config.seed, purpose, step))
         policy = augment.crop_policy(config.linear.min_scale, config.linear.flip_p)
         images, size, compute = setup.train.images, config.image_size, setup.compute
-        return embed_views(setup.backbone, images, rows, uniform, policy, size, compute, progress, setup.processes)
+
+        def embed() -> Tensor:
+            return embed_views(setup.backbone, images, rows, uniform, policy, size, compute, progress, setup.processes)
+
+        if not keep:
+            return embed()
+        drawn = hashlib.sha256(uniform.numpy().tobytes()).hexdigest()
+        return setup.kept.get(images, f"{policy.model_dump_json()} {drawn}", embed)

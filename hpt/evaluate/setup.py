@@ -18,6 +18,7 @@ from hpt.data.dataset import Dataset
 from hpt.data.images import Images
 from hpt.errors import RunError
 from hpt.evaluate.features import embed
+from hpt.evaluate.kept_features import CENTRE, KeptFeatures
 from hpt.evaluate.labels import choose
 from hpt.processes import Compute, Processes
 from hpt.schedule import first_drop, parse_schedule
@@ -110,7 +111,14 @@ class Setup:
             HptError: a feature is NaN or infinite.
         """
         size, progress = self.config.image_size, self.callbacks.progress
-        return embed(self.backbone, images, size, self.compute, progress, what, self.processes)
+        return self.kept.get(
+            images, CENTRE, lambda: embed(self.backbone, images, size, self.compute, progress, what, self.processes)
+        )
+
+    @property
+    def kept(self) -> KeptFeatures:
+        """The features that the backbone, as it is now, has computed before."""
+        return KeptFeatures(self.config, self.dataset.name, self.backbone, self.compute, self.processes)
 
     def saved(self) -> dict[str, Any] | None:
         """The newest checkpoint, which the main process reads for all; None where there is none, or none is kept."""

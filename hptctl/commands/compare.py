@@ -14,7 +14,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN RUN...",
-            help="Evaluations, sweeps (their winner), or pretrainings (their newest evaluation); a,b,c pools seeds.",
+            help="Evaluations, sweeps (their winner), pretrainings (their newest evaluation), or weights, such as "
+            "timm:NAME; a,b,c pools seeds.",
         ),
     ],
     metric: Annotated[
@@ -29,13 +30,20 @@ def compare(
     resamples: Annotated[int, typer.Option("--resamples", min=100, help="Of the bootstrap.")] = 2000,
     level: Annotated[float, typer.Option("--level", min=0.5, max=0.999, help="Coverage of the interval.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", help="Pixels, of evaluations that are made now.", show_default="the others'"),
+    ] = None,
+    evaluate: Annotated[bool, typer.Option(" /--no-evaluate", help="Refuse what was not evaluated yet.")] = True,
+    experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
     """Say whether one run is better than another, and how sure that is.
 
     The difference has an interval that covers the chance in the test images (a paired bootstrap) and in the seeds
     (Student's t). Of several pairs each interval holds for its pair alone, and the verdicts hold together (Holm). Runs
-    on other images or another split are refused.
+    on other images or another split are refused. Weights and pretrainings that lack an evaluation are evaluated first,
+    with the settings of the others.
 
     Examples:
 
@@ -44,9 +52,12 @@ def compare(
         hptctl compare linear-hpt linear-target linear-base --metric balanced_accuracy
 
         hptctl compare hpt-seed0,hpt-seed1 base-seed0,base-seed1
+
+        hptctl compare my-hpt timm:resnet26d.bt_in1k untrained
     """
     from hpt.errors import ConfigError, did_you_mean
     from hptctl import console
+    from hptctl.commands.missing import EvaluatedNow
     from hptctl.compare import arms, comparison
     from hptctl.format import round_percent
 
@@ -58,7 +69,8 @@ def compare(
         )
     if split not in ("test", "val"):
         raise ConfigError(f"unknown --split '{split}'{did_you_mean(split, ('test', 'val'))}", "choose test or val")
-    found = arms.arms(run, split, kind)
+    missing = EvaluatedNow(experiment, image_size) if evaluate else None
+    found = arms.arms(run, split, kind, missing)
     metric = metric or arms.headline(found)
     for line in arms.unfair(found):
         console.note(f"note: {line}")

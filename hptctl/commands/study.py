@@ -41,6 +41,14 @@ Steps = Annotated[
     str | None, typer.Option("--steps", help="Lengths of pretraining, in place of the study's: 50,500,5000.")
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Seeds, in place of the study's: 0,1,2.")]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        metavar="WEIGHTS",
+        help="Weights that are evaluated as they are, beside the study's own, such as timm:NAME; repeatable.",
+    ),
+]
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,6 +73,7 @@ class Given:
     dataset: Datasets = None
     preset: options.Preset = None
     weights: Weights = None
+    reference: References = None
     steps: Steps = None
     seeds: Seeds = None
     task: Tasks = None
@@ -239,6 +248,7 @@ def _read(
         "datasets": given.dataset or None,
         "preset": given.preset,
         "weights": given.weights or None,
+        "references": given.reference or None,
         "steps": _numbers("--steps", given.steps),
         "seeds": _numbers("--seeds", given.seeds),
         "evaluations": given.task or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,22 @@ SIDES = {"detection": "test_side", "segmentation": "side"}
 """The field of its section that says the size of the images that a dense evaluation is tested on."""
 FROZEN = ("base", "weights")
 """Strategies whose backbone nothing trained, so that no seed would give another one."""
+Subject = Run | str
+"""A run, or the name of weights."""
+
+
+class Missing(Protocol):
+    """Makes the evaluations that are missing."""
+
+    def is_weights(self, name: str) -> bool:
+        """Whether a name that no run has names weights."""
+
+    def evaluate(self, subject: Subject, kind: Kind, among: Sequence[Subject]) -> Run:
+        """The evaluation of a pretraining, or of weights, as those among which it is compared were made.
+
+        Raises:
+            ConfigError: none of them says how.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,24 +67,26 @@ class Arm:
         return self.runs[0].status().facts
 
 
-def arms(names: Sequence[str], split: str, kind: Kind | None = None) -> list[Arm]:
+def arms(
+    names: Sequence[str],
+    split: str,
+    kind: Kind | None = None,
+    missing: Missing | None = None,
+) -> list[Arm]:
     """The arms of a comparison, `a,b,c` pooling three runs; all on the same images.
+
+    Args:
+        names: of runs, or of weights.
+        missing: what makes evaluations that are missing; None to refuse what has none.
 
     Raises:
         RunError: a run does not exist, is given twice, or lacks an evaluation or its predictions; or images, splits or
-            classes differ.
+            classes differ. ConfigError: nothing says how to evaluate what is missing.
     """
-    groups = [[runs.get(part.strip()) for part in name.split(",") if part.strip()] for name in names]
-    every = [run for group in groups for run in group]
-    sources = [run for run in every if run.spec().kind == "pretrain"]
-    wanted = [kind] if kind else [k for k in KINDS if all(_evaluations(run, k) for run in sources)]
-    if sources and not wanted:
-        missing = next(run for run in sources if not _evaluations(run, "linear"))
-        raise RunError(
-            f"the pretrainings have no evaluation of one kind in common; '{missing.name}' has no linear probe",
-            f"`hptctl evaluate linear {missing.name}` first",
-        )
-    evaluations = [[_evaluation(run, wanted[0] if wanted else "linear") for run in group] for group in groups]
+    groups = [[_subject(part.strip(), missing) for part in name.split(",") if part.strip()] for name in names]
+    every = [subject for group in groups for subject in group]
+    kind = kind or _kind(every, refuse=missing is None)
+    evaluations = [[_evaluation(subject, kind, every, missing) for subject in group] for group in groups]
     flat = [run.name for group in evaluations for run in group]
     if twice := next((name for name in flat if flat.count(name) > 1), None):
         raise RunError(f"run '{twice}' is given twice", "compare different runs")
@@ -164,22 +183,55 @@ def _training(run: Run) -> str:
     return spec.tags.weights_file or spec.source_folder
 
 
-def _evaluation(run: Run, kind: Kind) -> Run:
-    """The run itself, a sweep's winner, or a pretraining's newest evaluation of a kind."""
+def _subject(name: str, missing: Missing | None) -> Subject:
+    """A run, or weights where evaluations can be made of them."""
+    if missing is None or runs.find(name) is not None or not missing.is_weights(name):
+        return runs.get(name)
+    return name
+
+
+def _kind(subjects: Sequence[Subject], *, refuse: bool) -> Kind:
+    """The kind of evaluation that is compared: the first that all pretrainings have, those before others of which
+    evaluations are given. Where some have none, it is one that others have, or else kNN, which takes seconds; or they
+    are refused."""
+    named = [each for each in subjects if isinstance(each, Run)]
+    sources = [run for run in named if run.spec().kind == "pretrain"]
+    given = {run.spec().kind for run in named}
+    order = sorted(KINDS, key=lambda kind: kind not in given)
+    common = [kind for kind in order if all(evaluations_of(run, kind) for run in sources)]
+    if common and (sources or refuse):
+        return common[0]
+    if refuse:
+        lacking = next(run for run in sources if not evaluations_of(run, "linear"))
+        raise RunError(
+            f"the pretrainings have no evaluation of one kind in common; '{lacking.name}' has no linear probe",
+            f"`hptctl evaluate linear {lacking.name}` first",
+        )
+    known = [kind for kind in order if kind in given or any(evaluations_of(run, kind) for run in sources)]
+    return known[0] if known else "knn"
+
+
+def _evaluation(subject: Subject, kind: Kind, among: Sequence[Subject], missing: Missing | None) -> Run:
+    """The run itself, a sweep's winner, a pretraining's newest evaluation of a kind, or one that is made now."""
+    if isinstance(subject, str):
+        assert missing is not None
+        return missing.evaluate(subject, kind, among)
+    run = subject
     spec, status = run.spec(), run.status()
     if spec.kind == "pretrain":
-        having = _evaluations(run, kind)
-        if not having:
-            raise RunError(
-                f"run '{run.name}' has no finished {kind} evaluation", f"`hptctl evaluate {kind} {run.name}` first"
-            )
-        return having[-1]
+        if having := evaluations_of(run, kind):
+            return having[-1]
+        if missing is not None:
+            return missing.evaluate(run, kind, among)
+        raise RunError(
+            f"run '{run.name}' has no finished {kind} evaluation", f"`hptctl evaluate {kind} {run.name}` first"
+        )
     if status.state != "finished":
         raise RunError(f"run '{run.name}' is not finished ({status.state})", "let it finish first")
     return runs.get(recorded(status.facts.winner, "its winner")) if spec.kind == "sweep" else run
 
 
-def _evaluations(run: Run, kind: Kind) -> list[Run]:
+def evaluations_of(run: Run, kind: Kind) -> list[Run]:
     """Finished evaluations of a pretraining, on their own and not a sweep's trials, the oldest first."""
     folder = str(run.path.resolve())
     return [

@@ -104,6 +104,17 @@ def is_untrained(text: str) -> bool:
     return True
 
 
+def is_weights(text: str) -> bool:
+    """Whether a text that names no run names weights: some that are known, the hub's, a file, `RUN@500`, or a network
+    that was never trained."""
+    from hpt.architectures import hub
+    from hpt.known_weights import KNOWN
+
+    name, _, step = text.rpartition("@")
+    on_its_way = step.isdecimal() and runs.find(name) is not None
+    return is_untrained(text) or on_its_way or hub.is_named(text) or text in KNOWN or Path(text).is_file()
+
+
 def would_fetch(text: str) -> bool:
     """Whether `find_weights` would download what a text names: a known base that the cache does not hold yet."""
     from hpt.architectures import hub

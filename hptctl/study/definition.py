@@ -11,8 +11,9 @@ import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
-from itertools import product
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,6 +26,7 @@ from hpt.config import (
     Config,
     EvaluateConfig,
     Policy,
+    Pooling,
     Preset,
     PretrainConfig,
     Seed,
@@ -93,8 +95,19 @@ class StudyEvaluation(Config):
     """The dataset to evaluate on; None for that of the pretraining."""
 
 
-def _by_name(given: Any) -> Any:
-    return [{"kind": each} if isinstance(each, str) else each for each in given] if isinstance(given, list) else given
+class Reference(Config):
+    """Weights that are evaluated as they are, beside the study's own backbones: does pretraining beat them?"""
+
+    weights: str
+    """Their name: `timm:NAME`, `hf-hub:ORG/NAME`, a known base, a run or a file."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """The side of their views in pixels; None for that of the study's own backbones."""
+    pooling: Pooling = "own"
+    """How a transformer's tokens become one feature."""
+
+
+def _by_name(given: Any, field: str = "kind") -> Any:
+    return [{field: each} if isinstance(each, str) else each for each in given] if isinstance(given, list) else given
 
 
 def _by_strategy(given: Any) -> Any:
@@ -122,6 +135,8 @@ class Study(Config):
     """Augmentation policies of the pretrainings."""
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the pretraining images that are used."""
+    references: Annotated[tuple[Reference, ...], BeforeValidator(partial(_by_name, field="weights"))] = ()
+    """Weights that are evaluated as they are, once for each dataset, seed and evaluation, as arms of their own."""
     evaluations: Annotated[tuple[StudyEvaluation, ...], BeforeValidator(_by_name)] = (StudyEvaluation(kind="linear"),)
     floor: bool = True
     """Whether a network that was never trained is evaluated too, once for each dataset, seed, evaluation and backbone:
@@ -340,13 +355,16 @@ class _Grid:
                         self._add_evaluations(now, lengths, point.dataset, made.config)
         if choose:
             self._add_chosen(served)
-        if study.floor:
-            for pretraining, dataset in served:
-                config = self.made[pretraining].config
-                assert isinstance(config, PretrainConfig)
-                for evaluation in study.evaluations:
-                    if evaluation.kind != "sweep":
-                        self._add_floor(evaluation, dataset, config)
+        for pretraining, dataset in served:
+            config = self.made[pretraining].config
+            assert isinstance(config, PretrainConfig)
+            for evaluation in study.evaluations:
+                for reference in study.references:
+                    self._add_reference(reference, evaluation, dataset, config)
+                if study.floor and evaluation.kind != "sweep":
+                    self._add_unpretrained(
+                        evaluation, UNTRAINED, self._evaluated(evaluation, UNTRAINED, dataset, config)
+                    )
 
     def _base(self, base: Base) -> Cell:
         flags = {"strategy": base.strategy, "dataset": base.dataset, "steps": base.steps}
@@ -450,21 +468,35 @@ class _Grid:
                     cell = self._evaluation(evaluation, name, among[0].backbone, dataset, config)
                     self.made[cell.id] = replace(cell, backbone=None, among=among) if len(among) > 1 else cell
 
-    def _add_floor(self, evaluation: StudyEvaluation, dataset: str, trained: PretrainConfig) -> None:
-        """Evaluate a network that was never trained as a pretraining is: once for all that share it."""
-        config = self._evaluated(evaluation, UNTRAINED, dataset, trained)
-        id = f"{_words(evaluation)}-{UNTRAINED}-{_slug(config.dataset)}-s{trained.seed}"
-        for name in (id, f"{id}-{config.backbone}", f"{id}-{config.backbone}-{config.image_size}px"):
-            if self.made.setdefault(name, Cell(name, config)).config == config:
+    def _add_reference(
+        self, reference: Reference, evaluation: StudyEvaluation, dataset: str, trained: PretrainConfig
+    ) -> None:
+        """Evaluate weights as they are, at the size and with the settings of a pretraining."""
+        changes: dict[str, Any] = {"backbone": self.backbone_of(reference.weights), "pooling": reference.pooling}
+        changes |= {} if reference.image_size is None else {"image_size": reference.image_size}
+        config = self._evaluated(evaluation, reference.weights, dataset, trained, changes)
+        self._add_unpretrained(evaluation, _slug(reference.weights), config)
+
+    def _add_unpretrained(self, evaluation: StudyEvaluation, name: str, config: EvaluateConfig) -> None:
+        """Evaluate what no pretraining of the study made: once for all of them that have these settings."""
+        id = f"{_words(evaluation)}-{name}-{_slug(config.dataset)}-s{config.seed}"
+        further = (f"{id}-{config.backbone}-{config.image_size}px-{number}" for number in count(2))
+        for each in chain((id, f"{id}-{config.backbone}", f"{id}-{config.backbone}-{config.image_size}px"), further):
+            if self.made.setdefault(each, Cell(each, config, sweep=evaluation.kind == "sweep")).config == config:
                 return
 
     def _evaluated(
-        self, evaluation: StudyEvaluation, weights: str, dataset: str, trained: PretrainConfig
+        self,
+        evaluation: StudyEvaluation,
+        weights: str,
+        dataset: str,
+        trained: PretrainConfig,
+        changes: Mapping[str, Any] | None = None,
     ) -> EvaluateConfig:
         alone = {"processes": 1} if evaluation.kind in {"sweep", *DENSE} else {}  # whatever the pretrainings have
         return resolve(
             EvaluateConfig,
-            inherited=trained.model_dump(include=INHERITED),
+            inherited=trained.model_dump(include=INHERITED) | dict(changes or {}),
             flags=_nested(self.study, EvaluateConfig)
             | alone
             | {"kind": "finetune" if evaluation.kind == "sweep" else evaluation.kind, "weights": weights}

@@ -24,7 +24,7 @@ BYTES = {unit + end: base**power for end, base in (("iB", 1024), ("B", 1000)) fo
 
 @app.callback(invoke_without_command=True)
 def cache(context: typer.Context, as_json: options.Json = False) -> None:
-    """List and prune the decoded images that runs share; without a command: list.
+    """List and prune the decoded images that runs share, and the features; without a command: list.
 
     Example:
 
@@ -42,7 +42,7 @@ def cache(context: typer.Context, as_json: options.Json = False) -> None:
 
 @app.command("list")
 def list_cache(as_json: options.Json = False) -> None:
-    """List the decoded images in the cache, the last used first.
+    """List the decoded images in the cache, and the features of frozen backbones, the last used first.
 
     Example:
 
@@ -53,7 +53,7 @@ def list_cache(as_json: options.Json = False) -> None:
 
     found = cache_store.entries()
     total = sum(stored.bytes for stored in found)
-    where = cache_store.images_folder()
+    where = cache_store.images_folder().parent
     if as_json:
         console.print_json({"folder": str(where), "bytes": total, "entries": [_cached(stored) for stored in found]})
         return
@@ -62,9 +62,7 @@ def list_cache(as_json: options.Json = False) -> None:
     console.say(f"{count(len(found), 'entry', 'entries')}, {size(total)}, in {where}")
     for stored in found:
         if stored.reason:
-            console.warn(
-                f"{stored.path.name} is damaged ({stored.reason}); a run that needs it decodes the images again"
-            )
+            console.warn(f"{stored.path.name} is damaged ({stored.reason}); a run that needs it makes it again")
 
 
 @app.command()
@@ -79,7 +77,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Remove decoded images, which the next run that needs them makes again.
+    """Remove decoded images and features, which the next run that needs them makes again.
 
     What is damaged, or left by a process that was killed, goes in any case; what a process has open or is building
     stays in any case.
@@ -124,7 +122,8 @@ def prune(
 
 def _of(stored: StoredEntry) -> str:
     """What an entry holds, by name; bytes of a path that are not text are replaced."""
-    return ", ".join(stored.datasets).encode("utf-8", "replace").decode() or "unknown"
+    name = ", ".join(stored.datasets).encode("utf-8", "replace").decode() or "unknown"
+    return name if stored.features_of is None else f"{name}: features of {stored.features_of or 'a backbone'}"
 
 
 def _cached(stored: StoredEntry) -> dict[str, Any]:
@@ -138,6 +137,7 @@ def _cached(stored: StoredEntry) -> dict[str, Any]:
         "state": stored.state,
         "reason": stored.reason,
         "in_use": stored.in_use,
+        "features_of": stored.features_of,
     }
 
 
@@ -153,7 +153,7 @@ def _show_cached(found: Sequence[StoredEntry]) -> None:
         [
             (
                 number(stored.images),
-                number(stored.side),
+                number(stored.side) if stored.features_of is None else "-",
                 size(stored.bytes),
                 f"{duration(max(0.0, time.time() - stored.used))} ago",
                 f"{stored.state}, in use" if stored.in_use and stored.state != "being built" else stored.state,

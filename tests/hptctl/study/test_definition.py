@@ -122,6 +122,36 @@ def test_a_set_of_what_the_grid_decides_names_the_option_or_the_field_that_does(
     assert str(refused.value).endswith(instead)
 
 
+def test_references_are_evaluated_once_for_each_dataset_seed_and_evaluation(tmp_path: Path) -> None:
+    file = tmp_path / "beside.toml"
+    file.write_text("""
+        datasets = ["digits", "shapes"]
+        strategies = ["target"]
+        seeds = [0, 1]
+        floor = false
+        preset = "tiny"
+        steps = [2, 4]
+        evaluations = ["knn", {kind = "linear", labels = "10%"}]
+        references = ["timm:vit_tiny_patch16_224", {weights = "hf-hub:a/own", image_size = 48, pooling = "average"}]
+    """)
+    of = {"timm:vit_tiny_patch16_224": "vit_tiny_patch16_224", "hf-hub:a/own": "convnext_atto"}
+    found = {c.id: c for c in grid.cells(grid.load(str(file)), of.__getitem__)}
+    vit = {id for id in found if "vit_tiny" in id}
+    assert vit == {
+        f"{evaluation}-timm-vit_tiny_patch16_224-{dataset}-s{seed}"
+        for evaluation in ("knn", "linear-10%")
+        for dataset in ("digits", "shapes")
+        for seed in (0, 1)
+    }
+    assert len([id for id in found if id.startswith(("knn-own", "linear-10%-own"))]) == 8
+    config = found["knn-own-shapes-s1"].config
+    assert (config.weights, config.backbone, config.image_size) == ("hf-hub:a/own", "convnext_atto", 48)
+    assert (config.pooling, config.seed, config.preset) == ("average", 1, "tiny")
+    assert found["knn-own-shapes-s1"].needs == ()
+    other = found["knn-timm-vit_tiny_patch16_224-digits-s0"].config
+    assert (other.image_size, other.pooling) == (found["knn-target-digits-s0@4"].config.image_size, "own")
+
+
 def test_every_option_that_stands_in_for_a_field_of_the_grid_is_one_of_the_commands() -> None:
     from hptctl.cli import app
 
