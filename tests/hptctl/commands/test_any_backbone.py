@@ -40,7 +40,7 @@ def test_detection_stands_on_resnets_alone(hptctl) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "resnet26d", "efficientnet_lite0"])
 def test_a_backbone_goes_all_the_way(name: str, hptctl, digits_folder: Path) -> None:
     images = ("-d", str(digits_folder), *TINY, "--batch-size", "16")
     hptctl("pretrain", "-s", "target", *images, "--backbone", name, "--steps", "2", "--name", "own")
