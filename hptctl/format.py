@@ -8,9 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 NO_BREAK_SPACE = "\u00a0"
 MINUS = "\u2212"
+USUAL_NAMES = {"model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "backbone.safetensors"}
+"""Of files of weights, which their folder tells apart."""
+
+
+def weights_name(text: str) -> str:
+    """What weights are called: `timm:NAME` so, a file by its own name, or by its folder's where that is the usual one."""
+    path = PurePath(text)
+    return path.parent.name if path.name in USUAL_NAMES and path.parent.name else path.name
 
 
 def unbroken(text: str) -> str:

@@ -71,7 +71,7 @@ class KeptFeatures:
 
     def _write(self, key: str, features: Tensor) -> None:
         if self.processes.main:
-            about = {"dataset": self.dataset, "of": f"{self.config.backbone} ({self.config.weights})"}
+            about = {"dataset": self.dataset, "of": self.config.weights}
             feature_store.write(key, features.detach().cpu(), about)
 
     def _key(self, images: Images, view: str) -> str:

@@ -124,7 +124,9 @@ class Findings:
 
     def floor_command(self, target: str) -> str:
         """The command that evaluates an untrained backbone as the rivals are; empty where there is one."""
-        first = self.frame.loc[self.rivals(target)[0].run_ids[0]]
+        rivals = self.rivals(target)
+        own = [result for result in rivals if result.strategy != "weights"] or rivals
+        first = self.frame.loc[own[0].run_ids[0]]
         if self.floor(target) is not None or "config.dataset" not in first or first["kind"] not in EVALUATIONS:
             return ""
         words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", _from_here(str(first["config.dataset"]))]

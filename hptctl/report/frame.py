@@ -25,13 +25,12 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
 from hptctl.compare.arms import FROZEN, SIDES
-from hptctl.format import round_percent, thousands
+from hptctl.format import round_percent, thousands, weights_name
 from hptctl.report.names import EVALUATIONS
 from hptctl.tracking import Record
 
@@ -42,7 +41,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     Three columns say what a run is compared as, so that unlike runs never share a figure:
 
     - `target`: the dataset; with a hash where other images or another split go by the same name, with the
-      backbone and image size where it was evaluated in several, and with the metric where several chose.
+      backbone and image size where it was evaluated in several, and with the metric where several chose. Weights as
+      they are, of whatever backbone and size, stand beside what was pretrained: their arm says what differs.
     - `evaluation`: linear probe, finetuning or kNN, with the labels used.
     - `arm`: the strategy; with the dataset it was pretrained on where that is another one, with the augmentations and
       the share of images where that is not all of them, with the weights it started from where a strategy was
@@ -56,7 +56,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
         return frame
     evaluated = frame["evaluation"] != ""
     frame["target"] = _qualified(frame, "dataset", " #", "images", ["dataset"], evaluated)
-    frame["target"] = _qualified(frame, "target", " · ", "setting", ["target"], evaluated)
+    guests, frame["arm"] = _guests(frame, evaluated)
+    frame["target"] = _qualified(frame, "target", " · ", "setting", ["target"], evaluated & ~guests)
     measured = evaluated & frame["test"].notna()  # neither a trial nor a failed run chose by a metric
     frame["target"] = _qualified(frame, "target", " by ", "metric", ["target"], measured)
     started = evaluated & (frame["strategy"] != "weights")
@@ -82,7 +83,7 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
     pretrain_dataset = tags.pretrain_dataset or ""
     own = pretrain_dataset in {"", dataset}
     if strategy == "weights":
-        arm = f"weights {Path(params.get('weights', '')).name}".strip()
+        arm = f"weights {weights_name(params.get('weights', ''))}".strip()
     else:
         arm = strategy if own else f"{strategy} on {pretrain_dataset}"
     pretraining = record if record.kind == "pretrain" else source
@@ -209,7 +210,7 @@ def _origin(pretraining: Record) -> str:
     source, weights = pretraining.source, pretraining.tags.weights or ""
     if source and weights.startswith(f"{source}@"):  # its backbone after some of its steps
         return weights
-    return source or Path(weights).name
+    return source or weights_name(weights)
 
 
 def _asked_precision(params: dict[str, str]) -> str | None:
@@ -225,7 +226,7 @@ def _base(pretraining: Record, by_id: dict[str, Record]) -> str | None:
         return None
     source, weights = by_id.get(pretraining.source_id), pretraining.tags.weights or ""
     if source is None:
-        return Path(weights).name or None
+        return weights_name(weights) or None
     if source.tags.strategy != "target":
         return _base(source, by_id)
     name, _, step = weights.rpartition("@")
@@ -251,6 +252,22 @@ def _qualified(
     groups = pd.MultiIndex.from_frame(frame[within])
     ambiguous = groups.isin([key if isinstance(key, tuple) else (key,) for key in several[several > 1].index])
     return (frame[column] + joint + frame[qualifier]).where(has_one & ambiguous, frame[column])
+
+
+def _guests(frame: pd.DataFrame, evaluated: pd.Series[bool]) -> tuple[pd.Series[bool], pd.Series[str]]:
+    """Which evaluations of weights as they are stand beside those of the one setting that a dataset's own backbones
+    have, or of none; and the arms, which say in what such weights differ from these."""
+    weights = evaluated & (frame["strategy"] == "weights") & (frame["setting"] != "")
+    settings = frame[evaluated & ~weights & (frame["setting"] != "")].groupby("target")["setting"].unique()
+    several = settings[settings.map(len) > 1].index
+    guests = weights & ~frame["target"].isin(several)
+    hosts = settings[settings.map(len) == 1].map(lambda found: found[0])
+    arms = frame["arm"].copy()
+    for row in frame.index[guests]:
+        arm, own = arms[row], str(hosts.get(frame.at[row, "target"], ""))
+        differs = [each for each in str(frame.at[row, "setting"]).split(", ") if each not in own and each not in arm]
+        arms[row] = ", ".join([arm, *differs])
+    return guests, arms
 
 
 def _standing(frame: pd.DataFrame) -> pd.Series[str]:

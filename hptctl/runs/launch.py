@@ -28,6 +28,7 @@ from hpt.errors import (
 )
 from hptctl import __version__, deadline, runs
 from hptctl.environment import not_followed, quiet_accelerate
+from hptctl.format import weights_name
 from hptctl.runs import Run
 from hptctl.runs.children import SHUTDOWN_SECONDS, Child, child_processes, threads
 from hptctl.runs.machines import ANSWER_SECONDS, BEAT_SECONDS, Hello, Meeting, Place, free_port, interface_to, meet
@@ -94,7 +95,7 @@ def create_evaluation(
         WeightsError: no such weights. RunError: a run of that name exists, or the weights' run is not finished.
     """
     config, tags, source = describe_evaluation(config, look=look)
-    about = source.name if source else Path(config.weights).stem
+    about = source.name if source else Path(weights_name(config.weights)).stem
     if tags.of_steps is not None:
         about += f"-step-{tags.steps}"
     in_its_name = source is not None and tags.pretrain_dataset == tags.dataset

@@ -38,6 +38,7 @@ from hpt.config import (
 from hpt.errors import ConfigError, did_you_mean
 from hpt.strategies import STRATEGIES, StrategyName
 from hptctl.cluster.settings import TABLE, Cluster
+from hptctl.format import weights_name
 
 Length = Annotated[int, Field(ge=1)]
 INHERITED = {"backbone", "pooling", "image_size", "preset", "device", "precision", "data"}
@@ -523,7 +524,10 @@ def _words(evaluation: StudyEvaluation) -> str:
     return f"{evaluation.kind}-{evaluation.labels}" if evaluation.labels else evaluation.kind
 
 
+_FILES = {".zip", ".csv", ".txt", ".tsv", ".pth", ".pt", ".safetensors"}
+
+
 def _slug(text: str) -> str:
     """The name of a dataset or of weights as a part of a cell's name."""
-    path = Path(text)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.suffix in {".zip", ".csv", ".txt", ".tsv"} else path.name)
+    path = Path(weights_name(text))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.suffix in _FILES else path.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import RunError
 from hptctl import runs
+from hptctl.format import weights_name
 from hptctl.runs import Run, launch
 from hptctl.runs.launch import Origin
 from hptctl.secrets import HIDDEN
@@ -46,7 +47,7 @@ def create(
         plan = plan.model_copy(update={"pretrain": base.model_dump(mode="json")})
     else:
         base, tags, source = launch.describe_evaluation(base, look=look)
-        about = source.name if source else Path(base.weights).stem
+        about = source.name if source else Path(weights_name(base.weights)).stem
         plan = plan.model_copy(update={"evaluate": base.model_dump(mode="json")})
     here = runs.find(name) if name else None
     if here is not None and here.spec().kind == "sweep":

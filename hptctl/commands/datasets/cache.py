@@ -123,7 +123,7 @@ def prune(
 def _of(stored: StoredEntry) -> str:
     """What an entry holds, by name; bytes of a path that are not text are replaced."""
     name = ", ".join(stored.datasets).encode("utf-8", "replace").decode() or "unknown"
-    return name if stored.features_of is None else f"{name}: features of {stored.features_of or 'a backbone'}"
+    return name if stored.features_of is None else f"{name}, features of {stored.features_of or 'a backbone'}"
 
 
 def _cached(stored: StoredEntry) -> dict[str, Any]:
@@ -142,7 +142,13 @@ def _cached(stored: StoredEntry) -> dict[str, Any]:
 
 
 def _show_cached(found: Sequence[StoredEntry]) -> None:
+    """A row for each entry of images, and one for all features of a dataset by a backbone."""
     from hptctl import console
+
+    groups: dict[object, list[StoredEntry]] = {}
+    for stored in found:
+        key = stored.path if stored.features_of is None else (stored.datasets, stored.features_of, stored.state)
+        groups.setdefault(key, []).append(stored)
 
     def number(value: int | None) -> str:
         return "?" if value is None else thousands(value)
@@ -152,14 +158,15 @@ def _show_cached(found: Sequence[StoredEntry]) -> None:
         (">images", ">side", ">size", ">last used", "state", "dataset"),
         [
             (
-                number(stored.images),
-                number(stored.side) if stored.features_of is None else "-",
-                size(stored.bytes),
-                f"{duration(max(0.0, time.time() - stored.used))} ago",
-                f"{stored.state}, in use" if stored.in_use and stored.state != "being built" else stored.state,
-                _of(stored),
+                number(sum(each.images or 0 for each in some) if first.features_of is not None else first.images),
+                number(first.side) if first.features_of is None else "-",
+                size(sum(each.bytes for each in some)),
+                f"{duration(max(0.0, time.time() - first.used))} ago",
+                f"{first.state}, in use" if first.in_use and first.state != "being built" else first.state,
+                _of(first),
             )
-            for stored in found
+            for first, *others in groups.values()
+            for some in [[first, *others]]
         ],
     )
 

@@ -119,7 +119,7 @@ def test_a_damaged_file_is_computed_again_and_said(
 def test_features_are_listed_with_the_images_and_pruned(dataset: Dataset, state: dict[str, Tensor]) -> None:
     embeddings.extract(config("knn", weights="mine"), dataset, state, ["val", "test"], progress=lambda *_: None)
     (stored,) = [each for each in entries() if each.features_of is not None]
-    assert (stored.features_of, stored.datasets) == ("resnet18 (mine)", (dataset.name,))
+    assert (stored.features_of, stored.datasets) == ("mine", (dataset.name,))
     assert stored.images == counts(dataset)["val"] + counts(dataset)["test"]
     assert stored.bytes > stored.images * 512 * 4
     assert stored.path not in {each.path for each in prune(unused_for=3600.0).removed}

@@ -102,3 +102,34 @@ def test_a_policy_of_the_robustness_study_is_an_arm_of_its_own() -> None:
     probes = [record(f"probe {name}", "linear", top1, {}, source_id=name) for name, top1 in policies.items()]
     found = {c.arm: c.mean for c in results(tidy([*pretrained, *probes]))}
     assert found == {"hpt": 0.7, "hpt crop-only": 0.4}
+
+
+def test_weights_as_they_are_stand_beside_what_was_pretrained_and_say_what_differs() -> None:
+    def record(id: str, strategy: str, backbone: str, size: int, weights: str = "w") -> tracking.Record:
+        return tracking.Record(
+            id, id, "knn", "FINISHED", T0, T0 + 1, "e", "0",
+            tags=Tags(strategy=strategy, dataset="d", pretrain_dataset="d"),
+            facts=Facts(metric="top1"),
+            metrics={"test/top1": 0.5, "val/top1": 0.5},
+            params={"weights": weights, "backbone": backbone, "image_size": str(size)},
+        )  # fmt: skip
+
+    hpt = record("hpt", "hpt", "resnet18", 32)
+    same = record("same", "weights", "resnet18", 32, "/there/supervised.pth")
+    vit = record("vit", "weights", "vit_tiny_patch16_224", 32, "hub/own/model.safetensors")
+    large = record("large", "weights", "resnet26d", 224, "timm:resnet26d.bt_in1k")
+    rows = tidy([hpt, same, vit, large]).set_index("run_id")
+    assert set(rows["target"]) == {"d"}
+    assert rows["arm"].to_dict() == {
+        "hpt": "hpt",
+        "same": "weights supervised.pth",
+        "vit": "weights own, vit_tiny_patch16_224",
+        "large": "weights timm:resnet26d.bt_in1k, 224 px",
+    }
+    rows = tidy([hpt, record("other", "hpt", "resnet50", 224), same, vit]).set_index("run_id")
+    assert rows["target"].to_dict() == {
+        "hpt": "d · resnet18, 32 px",
+        "other": "d · resnet50, 224 px",
+        "same": "d · resnet18, 32 px",
+        "vit": "d · vit_tiny_patch16_224, 32 px",
+    }
