@@ -4,8 +4,14 @@ A base's training images are not at hand, but its BatchNorm layers hold the mean
 them. The same statistics of the images at hand, by the same layers, differ by how unlike the images are. It says
 nothing of what an adaptation would bring: a far domain may gain much or nothing.
 
-Two things beside the domain enter it. A base's statistics are of augmented views, so its own images would not be at 0
-either; and of few images statistics differ by chance, which the distance of two halves of them shows.
+Each layer sees what the layers before it make of the images, normalised by their own statistics (as strategy `base`
+estimates them), so that a shift counts once, where it arises, and not again in every layer above. Of a ResNet-18 that
+was trained on Tiny ImageNet at 32 px, and 512 images each, its own images came to 0.02, as two halves of them do,
+aerial photographs to 0.05, flowers to 0.06, traffic signs to 0.08, sketches to 0.11 and x-rays to 0.12; halves of these
+to 0.01 to 0.02. In the network as it is its own images would come to 0.19, and their halves to 0.05.
+
+Two things beside the domain enter it. A base's statistics are of augmented views, so its own images need not be at 0;
+and of few images statistics differ by chance, which the distance of two halves of them shows.
 """
 
 from __future__ import annotations

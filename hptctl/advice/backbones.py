@@ -201,7 +201,12 @@ def _base(start: str, config: EvaluateConfig, asked: Asked, notes: list[str]) ->
         notes.append(f"no base is at hand, so nothing is said of one ({error.what}); --base names one")
         return None
     loaded = read_weights(file, backbone=config.backbone)
-    return Backbone(run.name if run is not None else Path(start).name, start, "base", run, loaded.sha256, loaded.state)
+    return Backbone(_shown(start, file, run), start, "base", run, loaded.sha256, loaded.state)
+
+
+def _shown(text: str, file: Path, run: Run | None) -> str:
+    """How weights are called: a file by its name, a run's folder by the run's, and others as they were named."""
+    return file.stem if Path(text).is_file() else run.name if run is not None and Path(text).is_dir() else text
 
 
 def _fitting(
@@ -230,10 +235,10 @@ def _adapted(named: _Named, base: Backbone, config: EvaluateConfig) -> Backbone:
         )
     loaded = read_weights(named.file, backbone=config.backbone)
     if run is None:
-        return Backbone(named.name, named.name, "weights", None, loaded.sha256, loaded.state)
+        return Backbone(_shown(named.name, named.file, None), named.name, "weights", None, loaded.sha256, loaded.state)
     began = run.status().facts.weights_sha256
     return Backbone(
-        name=named.name,
+        name=_shown(named.name, named.file, run),
         weights=named.name,
         strategy=run.spec().tags.strategy or "weights",
         run=run,

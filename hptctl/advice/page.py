@@ -89,13 +89,14 @@ def _picture(found: Measured) -> Chart | None:
             tuple((n, each.value, each.low, each.high) for n, each in zip(measured.rungs, base, strict=True)),
         )
     ]
-    equal = []
+    equal: dict[float, curves.EquallyGood] = {}  # by level: of several adaptations, from the first that comes to it
     for worth in found.worths:
         points = tuple((r.labels, r.adapted.value, r.adapted.low, r.adapted.high) for r in worth.rungs)
         lines.append(curves.LabelLine(worth.backbone.name, worth.backbone.strategy, points))
         if worth.verdict != "none" and 0 < worth.enough.value < math.inf:
             level = base[-1].value if worth.verdict == "gain" else worth.rungs[-1].adapted.value
-            equal.append(curves.EquallyGood(level, worth.enough.value, measured.rungs[-1]))
+            labels = min(worth.enough.value, equal[level].labels if level in equal else math.inf)
+            equal[level] = curves.EquallyGood(level, labels, measured.rungs[-1])
     alt = f"{found.metric} on val against training labels: " + "; ".join(
         f"{line.name} {', '.join(f'{100 * y:.1f} % with {thousands(n)}' for n, y, _, _ in line.points)}"
         for line in lines
@@ -103,4 +104,4 @@ def _picture(found: Measured) -> Chart | None:
     caption = f"What labels buy, {words.FROZEN[found.head]}; bands are 95 % intervals." + (
         " Dashed: where one is as good as the other with all labels." if equal else ""
     )
-    return Chart(drawing.draw(curves.by_labels, lines, equal, found.metric, alt, "advice"), caption)
+    return Chart(drawing.draw(curves.by_labels, lines, tuple(equal.values()), found.metric, alt, "advice"), caption)

@@ -90,7 +90,7 @@ def _confirm(found: Measured, best: Worth) -> Iterator[Step]:
     )
     yield Step(
         "finetune it: labels then teach the whole network, and not a head alone",
-        (f"hptctl sweep finetune {adapted} -d {dataset}",),
+        (f"hptctl sweep finetune {adapted} -d {dataset}{_options(found)}",),
     )
     if name.run is not None:
         seed = int(name.run.spec().config["seed"]) + 1

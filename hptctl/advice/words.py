@@ -45,18 +45,17 @@ def sentences(found: Measured, worth: Worth) -> Iterator[str]:
             f"{name} is worth {saved_in_words(worth.enough, first, every)}: with {enough} it is as good as the base"
             f" with all {thousands(every)}"
         )
-        yield f"With {all_labels} it is {size} above: the base would need more than all of them"
+        yield f"With {all_labels}: {size}; for that the base would need more than all of them"
 
 
 def saved_in_words(enough: LabelCount, first: int, every: int) -> str:
     """The labels that are not needed: `1,050 labels (880 to 1,140)`."""
 
-    def saved(end: float) -> float:
-        return max(0.0, every - max(end, first))
+    def saved(end: float) -> str:
+        return thousands(max(0, every - _two_digits(min(max(end, first), every))))
 
     bound = "at least " if enough.value < first else "about "
-    value, low, high = map(_rounded, map(saved, (enough.value, enough.high, enough.low)))
-    return f"{bound}{value} labels ({low} to {high})"
+    return f"{bound}{saved(enough.value)} labels ({saved(enough.high)} to {saved(enough.low)})"
 
 
 def labels_in_words(
@@ -67,16 +66,15 @@ def labels_in_words(
     def end(value: float) -> str:
         if value == 0:
             return least.format(thousands(first))
-        return most.format(thousands(every)) if math.isinf(value) else _rounded(value)
+        return most.format(thousands(every)) if math.isinf(value) else thousands(_two_digits(value))
 
     value, low, high = map(end, (labels.value, labels.low, labels.high))
     return value if low == high == value else f"{value} ({low} to {high})"
 
 
-def _rounded(labels: float) -> str:
-    """An interpolated number of labels, in two digits."""
-    digits = 1 - math.floor(math.log10(labels)) if labels >= 1 else 0
-    return thousands(round(labels, min(digits, 0)))
+def _two_digits(labels: float) -> float:
+    """A number of labels as it was interpolated, which tells no more: `1043.2` -> `1000`."""
+    return round(labels, min(0, 1 - math.floor(math.log10(labels))))
 
 
 def row(found: Measured, rung: Rung) -> tuple[str, str, str, str, str]:
@@ -118,7 +116,7 @@ def method(found: Measured) -> str:
 
 def caveats(found: Measured) -> Iterator[str]:
     """What the figures do not say, a line each."""
-    if found.worths:
+    if any(worth.backbone.run for worth in found.worths):
         yield (
             "Val's images were in the adaptation, without their labels; test images were left alone, and are for the"
             " last word"
@@ -138,17 +136,17 @@ def images(found: Measured) -> Iterator[tuple[str, str]]:
     sizes = ", ".join(f"{thousands(len(rows))} {split}" for split, rows in dataset.splits.items())
     classes = f"; {count(len(dataset.classes), 'class', 'classes')}" if dataset.classes else "; no class labels"
     yield "images", f"{thousands(twice.images)} ({sizes}){classes}"
-    near = "near copies not looked for" if twice.near is None else f"{thousands(twice.near)} near copies"
+    near = "near copies not looked for" if twice.near is None else count(twice.near, "near copy", "near copies")
     across = f"{thousands(twice.across)} across splits"
-    yield "copies", f"{thousands(twice.equal)} equal files, {near}; {across}"
+    yield "copies", f"{count(twice.equal, 'equal file')}, {near}; {across}"
     if found.ranks:
         each = ", ".join(f"{name} {rank:.1f}" for name, rank in found.ranks.items())
         yield "effective rank", f"{each} (features of {count(found.ranked, 'image')})"
     if found.distance is not None:
         yield (
             "domain distance",
-            f"{found.distance.mean:.2f} standard deviations between the base's BatchNorm means and those of"
-            f" {count(found.distance.images, 'image')}; {found.distance.mean_of_halves:.2f} between two halves of them",
+            f"{found.distance.mean:.3f} standard deviations between the base's BatchNorm means and those of"
+            f" {count(found.distance.images, 'image')}; {found.distance.mean_of_halves:.3f} between two halves of them",
         )
     else:
         yield "domain distance", f"cannot be measured: {found.no_distance}"

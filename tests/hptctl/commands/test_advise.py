@@ -122,7 +122,7 @@ def test_without_labels_copies_rank_and_distance_are_told_and_no_gain(hptctl: Hp
     said = hptctl("advise", "flat", "--base", "source", "--device", "cpu", "--out", "flat.html")
     assert "expected gain: unknown: flat has no labels" in said.stdout
     assert "1 equal file" in said.stdout
-    assert re.search(r"domain distance +\d\.\d\d standard deviations", said.stdout)
+    assert re.search(r"domain distance +\d\.\d\d\d standard deviations", said.stdout)
     assert "hptctl pretrain -s hpt -d flat -w source" in said.stdout
     assert "points" not in said.stdout
     page = Path("flat.html").read_text()
