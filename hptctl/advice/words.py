@@ -167,7 +167,9 @@ def costs(found: Measured) -> Iterator[tuple[str, str]]:
             each.name,
             f"{count(each.cost.steps, 'step')}, {roughly(each.cost.images)} images, {took}{spent}{where}",
         )
-    yield "this measurement", f"{hours(found.seconds / 3600)}: embedding the images and fitting heads"
+    heads = " and fitting heads" if found.curves is not None else ""
+    if found.opened.base is not None:
+        yield "this measurement", f"{hours(found.seconds / 3600)}: embedding the images{heads}"
 
 
 def provenance(found: Measured) -> Iterator[tuple[str, str]]:

@@ -142,7 +142,8 @@ def _show(found: Measured, following: Sequence[Step]) -> None:
     if found.curves is not None:
         console.say(words.method(found))
     console.table("\nThe images, without labels", ("what", "found"), list(words.images(found)))
-    console.table("\nWhat it cost", ("what", "took"), list(words.costs(found)))
+    if costs := list(words.costs(found)):
+        console.table("\nWhat it cost", ("what", "took"), costs)
     console.say("\nNext:")
     for number, step in enumerate(following, 1):
         console.say(f"{number}. {step.why}")
