@@ -5,6 +5,11 @@ several draws are made, the same for all backbones, and a small draw is the begi
 lucky or hard about labels and images cancels out between two curves. By them an adaptation is worth labels: so many do
 with the adapted backbone what all do with its base.
 
+Of 80 simulated pairs of backbones that differ in what they have to learn (as in the tests; 10 draws, 300 val images),
+the interval of equally many labels held the true number in 95 % (a true 8, by a rung at 8) and in 85 % (a true 18,
+between rungs at 8 and 20): a curve bends, and the line between two rungs lies below it, so that some labels too many
+are read off.
+
 Test images play no part. Intervals cover the chance in val's images and in which images are labelled (a bootstrap of
 both), not that of another pretraining.
 """
