@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from hpt import advice, encoder
+from hpt import encoder, remarks
 from hpt.adamw import AdamW
 from hpt.config import RESNETS, MocoV3Config, OptimizerConfig, PretrainConfig
 from hpt.errors import ConfigError
@@ -141,4 +141,4 @@ def notes(config: PretrainConfig, backbone: nn.Module, method: Method, images: i
     if config.method is None and method.name != "moco-v2":
         yield f"a {config.backbone} is a transformer, which MoCo-v3 pretrains (--set method=moco-v2 is the other)"
     if config.method is None and method.name == "moco-v2" and config.backbone not in RESNETS:
-        yield from advice.of_queue(config, images)
+        yield from remarks.of_queue(config, images)

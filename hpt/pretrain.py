@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hpt import advice, checkpoint, encoder
+from hpt import checkpoint, encoder, remarks
 from hpt.base_statistics import estimate_statistics
 from hpt.callbacks import SILENT, Callbacks, Watch
 from hpt.config import RESNETS, PretrainConfig
@@ -115,7 +115,7 @@ def _train(
     method = method_of(config, backbone)
     moco = method.build(backbone, config)
     train = Step(config, moco, processes, method)
-    log = advice.explaining(config, callbacks.log) if method.name == "moco-v2" else callbacks.log
+    log = remarks.explaining(config, callbacks.log) if method.name == "moco-v2" else callbacks.log
     if processes.main:
         for note in notes(config, backbone, method, len(images)):
             logger.info("note: %s", note)

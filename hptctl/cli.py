@@ -10,6 +10,7 @@ import typer
 
 from hptctl import options
 from hptctl.commands import (
+    advise,
     bench,
     compare,
     datasets,
@@ -37,6 +38,7 @@ app.command()(pretrain.pretrain)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(study.app, name="study")
+app.command()(advise.advise)
 app.command()(compare.compare)
 app.command()(report.report)
 app.add_typer(runs.app, name="runs")

@@ -51,7 +51,7 @@ STAIRS = (
     ("hptctl.__main__", "hptctl.worker"),
     ("hptctl.cli",),
     ("hptctl.commands",),
-    ("hptctl.report", "hptctl.study"),
+    ("hptctl.report", "hptctl.study", "hptctl.advice"),
     ("hptctl.sweep",),
     ("hptctl.cluster",),
     ("hptctl.runs.launch",),

@@ -107,7 +107,17 @@ def find(images: Thumbnails, others: Thumbnails, progress: Progress | None = Non
 
     What different images have in common is taken from `images` themselves (`BLOCK` of them where there are more).
     """
-    likeness, nearest = _nearest(images, others, progress)
+    return _judged(images, others, *_nearest(images, others, progress))
+
+
+def repeated(images: Thumbnails, progress: Progress | None = None) -> Matches:
+    """The images that seem to be among those before them: copies within a set, of which the first is none."""
+    return _judged(images, images, *_nearest(images, images, progress, before=True))
+
+
+def _judged(
+    images: Thumbnails, others: Thumbnails, likeness: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
+) -> Matches:
     sample = images[:: -(-len(images) // BLOCK) or 1]
     among, _ = _nearest(images, sample, None, apart=True)
     different = float(np.quantile(among, DIFFERENT)) if len(images) > 1 else 0.0
@@ -122,10 +132,15 @@ def find(images: Thumbnails, others: Thumbnails, progress: Progress | None = Non
 
 
 def _nearest(
-    images: Thumbnails, others: Thumbnails, progress: Progress | None, *, apart: bool = False
+    images: Thumbnails,
+    others: Thumbnails,
+    progress: Progress | None,
+    *,
+    apart: bool = False,
+    before: bool = False,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """The correlation of each image with the nearest of the others, and its row; `apart`: the same picture does
-    not count, an image itself in the first place."""
+    not count, an image itself in the first place; `before`: only others of a smaller number count."""
     likeness, nearest = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.int64)
     starts = range(0, len(others), BLOCK)
     for done, left in enumerate(starts, start=1):
@@ -134,6 +149,8 @@ def _nearest(
             alike = rows @ some.T
             if apart:
                 alike.masked_fill_(alike > SAME, 0.0)
+            if before:
+                alike.tril_(diagonal=top - left - 1)
             best = alike.amax(dim=1)  # `max`, which says where, takes several times as long
             better = (best > likeness[top : top + BLOCK]).nonzero()[:, 0]
             likeness[top + better] = best[better]

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from hpt.config import PROTOCOL_LABELS, EvaluateConfig, parse_labels
 from hpt.data.dataset import Dataset
+from hpt.data.listing import unlabelled
 from hpt.errors import DataError
+from hpt.evaluate.objective import check_metric
 from hpt.files import write_text
 
 log = logging.getLogger("hpt.evaluate")
@@ -43,21 +45,30 @@ def choose(
     kind, value = parse_labels(wanted)
     if kind == "all":
         return everything
-    shuffled = np.random.default_rng([config.seed, 0x1ABE15]).permutation(everything)
     if kind == "per-class":
+        shuffled = _shuffled(len(labels), config.seed)
         return _per_class(labels[shuffled], shuffled, classes, int(value), names)
     count = round(len(labels) * value) if kind == "share" else int(value)
     if count > len(labels):
         raise DataError(f"--labels {wanted}: there are {len(labels)} labelled training images", "use --labels all")
+    order, first = in_order(labels, config.seed)
+    if count < first:
+        needed = "that it takes to have each class" if labels.ndim == 2 else "classes"
+        raise DataError(f"--labels {wanted} is {count} images, fewer than the {first} {needed}", f"use {first} or more")
+    return np.sort(order[:count])
+
+
+def in_order(labels: NDArray[np.int64] | NDArray[np.float32], seed: int) -> tuple[NDArray[np.int64], int]:
+    """The positions in `labels` in the order in which a number of them is drawn by seed, so that fewer labels are some
+    of more; and how many of the first it takes to have every class that has an image."""
+    shuffled = _shuffled(len(labels), seed)
     sets = labels.ndim == 2
     first = _cover(labels[shuffled] > 0, 1) if sets else np.unique(labels[shuffled], return_index=True)[1]
-    if count < len(first):
-        needed = "that it takes to have each class" if sets else "classes"
-        raise DataError(
-            f"--labels {wanted} is {count} images, fewer than the {len(first)} {needed}", f"use {len(first)} or more"
-        )
-    rest = np.delete(shuffled, first)
-    return np.sort(np.concatenate([shuffled[first], rest[: count - len(first)]]))
+    return np.concatenate([shuffled[first], np.delete(shuffled, first)]), len(first)
+
+
+def _shuffled(count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, 0x1ABE15]).permutation(np.arange(count))
 
 
 def _per_class(
@@ -120,6 +131,26 @@ def check_labels(dataset: Dataset, config: EvaluateConfig) -> None:
             said, "correct the folders' names, or count their images as errors by --set allow_absent_classes=true"
         )
     log.warning("%s", said)
+
+
+def unmeasurable(
+    dataset: Dataset, train: NDArray[np.int64], val: NDArray[np.int64], metric: str | None = None
+) -> str | None:
+    """Why no figure on val can be measured of these images, or none of the `metric`; None where it can."""
+    if not dataset.classes:
+        return f"{dataset.name} has no labels"
+    for name, rows in (("train", train), ("val", val)):
+        if not len(rows):
+            return f"{dataset.name} has no {name} images"
+        if unlabelled(dataset.labels[rows]).any():
+            return f"the {name} images of {dataset.name} have no labels"
+    if dataset.task == "single-label" and len(dataset.classes) < 2:
+        return f"{dataset.name} has one class only"
+    try:
+        check_metric(metric or dataset.metric, dataset.labels[val], dataset.classes, f"{dataset.name}'s val split")
+    except DataError as error:
+        return error.what
+    return None
 
 
 def write_labels(folder: Path, config: EvaluateConfig, names: Sequence[str], available: int) -> dict[str, str]:

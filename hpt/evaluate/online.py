@@ -18,11 +18,10 @@ from hpt import augment, representation
 from hpt.config import KnnConfig, PretrainConfig
 from hpt.data.dataset import Dataset
 from hpt.data.images import Images
-from hpt.data.listing import Labels, unlabelled
-from hpt.errors import DataError
+from hpt.data.listing import Labels
 from hpt.evaluate.features import embed, embed_views
 from hpt.evaluate.knn import knn_logits
-from hpt.evaluate.objective import check_metric
+from hpt.evaluate.labels import unmeasurable
 from hpt.metrics import Weighted, weighted
 from hpt.processes import Compute
 from hpt.randomness import generator
@@ -54,7 +53,7 @@ class OnlineProbe:
         self.bank = dataset.images.subset(train) if len(train) > 1 else self._few(dataset.pretraining_images())
         self.val: tuple[Images, Labels] | None = None
         self.labels = torch.empty(0)
-        if (why := _no_labels(dataset, train, val)) is None:
+        if (why := unmeasurable(dataset, train, val)) is None:
             self.labels = torch.from_numpy(dataset.labels[train]).to(compute.device)
             self.val = dataset.images.subset(val), dataset.labels[val]
         self.favours = f"probe/knn_{self.metric}" if self.val else EFFECTIVE_RANK
@@ -111,21 +110,3 @@ class OnlineProbe:
     def _draw(self, count: int) -> npt.NDArray[np.int64]:
         order = np.random.default_rng([self.config.seed, 0x9808E]).permutation(count)
         return np.sort(order[: self.config.probe_images])
-
-
-def _no_labels(dataset: Dataset, train: npt.NDArray[np.int64], val: npt.NDArray[np.int64]) -> str | None:
-    """Why kNN on val cannot be measured; None where it can."""
-    if not dataset.classes:
-        return f"{dataset.name} has no labels"
-    for name, rows in (("train", train), ("val", val)):
-        if not len(rows):
-            return f"{dataset.name} has no {name} images"
-        if unlabelled(dataset.labels[rows]).any():
-            return f"the {name} images of {dataset.name} have no labels"
-    if dataset.task == "single-label" and len(dataset.classes) < 2:
-        return f"{dataset.name} has one class only"
-    try:
-        check_metric(dataset.metric, dataset.labels[val], dataset.classes, f"{dataset.name}'s val split")
-    except DataError as error:
-        return error.what
-    return None

@@ -34,6 +34,48 @@ class Line:
     """Whether the learning rate had come to its end; dashed where it had not."""
 
 
+@dataclass(frozen=True)
+class LabelLine:
+    """What labels buy with one backbone."""
+
+    name: str
+    strategy: str
+    points: tuple[tuple[float, float, float, float], ...]
+    """(labels, figure, lower end, upper end) by labels."""
+
+
+@dataclass(frozen=True)
+class EquallyGood:
+    """Where one backbone is as good as another one with more labels."""
+
+    figure: float
+    labels: float
+    of: float
+    """The other one's labels."""
+
+
+def by_labels(lines: Sequence[LabelLine], equal: Sequence[EquallyGood], metric: str, alt: str, key: str) -> Markup:
+    """Figure on val against training labels, log x, with bands of intervals; dashed from one line to what it equals."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = blank(270, right=_room(line.name for line in lines))
+        labels = sorted({point[0] for line in lines for point in line.points})
+        axes.set_xscale("log")
+        axes.set_xlim(labels[0] / 1.3, labels[-1] * 1.3)
+        for line in lines:
+            colour = colour_of(line.strategy)
+            x, y, low, high = (list(column) for column in zip(*line.points, strict=True))
+            axes.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0)
+            axes.plot(x, y, color=colour, **marker(line.strategy, 10 if line.strategy == "hpt-bn" else 7))
+        for each in equal:
+            axes.plot([each.labels, each.of], [each.figure] * 2, color=MUTED, linewidth=1.2, linestyle=DASHED)
+        _share_axis(axes)
+        _step_axis(axes, "training labels (log scale)")
+        axes.set_xticks(_apart(labels, 0.75 * math.log(labels[-1] / labels[0] * 1.3**2)), minor=False)  # they are long
+        axes.set_title(f"val {metric}", loc="left", fontsize=11, color=MUTED)
+        _label_ends(axes, [(line.points[-1][1], line.name, line.strategy) for line in lines])
+        return as_svg(figure, alt, key)
+
+
 def against_steps(lines: Sequence[Line], metric: str, alt: str, key: str) -> Markup:
     """Test figure against pretraining steps, log x, with a band of one spread. An arm of no steps is a dashed level."""
     with matplotlib.rc_context(STYLE):

@@ -112,7 +112,7 @@ def render(findings: Findings, format: str, *, images: int = 0) -> str:
     if format == "html":
         with drawing.beside(CHARTS * len(findings.targets)):
             shown = dict(zip(findings.frame["run_id"], findings.frame["shown_id"], strict=True))
-            return _environment(shown).get_template("report.html.j2").render(page=build(findings, images=images))
+            return of_template("report.html.j2", build(findings, images=images), shown)
     return formats.FORMATS[format](findings)
 
 
@@ -170,6 +170,11 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def of_template(name: str, page: object, shown_ids: Mapping[str, str] | None = None) -> str:
+    """A page as HTML: a template, and what it says; `shown_ids` are runs' ids as pages name them."""
+    return _environment(shown_ids or {}).get_template(name).render(page=page)
 
 
 def templates() -> Path:

@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpt import advice, cores, floor, weights
+from hpt import cores, floor, remarks, weights
 from hpt.callbacks import RESUMABLE, Callbacks, Log
 from hpt.config import DENSE, UNTRAINED, DataConfig, EvaluateConfig, PretrainConfig, fingerprint
 from hpt.data import thumbnails
@@ -283,7 +283,7 @@ def _pretrain(
         run.write_status(facts=facts)
         if dataset.streamed and not display.silent:
             console.note(f"images are streamed {dataset.streamed}; evaluations decode them into the cache")
-        for line in advice.notes(config, len(images), images.form) if not display.silent else ():
+        for line in remarks.notes(config, len(images), images.form) if not display.silent else ():
             console.note(f"note: {line}")
     watch = None
     if processes.main and config.probe_interval:
@@ -359,7 +359,8 @@ def _evaluate(
         facts.fingerprint = fingerprint_of(config, facts)
         write_split(run, dataset)
         run.write_status(facts=facts)
-        refuse_leak(run, config, dataset, facts, materials, warn=console.warn if not display.silent else lambda _: None)
+        warn = console.warn if not display.silent else lambda _: None
+        refuse_leak(ancestry(run), config, dataset, facts, materials, warn=warn)
         run.write_status(facts=facts)
         return dict(state), facts.weights_sha256
 
@@ -380,7 +381,7 @@ def _evaluate(
     log(found.metrics, final_step(run))
     results = Facts.of(found.facts)
     if results.lr_at_edge is not None and not display.silent:
-        console.note(f"note: {advice.lr_at_edge(config.linear.lrs, results.lr_at_edge)}")
+        console.note(f"note: {remarks.lr_at_edge(config.linear.lrs, results.lr_at_edge)}")
     return found.metrics, results
 
 
@@ -472,7 +473,7 @@ def refuse_disagreement(processes: Processes, dataset: Dataset, facts: Facts) ->
 
 
 def refuse_leak(
-    run: Run,
+    sources: Iterable[Run],
     config: EvaluateConfig,
     dataset: Dataset,
     facts: Facts,
@@ -480,12 +481,12 @@ def refuse_leak(
     *,
     warn: Callable[[str], None] = console.warn,
 ) -> None:
-    """A RunError when test images were pretrained on: the split was cut by another seed there, or the same pictures
-    were in the images of another dataset, as equal files or encoded again or resized. Pictures that are merely likely
-    to be the same are warned of."""
+    """A RunError when one of the pretrainings `sources` saw test images: the split was cut by another seed there, or
+    the same pictures were in the images of another dataset, as equal files or encoded again or resized. Pictures that
+    are merely likely to be the same are warned of."""
     materials = materials or Materials()
     testing = dataset.images.subset(dataset.splits["test"])
-    for source in ancestry(run):
+    for source in sources:
         streamed = bool(source.spec().config["data"].get("stream"))
         same_place = streamed and source.spec().config["dataset"] == config.dataset
         if source.status().facts.data_fingerprint == facts.data_fingerprint or same_place:

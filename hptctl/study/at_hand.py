@@ -94,7 +94,7 @@ def _real(study: Study, *, fetch: bool, on: Kind | None) -> Choice | None:
     """Published weights that suit the machine, in the cache or to be fetched; None where they cannot be fetched."""
     from hpt.known_weights import KNOWN, locate
 
-    kind = on or _kind_here(str(study.set.get("device", "auto")))
+    kind = on or kind_here(str(study.set.get("device", "auto")))
     name = REAL[kind]
     size = f"real weights that suit a {kind.upper()}"
     if KNOWN[name].path.exists():
@@ -110,7 +110,8 @@ def _real(study: Study, *, fetch: bool, on: Kind | None) -> Choice | None:
     return Choice(name, f"{size}, fetched for this study")
 
 
-def _kind_here(device: str) -> Kind:
+def kind_here(device: str) -> Kind:
+    """What a device of this machine is."""
     from hpt.processes import choose_device
 
     return "cpu" if choose_device(device).type == "cpu" else "gpu"

@@ -23,6 +23,7 @@ ELSEWHERE = {
 
 HERE = {
     "demo --folder a-file": (1, "File exists"),
+    "advise gone/": (2, "no such folder"),
     "compare one": (2, "one run alone"),
     "ui": (0, "the runs are tracked by a server"),
     "bench -d gone/": (2, "no such folder"),

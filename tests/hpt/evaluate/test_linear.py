@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from hpt import advice
+from hpt import remarks
 from hpt.evaluate.linear import HeadBank, Heads, Probe
 from hpt.randomness import generator
 from hpt.schedule import thirds
@@ -59,6 +59,6 @@ def test_a_probe_says_that_its_best_learning_rate_lies_at_an_end_of_the_grid(
 
 
 def test_what_to_try_beyond_an_end_keeps_the_grids_spacing() -> None:
-    assert "0.003, is the smallest of the grid" in advice.lr_at_edge((3, 0.003, 0.03), "low")
-    assert "--set linear.lrs=0.0003,0.003,0.03,3 tries" in advice.lr_at_edge((3, 0.003, 0.03), "low")
-    assert "a larger one may do better, --set linear.lrs=0.3,3,30,300" in advice.lr_at_edge((0.3, 3, 30), "high")
+    assert "0.003, is the smallest of the grid" in remarks.lr_at_edge((3, 0.003, 0.03), "low")
+    assert "--set linear.lrs=0.0003,0.003,0.03,3 tries" in remarks.lr_at_edge((3, 0.003, 0.03), "low")
+    assert "a larger one may do better, --set linear.lrs=0.3,3,30,300" in remarks.lr_at_edge((0.3, 3, 30), "high")
