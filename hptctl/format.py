@@ -17,7 +17,7 @@ USUAL_NAMES = {"model.safetensors", "pytorch_model.bin", "open_clip_model.safete
 
 
 def weights_name(text: str) -> str:
-    """What weights are called: `timm:NAME` so, a file by its own name, or by its folder's where that is the usual one."""
+    """What weights are called: `timm:NAME` so, a file by its name, or its folder's where that is the usual one."""
     path = PurePath(text)
     return path.parent.name if path.name in USUAL_NAMES and path.parent.name else path.name
 
