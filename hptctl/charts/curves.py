@@ -70,7 +70,7 @@ def by_labels(lines: Sequence[LabelLine], equal: Sequence[EquallyGood], metric: 
             axes.plot([each.labels, each.of], [each.figure] * 2, color=MUTED, linewidth=1.2, linestyle=DASHED)
         _share_axis(axes)
         _step_axis(axes, "training labels (log scale)")
-        axes.set_xticks(_apart(labels, 0.75 * math.log(labels[-1] / labels[0] * 1.3**2)), minor=False)  # they are long
+        axes.set_xticks(_apart(labels, 1.2 * math.log(labels[-1] / labels[0] * 1.3**2)), minor=False)  # they are long
         axes.set_title(f"val {metric}", loc="left", fontsize=11, color=MUTED)
         _label_ends(axes, [(line.points[-1][1], line.name, line.strategy) for line in lines])
         return as_svg(figure, alt, key)
