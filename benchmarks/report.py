@@ -1,11 +1,14 @@
-"""How long the report on a store of about a thousand runs takes, how large it is, and how long `runs list` takes.
+"""How long the report on a store of many runs takes, how large it is, and how long `runs list` takes.
 
     uv run python benchmarks/report.py --folder /tmp/many --datasets 16
+    uv run python benchmarks/report.py --folder /tmp/many --datasets 16 --writers 16 --copies 9 --serve
     uv run python benchmarks/report.py --folder /tmp/many --datasets 160 --writers 16 --store http://127.0.0.1:5000
 
 The store is made up: figures fall from curves, predictions from images that are more or less hard. Making it takes some
 minutes; a folder that holds one already is reported on as it is. `--writers` processes make it at once, each a dataset
 at a time, as the jobs of a cluster would; `lost` are the runs that the store has not got, or without all their metrics.
+`--serve` starts an MLflow server on a PostgreSQL of its own in the folder, whose seconds are measured too; the database
+then gets `--copies` of what the writers made, of datasets of their own, since writing 10,000 runs takes an hour.
 """
 
 from __future__ import annotations
@@ -15,15 +18,20 @@ import json
 import math
 import os
 import re
+import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from served import Served, copy, serving
 
 from hpt import predictions
 from hpt.config import EvaluateConfig, PretrainConfig, resolve
@@ -43,7 +51,9 @@ class Store:
     """One dataset's runs after the other's."""
 
     def __init__(self, images: int) -> None:
-        self.images, self.clock, self.ids, self.made = images, T0, dict[str, str](), 0
+        self.images, self.clock, self.ids = images, T0, dict[str, str]()
+        self.waits: list[float] = []
+        """Seconds that each run waited for the store."""
 
     def run(
         self, kind: Any, name: str, config: dict[str, Any], tags: dict[str, Any], state: Any, **spec: Any
@@ -60,9 +70,10 @@ class Store:
         if results:
             run.append_metrics(results, 10**6)
         run.write_status(results=results, facts=facts)
+        since = time.perf_counter()
         tracking.sync(run)
+        self.waits.append(time.perf_counter() - since)
         self.ids[run.name] = runs.tracked_id(run) or ""
-        self.made += 1
 
     def pretrain(
         self, strategy: str, dataset: str, steps: int, seed: int, weights: str, sets: tuple[str, ...] = ()
@@ -170,12 +181,12 @@ class Store:
                 self.evaluate("linear", source, name, level + gain - worse, reruns=3)
 
 
-def make(number: int, images: int) -> int:
-    """One dataset's runs; how many."""
+def make(number: int, images: int) -> list[float]:
+    """One dataset's runs; how long each of them waited for the store."""
     store = Store(images)
     store.clock += number * HOUR * 200
     store.dataset(f"dataset-{number:03d}", number)
-    return store.made
+    return store.waits
 
 
 def lost() -> int:
@@ -191,6 +202,49 @@ def lost() -> int:
     return count
 
 
+def made(datasets: int, images: int, writers: int) -> dict[str, float]:
+    """Make the store; how it went."""
+    waits, since = list[float](), time.perf_counter()
+    with ProcessPoolExecutor(writers, mp_context=get_context("spawn")) as pool:
+        for found in pool.map(make, range(datasets), [images] * datasets):
+            waits += found
+            print(f"{len(waits)} runs, {len(waits) / (time.perf_counter() - since):.1f} a second", file=sys.stderr)
+    return {
+        "runs written a second": len(waits) / (time.perf_counter() - since),
+        "seconds of a run's writing, median": statistics.median(waits),
+        "seconds of a run's writing, most": max(waits),
+    }
+
+
+def timed(*words: str, served: Served | None) -> dict[str, float]:
+    """How long a command takes: by the clock, of processors for itself, and for the server."""
+    since, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    server = served.seconds() if served else 0.0
+    subprocess.run([sys.executable, "-m", "hptctl", *words], check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - since, resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = {"seconds": wall, "own": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return found | ({"server": served.seconds() - server} if served else {})
+
+
+def measured(options: argparse.Namespace, served: Served | None) -> dict[str, float]:
+    """Make the store where there is none, and report on it."""
+    medians: dict[str, float] = {}
+    if not runs.all_runs():
+        medians |= made(options.datasets, options.images, options.writers)
+        medians["lost"] = lost()
+        if served:
+            copy(served.database, options.copies)
+    for kept in ("intervals", "tracking"):
+        shutil.rmtree(Path("cache", kept), ignore_errors=True)
+    report = ("report", "--out", "report.html")
+    commands = {"report, first": report, "report, again": report}  # the intervals and ended runs are kept
+    commands |= {"runs list": ("runs", "list"), "runs list --json": ("runs", "list", "--json")}
+    for name, words in commands.items():
+        medians |= {f"{name}: {what}": value for what, value in timed(*words, served=served).items()}
+    medians["load"] = os.getloadavg()[0]
+    return medians | {"MB": Path("report.html").stat().st_size / 1e6, "runs": len(tracking.read_runs())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="working folder of the store")
@@ -198,6 +252,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="test images of each")
     parser.add_argument("--writers", type=int, default=1, help="processes that make the store at once")
     parser.add_argument("--store", help="of MLflow: its address; left out: SQLite in the folder")
+    parser.add_argument("--serve", action="store_true", help="a server on PostgreSQL, for as long as it takes")
+    parser.add_argument("--copies", type=int, default=0, help="copies of all runs, in the database of --serve")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     out = options.json.resolve() if options.json else None
@@ -208,25 +264,10 @@ def main() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     if options.store:
         os.environ["MLFLOW_TRACKING_URI"] = options.store
-    if not runs.all_runs():
-        made, since = 0, time.perf_counter()
-        with ProcessPoolExecutor(options.writers, mp_context=get_context("spawn")) as pool:
-            for count in pool.map(make, range(options.datasets), [options.images] * options.datasets):
-                made += count
-                print(f"{made} runs, {made / (time.perf_counter() - since):.1f} a second", file=sys.stderr)
-    for file in Path("cache/intervals").glob("*.json"):
-        file.unlink()
-    medians: dict[str, float] = {}
-    for what in ("first", "again"):  # the intervals are kept
-        since = time.perf_counter()
-        command = [sys.executable, "-m", "hptctl", "report", "--out", "report.html"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        medians[f"seconds, {what}"] = time.perf_counter() - since
-    for words in (("runs", "list"), ("runs", "list", "--json")):
-        since = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "hptctl", *words], check=True, stdout=subprocess.DEVNULL)
-        medians[f"seconds, {' '.join(words)}"] = time.perf_counter() - since
-    medians |= {"MB": Path("report.html").stat().st_size / 1e6, "runs": len(tracking.read_runs()), "lost": lost()}
+    with serving(Path.cwd() / "server") if options.serve else nullcontext() as served:
+        if served:
+            os.environ["MLFLOW_TRACKING_URI"] = served.uri
+        medians = measured(options, served)
     print(json.dumps(medians, indent=1))
     if out:
         out.write_text(json.dumps({"medians": medians}))

@@ -50,6 +50,10 @@ def report(
             "--images", metavar="N", min=0, help="Draw N images of each dataset: whoever gets the page gets them."
         ),
     ] = 0,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Ask the store for runs that ended long ago too: one was edited in MLflow."),
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write again whenever a run begins or ends, until Ctrl-C.")
     ] = False,
@@ -71,10 +75,12 @@ def report(
         hptctl report --watch
     """
     from hpt.errors import ConfigError
-    from hptctl import console
+    from hptctl import console, tracking
     from hptctl.report import formats, page
     from hptctl.report.selection import Selection, read
 
+    if anew:
+        tracking.read_anew()
     only = None
     if study is not None:
         from hptctl.study.progress import run_ids

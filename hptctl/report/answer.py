@@ -83,7 +83,7 @@ def answer(findings: Findings, target: str, section: str) -> Answer:
     trained = [result for result in rivals if result.trained]
     alone = tuple(result.arm for result in trained if len(result.figures) == 1)
     wanted = ("base", "target", FLOOR)
-    compared = [result for result in findings.shown if result.target == target and result.evaluation == top.evaluation]
+    compared = findings.beside(top)
     return Answer(
         section=section,
         target=target,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hptctl.report.results import Result
+from hptctl.report.results import Result, known_mean
 
 OF_A_COST = (
     "source_id",
@@ -53,8 +52,8 @@ def cost(result: Result, runs: Mapping[Any, Mapping[Any, Any]]) -> PretrainingCo
         # The clocks of two machines may disagree.
         seconds = [took if took > 0 else math.nan for took in (_number(run["seconds"]) for run in found)]
     hardware = ", ".join(sorted({run["hardware"] for run in found if isinstance(run["hardware"], str)} - {""}))
-    energy = _mean([_number(run["energy_wh"]) for run in found])
-    return PretrainingCost(result.steps, _mean(images), _mean(seconds) / 3600, hardware, energy)
+    energy = known_mean([_number(run["energy_wh"]) for run in found])
+    return PretrainingCost(result.steps, known_mean(images), known_mean(seconds) / 3600, hardware, energy)
 
 
 def _number(value: Any) -> float:
@@ -62,8 +61,3 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else math.nan

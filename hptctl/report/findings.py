@@ -7,7 +7,8 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import groupby, permutations
 from pathlib import Path
 from typing import Literal
 
@@ -83,10 +84,26 @@ class Findings:
     costs: dict[tuple[str, str, str, int], PretrainingCost]
     """The cost of each result, by its place."""
 
-    @property
+    @cached_property
     def targets(self) -> list[str]:
         """Datasets, each with what tells it apart from others of its name."""
-        return sorted({result.target for result in self.every})
+        return sorted(self._every_on)
+
+    def every_on(self, target: str) -> list[Result]:
+        """The results on a dataset."""
+        return self._every_on[target]
+
+    def shown_on(self, target: str) -> list[Result]:
+        """Those of the tables."""
+        return self._shown_on.get(target, [])
+
+    @cached_property
+    def _every_on(self) -> dict[str, list[Result]]:
+        return _by_target(self.every)
+
+    @cached_property
+    def _shown_on(self) -> dict[str, list[Result]]:
+        return _by_target(self.shown)
 
     def toy(self, target: str) -> bool:
         """Whether what answers for a dataset rests on a base that was pretrained on the embedded `shapes`, so that
@@ -97,6 +114,11 @@ class Findings:
             for run_id in result.run_ids
             for id in self._before(run_id)
         )
+
+    def behind(self) -> set[str]:
+        """The runs that the figures rest on: those that count, and the pretrainings before them."""
+        counted = [run_id for result in self.every for run_id in result.run_ids]
+        return {*counted, *(id for run_id in counted for id in self._before(run_id))}
 
     def _before(self, run_id: str) -> Iterator[str]:
         """The pretrainings before the one that an evaluation is of, back to the first."""
@@ -112,7 +134,7 @@ class Findings:
 
     def rivals(self, target: str) -> list[Result]:
         """The results that answer for a dataset: of its weightiest evaluation, for backbones that saw its images."""
-        return _rivals(self.shown, target)
+        return _rivals(self.shown_on(target))
 
     def further(self, target: str) -> tuple[Result | None, Result | None]:
         """The further pretraining that val chose, and the base that it is compared with."""
@@ -138,12 +160,11 @@ class Findings:
     def neighbours(self, target: str) -> list[Result]:
         """The results by kNN of the strategies that answer for a dataset, unless kNN is what answers."""
         arms = {result.arm for result in self.rivals(target) if not result.evaluation.startswith("kNN")}
-        mine = [result for result in self.shown if result.target == target and result.evaluation == "kNN"]
-        return [result for result in mine if result.arm in arms]
+        return [result for result in self.shown_on(target) if result.evaluation == "kNN" and result.arm in arms]
 
     def beside(self, result: Result) -> list[Result]:
         """The results of the tables on the same dataset under the same evaluation."""
-        return [each for each in self.shown if (each.target, each.evaluation) == (result.target, result.evaluation)]
+        return [each for each in self.shown_on(result.target) if each.evaluation == result.evaluation]
 
     def less_base(self, result: Result) -> Difference | None:
         """A result less that of the base; None where the base is missing, and for the base itself."""
@@ -168,23 +189,23 @@ class Findings:
     def scores(self, evaluation: str) -> dict[tuple[str, str], Score]:
         """The score of each arm (first) against each other (second), over the datasets that have both."""
         counts: dict[tuple[str, str], list[int]] = {}
-        mine = [result for result in self.shown if result.evaluation == evaluation and result.own]
-        for a in mine:
-            for b in mine:
-                if a.target == b.target and a.arm != b.arm:
+        for shown in self._shown_on.values():
+            mine = [result for result in shown if result.evaluation == evaluation and result.own]
+            for a, b in permutations(mine, 2):
+                if a.arm != b.arm:
                     at = {"win": 0, "loss": 2}.get(self.difference(a, b).verdict, 1)
                     counts.setdefault((a.arm, b.arm), [0, 0, 0])[at] += 1
-        return {pair: Score(*each) for pair, each in counts.items()}
+        in_order = sorted(counts, key=lambda pair: [arm_order(arm) for arm in pair])
+        return {pair: Score(*counts[pair]) for pair in in_order}
 
     def faster(self, target: str) -> list[Faster]:
         """hpt and hpt-bn at each length against the curve of `target`, under the evaluation that answers."""
         rivals = self.rivals(target)
         mine = [
             result
-            for result in self.every
-            if (result.target, result.evaluation) == (target, rivals[0].evaluation)
-            and result.own and result.published and result.steps
-        ]  # fmt: skip
+            for result in self.every_on(target)
+            if result.evaluation == rivals[0].evaluation and result.own and result.published and result.steps
+        ]
         curves = [
             [(c.steps, c.mean) for c in some]
             for _, some in _by_arm([result for result in mine if result.strategy == "target"])
@@ -247,8 +268,15 @@ def against(findings: Findings, result: Result, other: Result | None) -> Differe
     return findings.difference(result, other) if other is not None and other is not result else None
 
 
-def _rivals(shown: Sequence[Result], target: str) -> list[Result]:
-    mine = [result for result in shown if result.target == target]
+def _by_target(found: Sequence[Result]) -> dict[str, list[Result]]:
+    out: dict[str, list[Result]] = {}
+    for result in found:
+        out.setdefault(result.target, []).append(result)
+    return out
+
+
+def _rivals(mine: Sequence[Result]) -> list[Result]:
+    """Of the results of the tables on a dataset."""
     first = [result for result in mine if result.evaluation == mine[0].evaluation]
     return [result for result in first if result.own] or first
 
@@ -273,8 +301,8 @@ def _stakes(
         return sum(lengths[each.target, each.evaluation, each.arm] for each in results)
 
     answers: dict[frozenset[Result], float] = {}
-    for target in {result.target for result in shown}:
-        rivals = _rivals(shown, target)
+    for mine in _by_target(shown).values():
+        rivals = _rivals(mine)
         trained, base = _further(rivals)
         if trained is not None and base is not None:
             stood = candidates([each for each in rivals if each.strategy in FURTHER])

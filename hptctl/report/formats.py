@@ -65,7 +65,7 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
                 "test": result.mean,
                 "test_std": result.std,
                 "seeds": len(result.figures),
-                "shown": result in findings.shown,
+                "shown": result in findings.shown_on(result.target),
                 "mark": tables.figure(findings, result).mark,
                 "less_base": None if by is None else by.points,
                 "less_base_low": None if by is None else _number(by.low),
@@ -99,7 +99,7 @@ def as_json(findings: Findings) -> str:
     pairs = []
     for target in findings.targets:
         for evaluation in findings.evaluations:
-            mine = [c for c in findings.shown if (c.target, c.evaluation) == (target, evaluation)]
+            mine = [c for c in findings.shown_on(target) if c.evaluation == evaluation]
             pairs += [_pair(findings, a, b) for i, a in enumerate(mine) for b in mine[i + 1 :]]
     frame = findings.frame
     kept = ["name", "kind", "standing", "experiment", "command", "strategy", "dataset", "steps", "seed", "labels"]
@@ -126,7 +126,7 @@ def as_json(findings: Findings) -> str:
         "deviations": [asdict(found) for found in deviations(frame)],
         "runs": [
             {"run_id": id, **{key: str(row[key]) for key in kept}, "settings": list(row["settings"])}
-            for id, row in frame.iterrows()
+            for id, row in frame[[*kept, "settings"]].to_dict("index").items()
         ],
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"

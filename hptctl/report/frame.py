@@ -187,7 +187,7 @@ def _settings(record: Record) -> tuple[str, ...]:
 
 def _named(value: str) -> str:
     """A setting with the names of files and folders in place of their paths, which say nothing to another machine."""
-    return _PATH.sub(r"\1\2", value)
+    return _PATH.sub(r"\1\2", value) if "/" in value else value
 
 
 _PATH = re.compile(r"(^|['\"])/(?:[^'\"]*/)?([^'\"/]+)/?(?=$|['\"])")
@@ -248,7 +248,7 @@ def _qualified(
 ) -> pd.Series[str]:
     """`column`, followed by `qualifier` in the groups whose `telling` rows hold several of it."""
     has_one = frame[qualifier] != ""
-    several = frame[telling & has_one].groupby(within)[qualifier].nunique()
+    several = frame.loc[telling & has_one, [*within, qualifier]].groupby(within)[qualifier].nunique()
     groups = pd.MultiIndex.from_frame(frame[within])
     ambiguous = groups.isin([key if isinstance(key, tuple) else (key,) for key in several[several > 1].index])
     return (frame[column] + joint + frame[qualifier]).where(has_one & ambiguous, frame[column])
@@ -273,8 +273,9 @@ def _guests(frame: pd.DataFrame, evaluated: pd.Series[bool]) -> tuple[pd.Series[
 def _standing(frame: pd.DataFrame) -> pd.Series[str]:
     """`counts`: the newest finished run of a figure and seed; `superseded`: the older ones; or the state."""
     standing = frame["state"].copy()
-    usable = frame[(frame["state"] == "finished") & (frame["evaluation"] != "") & frame["test"].notna()]
     same = ["target", "evaluation", "arm", "steps", "pretrain_seed", "seed"]
+    finished = (frame["state"] == "finished") & (frame["evaluation"] != "") & frame["test"].notna()
+    usable = frame.loc[finished, [*same, "end"]]
     older = usable.sort_values("end", kind="stable").duplicated(same, keep="last")
     standing[usable.index] = "counts"
     standing[older[older].index] = "superseded"

@@ -77,12 +77,19 @@ class Page:
     chains: tuple[Chains, ...]
     costs: tuple[CostRow, ...]
     sections: tuple[Section, ...]
+    brief: bool
+    """Whether the sections have the figures alone."""
     provenance: tuple[Provenance, ...]
     settings: tuple[Settings, ...]
+    unlisted: int
+    """Runs that are not in the table of runs, since no figure of a brief page rests on them."""
 
 
 CHARTS = 8
 """Charts of a dataset that has all of them."""
+WHOLE = 40
+"""A page of more datasets is brief: whole sections of 160 are 1,000 charts and as many tables of sweeps, which nobody
+reads at once, and no browser scrolls with ease."""
 
 
 def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = None, images: int = 0) -> Summary:
@@ -110,7 +117,8 @@ def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = 
 def render(findings: Findings, format: str, *, images: int = 0) -> str:
     """The report as text in one of `formats.FORMATS`; a page draws `images` of each dataset."""
     if format == "html":
-        with drawing.beside(CHARTS * len(findings.targets)):
+        many = len(findings.targets)
+        with drawing.beside((CHARTS if many <= WHOLE else 1) * many):
             shown = dict(zip(findings.frame["run_id"], findings.frame["shown_id"], strict=True))
             return of_template("report.html.j2", build(findings, images=images), shown)
     return formats.FORMATS[format](findings)
@@ -122,7 +130,9 @@ def build(findings: Findings, *, images: int = 0) -> Page:
     ids = {target: f"dataset-{i}" for i, target in enumerate(targets, 1)}
     answers = tuple(answer(findings, target, ids[target]) for target in targets)
     runs = counted(frame)
-    rows, settings = provenance(frame)
+    whole = len(targets) <= WHOLE
+    listed = frame if whole else frame[frame["run_id"].isin(findings.behind())]
+    rows, settings = provenance(listed)
     return Page(
         title="Does further pretraining help?",
         experiments=tuple(sorted(set(frame["experiment"]))),
@@ -154,9 +164,11 @@ def build(findings: Findings, *, images: int = 0) -> Page:
         shares=panels.shares(findings),
         chains=panels.chains(findings),
         costs=panels.costs(findings),
-        sections=tuple(section(findings, target, ids[target], images) for target in targets),
+        sections=tuple(section(findings, target, ids[target], images, whole=whole) for target in targets),
+        brief=not whole,
         provenance=rows,
         settings=settings,
+        unlisted=len(frame) - len(listed),
     )
 
 

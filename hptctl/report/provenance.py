@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -47,14 +50,19 @@ class Provenance:
 
 def provenance(frame: pd.DataFrame) -> tuple[tuple[Provenance, ...], tuple[Settings, ...]]:
     """The rows of all runs, the newest first, and the settings that they refer to."""
-    runs = frame[[column for column in frame if not str(column).startswith("config.")]].iloc[::-1]
-    several = [settings for settings in runs["settings"] if settings]
-    ids = {settings: f"settings-{number}" for number, settings in enumerate(dict.fromkeys(several), 1)}
-    rows = tuple(_row(row, ids.get(row["settings"], "")) for _, row in runs.iterrows())
-    return rows, tuple(Settings(id, settings, several.count(settings)) for settings, id in ids.items())
+    runs = frame[_COLUMNS].iloc[::-1].to_dict("records")
+    shared = Counter(run["settings"] for run in runs if run["settings"])
+    ids = {settings: f"settings-{number}" for number, settings in enumerate(shared, 1)}
+    rows = tuple(_row(run, ids.get(run["settings"], "")) for run in runs)
+    return rows, tuple(Settings(id, settings, shared[settings]) for settings, id in ids.items())
 
 
-def _row(row: pd.Series, settings: str) -> Provenance:
+_COLUMNS = ["shown_id", "name", "kind", "arm", "dataset", "steps", "pretrain_seed", "seed", "labels", "test"]
+_COLUMNS += ["standing", "end", "settings", "digest", "data_fingerprint", "split_fingerprint", "weights_sha256"]
+_COLUMNS += ["version", "commit", "hardware", "experiment", "command"]
+
+
+def _row(row: Mapping[Any, Any], settings: str) -> Provenance:
     seeds = [str(row["pretrain_seed"]), str(row["seed"])]
     return Provenance(
         run_id=str(row["shown_id"]),

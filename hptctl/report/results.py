@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -21,9 +23,9 @@ class RunLink:
     run_id: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
-    """The test figure of runs that differ only in their seeds. All figures are shares, 0 to 1."""
+    """The test figure of runs that differ only in their seeds, itself alone. All figures are shares, 0 to 1."""
 
     target: str
     evaluation: str
@@ -96,54 +98,68 @@ class Result:
 
 def results(frame: pd.DataFrame) -> list[Result]:
     """Every result, sorted by target, evaluation, arm and steps."""
-    order = ["target", "evaluation", "arm", "strategy", "steps"]
-    out = []
-    # Without the columns of settings, which would be copied with each group: 2 s for 1,300 runs.
-    for key, runs in counted(frame)[[*order, *_COLUMNS]].groupby(order, sort=True):
-        target, evaluation, arm, strategy, steps = key
-        first = runs.iloc[0]
-        runs = runs.sort_values(["pretrain_seed", "seed"])
-        by_training = runs.groupby("training", sort=False)
-        figures, vals = by_training["test"].mean(), by_training["val"].mean()
-        mean = float(figures.mean())
-        std = None if len(figures) == 1 else float(figures.std(ddof=1))
-        images = int(runs["test_images"].min())
-        by_pretraining = runs["pretrain_seed"].is_unique and runs["pretrain_seed"].ne("").all()
-        seeds = runs["pretrain_seed"] if by_pretraining else runs["pretrain_seed"] + "/" + runs["seed"]
-        out.append(
-            Result(
-                target=str(target),
-                evaluation=str(evaluation),
-                arm=str(arm),
-                strategy=str(strategy),
-                own=bool(runs["own"].all()),
-                steps=int(str(steps)),
-                origin=str(first["origin"]),
-                policy=str(first["policy"]),
-                share=float(first["share"]),
-                chain=tuple(first["chain"]),
-                metric=str(first["metric"]),
-                mean=mean,
-                std=std,
-                val=float(vals.mean()),
-                spread=_sampling_noise(mean, images) if std is None else std,
-                run_ids=tuple(runs["run_id"]),
-                seeds=tuple(seed.strip("/") for seed in seeds),
-                figures=tuple(map(float, figures)),
-                trainings=tuple(runs["training"]),
-                trained=is_trained(str(strategy), str(first["kind"])),
-                reruns=int(first["reruns"]),
-                rerun_std=math.sqrt(float((runs["test_std"] ** 2).mean())),
-                test_images=images,
-                lr_at_edge=bool(runs["lr_at_edge"].ne("").any()),
-                decayed=bool(runs["decayed"].all()),
-            )
-        )
-    return out
+    # Without pandas from here on: grouping each result's few runs by training takes it milliseconds.
+    rows = counted(frame)[_COLUMNS].to_dict("records")
+    groups: dict[tuple[str, str, str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = row["target"], row["evaluation"], row["arm"], row["strategy"], int(row["steps"])
+        groups.setdefault(key, []).append({str(name): value for name, value in row.items()})
+    return [_result(*key, groups[key]) for key in sorted(groups)]
 
 
-_COLUMNS = ["run_id", "own", "origin", "policy", "share", "chain", "metric", "val", "test", "test_images"]
-_COLUMNS += ["pretrain_seed", "seed", "training", "kind", "decayed", "reruns", "test_std", "lr_at_edge"]
+def _result(target: str, evaluation: str, arm: str, strategy: str, steps: int, group: list[dict[str, Any]]) -> Result:
+    first = group[0]
+    runs = sorted(group, key=lambda run: (run["pretrain_seed"], run["seed"]))
+    by_training: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        by_training.setdefault(run["training"], []).append(run)
+    figures = [statistics.fmean(run["test"] for run in some) for some in by_training.values()]
+    mean = statistics.fmean(figures)
+    std = None if len(figures) == 1 else statistics.stdev(figures)
+    images = min(int(run["test_images"]) for run in runs)
+    pretrain_seeds = [run["pretrain_seed"] for run in runs]
+    by_pretraining = all(pretrain_seeds) and len({*pretrain_seeds}) == len(runs)
+    return Result(
+        target=target,
+        evaluation=evaluation,
+        arm=arm,
+        strategy=strategy,
+        own=all(run["own"] for run in runs),
+        steps=steps,
+        origin=first["origin"],
+        policy=first["policy"],
+        share=first["share"],
+        chain=first["chain"],
+        metric=first["metric"],
+        mean=mean,
+        std=std,
+        val=known_mean(known_mean(run["val"] for run in some) for some in by_training.values()),
+        spread=_sampling_noise(mean, images) if std is None else std,
+        run_ids=tuple(run["run_id"] for run in runs),
+        seeds=tuple(
+            (seed if by_pretraining else f"{seed}/{run['seed']}").strip("/")
+            for seed, run in zip(pretrain_seeds, runs, strict=True)
+        ),
+        figures=tuple(figures),
+        trainings=tuple(run["training"] for run in runs),
+        trained=is_trained(strategy, first["kind"]),
+        reruns=int(first["reruns"]),
+        rerun_std=math.sqrt(known_mean(run["test_std"] ** 2 for run in runs)),
+        test_images=images,
+        lr_at_edge=any(run["lr_at_edge"] for run in runs),
+        decayed=all(run["decayed"] for run in runs),
+    )
+
+
+_COLUMNS = ["target", "evaluation", "arm", "strategy", "steps", "run_id", "own", "origin", "policy", "share", "chain"]
+_COLUMNS += ["metric", "val", "test", "test_std", "test_images", "pretrain_seed", "seed", "training", "kind", "decayed"]
+_COLUMNS += ["reruns", "lr_at_edge"]
+
+
+def known_mean(values: Iterable[float]) -> float:
+    """The mean of those that are known; NaN where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def at_best_length(found: Sequence[Result]) -> list[Result]:

@@ -24,6 +24,8 @@ from hptctl.report.sweeps import SweepTable, sweeps
 from hptctl.report.tables import TableFigure, figure
 from hptctl.runs import Run, class_tables, tracked_id
 
+History = dict[tuple[str, str], list[tuple[int, float]]]
+"""(step, value) by step, of each (run id, metric)."""
 CURVE_POINTS = 150
 FEW_CLASSES = 12
 """Up to so many classes, the matrix of confusions is readable as a table."""
@@ -101,31 +103,37 @@ class Section:
     """Test images with their boxes or masks beside those predicted, by the newest run that left some."""
 
 
-def section(findings: Findings, target: str, id: str, images: int = 0) -> Section:
-    """The section of a dataset; reads the histories of the pretrainings that it draws, and so many images."""
-    every = [result for result in findings.every if result.target == target]
-    drawn = [*_curves(every, id), *_budgets(findings, target, id)]
-    newest = _newest_pretrainings(findings.frame, target)
-    drawn += [chart for chart in (_loss(newest, target, id), _measures(newest, target, id)) if chart]
+def section(findings: Findings, target: str, id: str, images: int = 0, *, whole: bool = True) -> Section:
+    """The section of a dataset; reads the histories of the pretrainings that it draws, and so many images.
+
+    One that is not `whole` has the figures alone: no charts of its own, sweeps or confusions.
+    """
     return Section(
         id=id,
         target=target,
-        charts=tuple(drawn),
+        charts=_charts(findings, target, id) if whole else (),
         speeds=_speeds(findings, target),
-        sweeps=sweeps(findings.frame, target),
-        confusion=_confusion(findings, target),
-        details=tuple(_detail(findings, result) for result in every),
+        sweeps=sweeps(findings.frame, target) if whole else (),
+        confusion=_confusion(findings, target) if whole else None,
+        details=tuple(_detail(findings, result) for result in findings.every_on(target)),
         samples=_samples(findings, target, images) if images else (),
         sampled=images > 0,
         pictures=_pictures(findings, target, images) if images else (),
     )
 
 
+def _charts(findings: Findings, target: str, id: str) -> tuple[Chart, ...]:
+    drawn = [*_curves(findings.every_on(target), id), *_budgets(findings, target, id)]
+    newest = _newest_pretrainings(findings.frame, target)
+    logged = _logged(newest)
+    drawn += [chart for chart in (_loss(newest, logged, target, id), _measures(newest, logged, target, id)) if chart]
+    return tuple(drawn)
+
+
 def _pictures(findings: Findings, target: str, images: int) -> tuple[Sample, ...]:
     """What dense evaluations drew, of the arm that is best."""
-    every = [result for result in findings.every if result.target == target]
     rows = findings.frame.set_index("run_id")
-    for result in sorted(every, key=lambda result: -result.mean):
+    for result in sorted(findings.every_on(target), key=lambda result: -result.mean):
         for run_id in result.run_ids:
             folder = str(rows.loc[run_id, "folder"] or "")
             drawn = sorted(Path(folder, PICTURES).glob("test-*.jpg")) if folder else []
@@ -158,7 +166,7 @@ def _detail(findings: Findings, result: Result) -> Detail:
         figure=figure(findings, result),
         against_base=f"{signed(by.points)}{span}" if by is not None else "",
         runs=tuple(RunLink(str(names[run_id]), run_id) for run_id in result.run_ids),
-        shown=result in findings.shown,
+        shown=result in findings.shown_on(result.target),
     )
 
 
@@ -194,9 +202,7 @@ def _curve(found: Sequence[Result], key: str) -> Chart:
 def _budgets(findings: Findings, target: str, id: str) -> list[Chart]:
     """Charts of finetuning at each number of labels, unless the answer shows finetuning already."""
     drawn = []
-    mine = [
-        result for result in findings.shown if result.target == target and result.evaluation.startswith("finetuning")
-    ]
+    mine = [result for result in findings.shown_on(target) if result.evaluation.startswith("finetuning")]
     if not mine or mine[0].evaluation == findings.rivals(target)[0].evaluation:
         return []
     for number, evaluation in enumerate(dict.fromkeys(result.evaluation for result in mine)):
@@ -219,7 +225,7 @@ def _newest_pretrainings(frame: pd.DataFrame, target: str) -> pd.DataFrame:
         & (frame["policy"] == "baseline")
         & (frame["share"] == 1)
     ]
-    mine = mine[["run_id", "strategy", "steps", "probes"]]
+    mine = mine[["run_id", "strategy", "steps", "probes", "folder"]]
     return mine.drop_duplicates(["strategy", "steps"], keep="last").sort_values(["strategy", "steps"])
 
 
@@ -234,9 +240,26 @@ def _labelled(newest: pd.DataFrame) -> list[tuple[tuple[str, str], pd.Series]]:
     return out
 
 
-def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
+def _logged(newest: pd.DataFrame) -> History:
+    """The loss of each of these pretrainings, and of the longest of each strategy what it saw of its backbone: from
+    its folder, or where that is not at hand from the store, which is asked for each metric of each run."""
+    longest = set(newest.drop_duplicates("strategy", keep="last")["run_id"])
+    found: History = {}
+    elsewhere: list[tuple[str, str]] = []
+    for id, probes, folder in zip(newest["run_id"], newest["probes"], newest["folder"], strict=True):
+        metrics = ["loss", *(probes if id in longest else ())]
+        run = Run(Path(folder))
+        if not folder or tracked_id(run) != id or not run.metrics_file.exists():
+            elsewhere += [(id, metric) for metric in metrics]
+            continue
+        lines = list(run.metrics())
+        for metric in metrics:
+            found[id, metric] = sorted((int(line["step"]), line[metric]) for line in lines if metric in line)
+    return found | (tracking.histories(elsewhere) if elsewhere else {})
+
+
+def _loss(newest: pd.DataFrame, logged: History, target: str, id: str) -> Chart | None:
     curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    logged = tracking.histories((str(id), "loss") for id in newest["run_id"])
     for key, run in _labelled(newest):
         if points := _thinned(logged[run["run_id"], "loss"]):
             curves[key] = points
@@ -247,11 +270,10 @@ def _loss(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
     return Chart(draw(losses, curves, alt, f"{id}-loss"), "Pretraining loss, newest run of each length")
 
 
-def _measures(newest: pd.DataFrame, target: str, id: str) -> Chart | None:
+def _measures(newest: pd.DataFrame, logged: History, target: str, id: str) -> Chart | None:
     """A chart of the representation during pretraining: kNN, alignment, uniformity, effective rank."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     longest = newest.drop_duplicates("strategy", keep="last")
-    logged = tracking.histories((str(run["run_id"]), probe) for _, run in longest.iterrows() for probe in run["probes"])
     for key, run in _labelled(longest):
         for probe in sorted(run["probes"], key=lambda name: (name in MEASURES, name)):  # kNN first
             name = MEASURES.get(probe) or f"kNN on val, {in_words(probe.removeprefix('probe/knn_'))}"

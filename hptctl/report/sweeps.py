@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -52,42 +53,43 @@ class SweepTable:
 
 def sweeps(frame: pd.DataFrame, target: str) -> tuple[SweepTable, ...]:
     """The sweeps on a dataset."""
-    # Without the columns of settings, since slices of all columns are slow.
-    frame = frame[[column for column in _COLUMNS if column in frame]]
-    trials = frame[(frame["target"] == target) & (frame["parent_id"] != "")]
-    of = frame[(frame["kind"] == "sweep") & frame["run_id"].isin(trials["parent_id"])]
-    return tuple(_table(row, trials[trials["parent_id"] == row["run_id"]]) for _, row in of.iterrows())
+    trials: dict[str, list[dict[str, Any]]] = {}
+    of_target = frame[(frame["target"] == target) & (frame["parent_id"] != "")]
+    # Without pandas from here on: what it does for a few trials takes it milliseconds.
+    for trial in of_target.reindex(columns=_COLUMNS).to_dict("records"):
+        trials.setdefault(trial["parent_id"], []).append({str(name): value for name, value in trial.items()})
+    of = frame[frame["run_id"].isin(list(trials)) & (frame["kind"] == "sweep")]
+    return tuple(_table(sweep, trials[sweep["run_id"]]) for sweep in of.reindex(columns=_COLUMNS).to_dict("records"))
 
 
 _COLUMNS = ["run_id", "parent_id", "kind", "name", "target", "strategy", "steps", "standing", "evaluation", "metric"]
 _COLUMNS += ["val", "test", "config.finetune.lr", "config.finetune.schedule"]
 
 
-def _table(sweep: pd.Series, trials: pd.DataFrame) -> SweepTable:
-    ordered = trials.sort_values("val", ascending=False, kind="stable", na_position="last")
-    metric = in_words(str(ordered["metric"].max()))  # unfinished trials have none
+def _table(sweep: Mapping[Any, Any], trials: Sequence[dict[str, Any]]) -> SweepTable:
+    ordered = sorted(trials, key=lambda trial: -trial["val"] if math.isfinite(trial["val"]) else math.inf)
     rows = tuple(
         TrialRow(
-            run=RunLink(str(row["name"]), str(row["run_id"])),
-            lr=_config(row, "finetune.lr"),
-            schedule=_config(row, "finetune.schedule"),
-            val=unbroken(percent(float(row["val"]))),
-            test=unbroken(percent(float(row["test"]))),
-            state=str(row["standing"]),
-            won=math.isfinite(float(row["test"])),
+            run=RunLink(trial["name"], trial["run_id"]),
+            lr=_config(trial, "finetune.lr"),
+            schedule=_config(trial, "finetune.schedule"),
+            val=unbroken(percent(trial["val"])),
+            test=unbroken(percent(trial["test"])),
+            state=trial["standing"],
+            won=math.isfinite(trial["test"]),
         )
-        for _, row in ordered.iterrows()
+        for trial in ordered
     )
-    scored = zip(rows, ordered["val"], strict=True)
+    scored = zip(rows, (trial["val"] for trial in ordered), strict=True)
     return SweepTable(
-        run=RunLink(str(sweep["name"]), str(sweep["run_id"])),
-        strategy=str(sweep["strategy"]),
+        run=RunLink(sweep["name"], sweep["run_id"]),
+        strategy=sweep["strategy"],
         steps=int(sweep["steps"]),
-        evaluation=str(ordered["evaluation"].iloc[0]),
-        metric=metric,
-        state=str(sweep["standing"]),
+        evaluation=ordered[0]["evaluation"],
+        metric=in_words(max(trial["metric"] for trial in ordered)),  # unfinished trials have none
+        state=sweep["standing"],
         trials=rows,
-        heat_map=_heat_map([(t.lr, t.schedule, float(v)) for t, v in scored if math.isfinite(v)]),
+        heat_map=_heat_map([(t.lr, t.schedule, v) for t, v in scored if math.isfinite(v)]),
     )
 
 
@@ -113,7 +115,7 @@ def _heat_map(scored: Sequence[tuple[str, str, float]]) -> HeatMap | None:
     return HeatMap(tuple(schedules), tuple((lr, tuple(at(lr, schedule) for schedule in schedules)) for lr in lrs))
 
 
-def _config(row: pd.Series, key: str) -> str:
+def _config(row: Mapping[str, Any], key: str) -> str:
     value = row.get(f"config.{key}")
     return value if isinstance(value, str) else ""
 

@@ -73,7 +73,7 @@ def table(findings: Findings, evaluation: str) -> Table:
     shown = [result for result in findings.shown if result.evaluation == evaluation]
     targets = sorted({result.target for result in shown})
     by_place = {(result.arm, result.target): result for result in shown}
-    rivals = {t: [c for c in shown if c.target == t] for t in targets}
+    metrics = {result.target: result.metric for result in reversed(shown)}
     # A strategy that was not run keeps its row, so that the gap is seen.
     found = {result.arm: result.strategy for result in shown}
     found |= {name: name for name in STRATEGIES if name not in found.values()}
@@ -85,7 +85,7 @@ def table(findings: Findings, evaluation: str) -> Table:
         )
         for arm in sorted(found, key=arm_order)
     )
-    return Table(evaluation, tuple((t, in_words(rivals[t][0].metric)) for t in targets), rows)
+    return Table(evaluation, tuple((t, in_words(metrics[t])) for t in targets), rows)
 
 
 def figure(findings: Findings, result: Result) -> TableFigure:

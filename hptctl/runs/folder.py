@@ -27,7 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hpt.config import UNTRAINED
 from hpt.errors import ConfigError, Interrupted, Pruned, RunError, did_you_mean
@@ -243,14 +243,41 @@ def scratch(spec: Spec) -> Iterator[Run]:
 
 def all_runs() -> list[Run]:
     """Every run of the working folder, the oldest first; one whose run.json is damaged is named and left out."""
-    found = []
-    for path in RUNS.glob("*/run.json"):
-        run = Run(path.parent)
+    return last_runs()[0]
+
+
+def last_runs(kind: str | None = None, most: int | None = None) -> tuple[list[Run], int]:
+    """As `all_runs`, of a kind the newest, and how many there are: of the older ones no more is read than `_Head`."""
+    found: list[tuple[float, Run]] = []
+    for folder in RUNS.iterdir() if RUNS.is_dir() else ():
+        run = Run(folder)
         try:
-            found.append((run.spec().created, run))
-        except RunError as error:
-            log.warning("%s", error)
-    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+            head = _Head.model_validate_json((run.path / "run.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ValidationError as error:
+            log.warning("%s", _unread(run.path / "run.json", error))
+            continue
+        if kind in (None, head.kind):
+            found.append((head.created, run))
+    newest = sorted(found, key=lambda pair: pair[0])[-most if most else 0 :]
+    return [run for _, run in newest if _is_sound(run)], len(found)
+
+
+class _Head(BaseModel):
+    """What runs are listed by."""
+
+    kind: Kind
+    created: float
+
+
+def _is_sound(run: Run) -> bool:
+    try:
+        run.spec()
+    except RunError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 def find(text: str) -> Run | None:

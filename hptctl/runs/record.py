@@ -8,6 +8,7 @@ type check knows. What another version recorded besides is kept as it is, and na
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_serializer, model_validator
@@ -54,6 +55,7 @@ class Recorded(BaseModel):
         return cls.model_validate({key: value for key, value in values.items() if cls.declares(key)})
 
     @classmethod
+    @cache  # a store's runs have the same names, 10,000 times
     def declares(cls, key: str) -> bool:
         """Whether a value may be stored by this name."""
         return key in cls.model_fields or any(key.startswith(f"{name}_") for name in cls._dictionaries())
@@ -75,6 +77,7 @@ class Recorded(BaseModel):
         return stored | self.unknown
 
     @classmethod
+    @cache
     def _dictionaries(cls) -> tuple[str, ...]:
         return tuple(name for name, field in cls.model_fields.items() if isinstance(field.default, dict))
 

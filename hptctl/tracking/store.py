@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from hpt.errors import RunError
 from hpt.files import shared_lock
 from hptctl.runs.record import Facts, Tags
 from hptctl.secrets import masked
+from hptctl.tracking import kept
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -27,8 +29,8 @@ log = logging.getLogger("hptctl.tracking")
 DATABASES = {"sqlite", "postgresql", "postgres", "mysql", "mssql"}
 """Kinds of addresses that MLflow opens as databases."""
 CONNECT_SECONDS = 10
-PAGE = 250
-"""Runs that are asked for at once: a busy server has sent a thousand too late (MLFLOW_HTTP_REQUEST_TIMEOUT)."""
+ASKED_AT_ONCE = 8
+"""Histories that are asked for at once: MLflow sends one at a time, and most of that is waiting."""
 MARKER = "hptctl"
 """The tag, of the version of this schema, by which our runs are known in a shared store."""
 
@@ -233,7 +235,7 @@ def check_store() -> str:
 
 
 def read_runs(experiment: str | None = None) -> list[Record]:
-    """Every run of the store (of one experiment), the oldest first; 1,000 runs take about two seconds.
+    """Every run of the store (of one experiment), the oldest first; those that ended are `kept`.
 
     Raises:
         RunError: no such store, or no such experiment.
@@ -241,29 +243,66 @@ def read_runs(experiment: str | None = None) -> list[Record]:
     with readable():
         mlflow_client = _existing()
         known = {e.experiment_id: e.name for e in mlflow_client.search_experiments()}
-        if experiment is not None:
-            known = {key: name for key, name in known.items() if name == experiment}
-            if not known:
-                raise RunError(f"{uri()} has no experiment '{experiment}'", "see `hptctl runs list`")
-        records: list[Record] = []
-        token: str | None = None
-        while True:
-            page = mlflow_client.search_runs(
-                list(known), max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
-            )
-            ours = [run for run in page if MARKER in run.data.tags]
-            records += [record for run in ours if (record := _record(run, known[run.info.experiment_id])) is not None]
-            token = page.token
-            if not token:
-                return records
+        if experiment is not None and experiment not in known.values():
+            raise RunError(f"{uri()} has no experiment '{experiment}'", "see `hptctl runs list`")
+        # First what is under way: a run that ends meanwhile is then read twice, and not missed.
+        search, token = _searching(mlflow_client, list(known), "= 'RUNNING'"), None
+        under_way, token = search(kept.PAGE, None)
+        while token:
+            page, token = search(kept.PAGE, token)
+            under_way += page
+        ended = kept.ended(_where(), _searching(mlflow_client, list(known), "!= 'RUNNING'"))
+    found = {run.id: run for run in (*under_way, *ended) if experiment in (None, known[run.experiment_id])}
+    in_order = sorted(found.values(), key=lambda run: (run.start, run.id))
+    return [record for run in in_order if (record := _record(run, known[run.experiment_id])) is not None]
+
+
+def read_anew() -> None:
+    """Have `read_runs` ask for all runs, those too that ended long ago: somebody has edited them in MLflow."""
+    kept.forget(_where())
+
+
+def _where() -> str:
+    """The store by a name that no other one has."""
+    store = uri()
+    return store if not store.startswith("sqlite:///") else str(Path(store.removeprefix("sqlite:///")).resolve())
+
+
+def _searching(mlflow_client: MlflowClient, experiment_ids: list[str], status: str) -> kept.Search:
+    """A search for our runs by their status, in the order of `kept`."""
+    filter = f"tags.{MARKER} LIKE '%' AND attributes.status {status}"
+
+    def search(most: int, token: str | None) -> tuple[list[kept.Sent], str | None]:
+        page = mlflow_client.search_runs(
+            experiment_ids, filter, max_results=most, order_by=[kept.ORDER], page_token=token
+        )
+        return [_sent(run) for run in page], page.token or None
+
+    return search
+
+
+def _sent(run: MlflowRun) -> kept.Sent:
+    return kept.Sent(
+        id=run.info.run_id,
+        name=run.info.run_name or run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        status=run.info.status,
+        start=run.info.start_time,
+        end=run.info.end_time or None,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+    )
 
 
 def histories(wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """(step, value) by step, of each (run id, metric)."""
     with readable():
         mlflow_client = _existing()
-        found = {(id, metric): mlflow_client.get_metric_history(id, metric) for id, metric in wanted}
-    return {key: sorted((point.step, point.value) for point in points) for key, points in found.items()}
+        keys = list(wanted)
+        with ThreadPoolExecutor(1 if uri().startswith("sqlite:///") else ASKED_AT_ONCE) as pool:
+            found = list(pool.map(lambda key: mlflow_client.get_metric_history(*key), keys))
+    return {key: sorted((point.step, point.value) for point in points) for key, points in zip(keys, found, strict=True)}
 
 
 class StoreWatch:
@@ -311,28 +350,26 @@ def _existing() -> MlflowClient:
     return client()
 
 
-def _record(run: MlflowRun, experiment: str) -> Record | None:
-    """A run as the store has it; None, with a warning, where its tags are not of the types that they have here."""
-    tags = run.data.tags
+def _record(run: kept.Sent, experiment: str) -> Record | None:
+    """A run as it is used here; None, with a warning, where its tags are not of the types that they have here."""
+    tags = run.tags
     try:
         what, found = Tags.among(tags), Facts.among(tags)
     except ValidationError as error:
         first = error.errors()[0]
-        log.warning(
-            "run %s of the store is left out: its tag %s is %r", run.info.run_name, first["loc"][0], first["input"]
-        )
+        log.warning("run %s of the store is left out: its tag %s is %r", run.name, first["loc"][0], first["input"])
         return None
     return Record(
-        run_id=run.info.run_id,
-        name=tags.get("name", run.info.run_name or run.info.run_id),
+        run_id=run.id,
+        name=tags.get("name", run.name),
         kind=tags.get("kind", ""),
-        state=run.info.status,
-        start=run.info.start_time / 1000,
-        end=run.info.end_time / 1000 if run.info.end_time else None,
+        state=run.status,
+        start=run.start / 1000,
+        end=run.end / 1000 if run.end else None,
         experiment=experiment,
-        experiment_id=run.info.experiment_id,
-        params=dict(run.data.params),
-        metrics=dict(run.data.metrics),
+        experiment_id=run.experiment_id,
+        params=run.params,
+        metrics=run.metrics,
         tags=what,
         facts=found,
         command=tags.get("command", ""),

@@ -33,8 +33,7 @@ def list_runs(
     """
     from hptctl import console, runs
 
-    every = [run for run in runs.all_runs() if kind in (None, run.spec().kind)]
-    found = every[-(last or (len(every) if as_json else NEWEST)) :]
+    found, count = runs.last_runs(kind, last or (None if as_json else NEWEST))
     rows = [(run, run.spec(), run.status()) for run in found]
     if as_json:
         console.print_json(
@@ -65,8 +64,8 @@ def list_runs(
             for _, spec, status in rows
         ],
     )
-    if len(every) > len(found):
-        console.note(f"and {len(every) - len(found):,} earlier ones: `hptctl runs list --last {len(every)}` has all")
+    if count > len(found):
+        console.note(f"and {count - len(found):,} earlier ones: `hptctl runs list --last {count}` has all")
 
 
 def show(

@@ -17,7 +17,7 @@ from hpt.errors import ConfigError, RunError
 from hptctl import tracking
 from hptctl.format import when
 from hptctl.report import page
-from hptctl.report.findings import gather
+from hptctl.report.findings import Findings, gather
 from hptctl.report.frame import tidy
 from hptctl.report.selection import Selection
 
@@ -199,6 +199,23 @@ def test_every_link_leads_to_the_one_element_with_that_id(html: str) -> None:
     targets = {a.get("href") or a.get("xlink:href") for _, a in elements} - {None}
     assert targets <= {f"#{id}" for id in ids}
     assert set(re.findall(r"url\(#([^)]*)\)", html)) <= set(ids)
+
+
+def test_a_page_of_many_datasets_has_their_figures_alone_and_the_runs_behind_them(
+    findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "WHOLE", 1)
+    built = page.build(findings)
+    assert not any(section.charts or section.sweeps or section.confusion for section in built.sections)
+    assert all(section.details for section in built.sections)
+    listed = {row.run_id for row in built.provenance}
+    assert built.unlisted == len(findings.frame) - len(listed) > 0
+    html = page.render(findings, "html")
+    elements = Elements(html).found
+    linked = {a["href"] for _, a in elements if (a.get("href") or "").startswith("#")}
+    assert linked <= {f"#{a['id']}" for _, a in elements if "id" in a}
+    assert f"rests on {built.unlisted} other runs" in words(html)
+    assert "hptctl report --dataset NAME" in words(html)
 
 
 def test_every_chart_says_in_words_what_it_shows_and_every_header_cell_what_it_heads(html: str) -> None:

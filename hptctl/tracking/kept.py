@@ -1,0 +1,175 @@
+"""The ended runs of a store as they were last read, kept in the user's cache: 10,000 take a server minutes to send.
+
+MLflow's search sends all of a run or nothing of it, and knows neither a number of runs nor a time of change. What it
+has is an order that a run does not leave once it has ended (its end, its start, its id), and tokens that ask for what
+lies behind so many runs of it. So a page whose first run is where it was has nothing before it that came or went: a few
+runs tell that for all, and where one has moved they lead to the page with the change, which is read anew.
+
+They tell nothing of what somebody edits in a run that has ended. Therefore the newest `FRESH` pages are always read,
+and of the others the one that was not for longest; `forget` has all of them read.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpt.errors import DataError
+from hpt.user_folders import cache_folder
+
+PAGE = 250
+"""Runs that are asked for at once: a busy server has sent a thousand too late (MLFLOW_HTTP_REQUEST_TIMEOUT)."""
+FRESH = 4
+"""Whole pages of the newest runs that are always read: a server sends a thousand runs in seconds."""
+VERSION = 1
+"""To be raised whenever what is kept changes its form."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A run as MLflow sends it."""
+
+    id: str
+    name: str
+    experiment_id: str
+    status: str
+    start: int
+    end: int | None
+    """`start` and `end` in milliseconds since 1970."""
+    params: dict[str, str]
+    metrics: dict[str, float]
+    """The last value of each."""
+    tags: dict[str, str]
+
+    @property
+    def place(self) -> tuple[bool, int, int, str]:
+        """What MLflow orders ended runs by: `ORDER`, and behind it what it adds itself."""
+        return self.end is None, self.end or 0, -self.start, self.id
+
+
+ORDER = "attributes.end_time ASC"
+Search = Callable[[int, str | None], tuple[list[Sent], str | None]]
+"""(most runs, token) -> the ended runs in their order from where the token asks for, and the token of what follows."""
+
+
+def ended(store: str, search: Search) -> list[Sent]:
+    """The ended runs of a store by their ends: what is kept of them, brought up to date."""
+    file = _file(store)
+    known = _Known.load(file)
+    before = {run.id: run for run in known.runs}
+    try:
+        known.update(search)
+    except Exception as error:
+        # A store that was made anew, or is served by something else by now, may not know our tokens.
+        if not before or getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
+            raise
+        known = _Known([], [None], {})
+        known.update(search)
+    known.save(file, before)
+    return known.runs
+
+
+def forget(store: str) -> None:
+    """Have all of a store's runs read when they are asked for next."""
+    if (file := _file(store)) is not None:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+@dataclass
+class _Known:
+    """Ended runs in their order, the token of each page of them, and when each run was read, by its id."""
+
+    runs: list[Sent]
+    tokens: list[str | None]
+    read: dict[str, float]
+
+    def update(self, search: Search) -> None:
+        """Make it what the store has."""
+        newest = max(0, min(len(self.runs) // PAGE - FRESH, len(self.tokens) - 1))
+        """The first of the pages that are read in any case."""
+
+        def moved(number: int) -> bool:
+            found, _ = search(1, self.tokens[number])
+            return [run.id for run in found] != [run.id for run in self.runs[number * PAGE :][:1]]
+
+        def changed(since: int) -> int:
+            """The first page with a change from this one on, as far as `newest`."""
+            return since + bisect_left(range(since + 1, newest + 1), True, key=moved)
+
+        number: int | None = changed(0)
+        while number is not None:
+            following = self._read(search, number)
+            if following and number + 1 < newest and not moved(number + 1):
+                number = changed(number + 1)
+            else:
+                number = number + 1 if following else None
+        if older := range(min(newest, len(self.tokens))):  # in turn, since nothing tells what was edited in them
+            self._read(search, min(older, key=self._age))
+
+    def _read(self, search: Search, number: int) -> bool:
+        """Read a page; whether another one follows."""
+        page, token = search(PAGE, self.tokens[number])
+        self.read |= dict.fromkeys((run.id for run in page), time.time())
+        ids, start = {run.id for run in page}, number * PAGE
+        rest = [run for run in self.runs[start:] if run.id not in ids and run.place > page[-1].place] if token else []
+        self.runs[start:] = page + rest
+        self.tokens[number + 1 :] = [token, *self.tokens[number + 2 :]] if token else []
+        return token is not None
+
+    def _age(self, number: int) -> float:
+        """When a page was read."""
+        return min((self.read[run.id] for run in self.runs[number * PAGE :][:PAGE]), default=0.0)
+
+    @classmethod
+    def load(cls, file: Path | None) -> _Known:
+        """What is kept; nothing where that cannot be read."""
+        with suppress(sqlite3.Error, ValueError, TypeError):
+            if file is not None and file.exists():
+                with closing(sqlite3.connect(file)) as database:
+                    rows = database.execute("SELECT sent, read FROM runs").fetchall()
+                    tokens = [token for (token,) in database.execute("SELECT token FROM pages ORDER BY number")]
+                runs = [Sent(**sent) for sent in json.loads(f"[{','.join(sent for sent, _ in rows)}]")]
+                read = {run.id: when for run, (_, when) in zip(runs, rows, strict=True)}
+                return cls(sorted(runs, key=lambda run: run.place), tokens or [None], read)
+        return cls([], [None], {})
+
+    def save(self, file: Path | None, before: dict[str, Sent]) -> None:
+        """Keep it, where `before` is what is kept; with a full or read-only disk, the time is spent again."""
+        if file is None or len(self.runs) <= PAGE * FRESH:  # which are read in any case
+            return
+        now = {run.id: run for run in self.runs}
+        changed = [run for run in self.runs if before.get(run.id) != run]
+        with suppress(OSError, sqlite3.Error):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():  # others may share the cache, and not see the store
+                os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+            with closing(sqlite3.connect(file)) as database, database:
+                database.execute("CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, read REAL, sent TEXT)")
+                database.execute("CREATE TABLE IF NOT EXISTS pages (number INTEGER PRIMARY KEY, token TEXT)")
+                database.executemany("DELETE FROM runs WHERE id = ?", [(id,) for id in before.keys() - now.keys()])
+                database.executemany(
+                    "INSERT OR REPLACE INTO runs VALUES (?, ?, ?)",
+                    [(run.id, self.read[run.id], json.dumps(vars(run))) for run in changed],
+                )
+                database.executemany("UPDATE runs SET read = ? WHERE id = ?", [(self.read[id], id) for id in now])
+                database.execute("DELETE FROM pages")
+                database.executemany("INSERT INTO pages VALUES (?, ?)", enumerate(self.tokens))
+
+
+def _file(store: str) -> Path | None:
+    """Where the runs of a store are kept for this user; None where there is no place."""
+    try:
+        about = json.dumps([VERSION, store, getpass.getuser()])
+        return cache_folder() / "tracking" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.sqlite"
+    except (DataError, OSError, KeyError):  # a user without a name
+        return None
