@@ -19,9 +19,10 @@ from hpt.processes import Compute
 
 
 def step_seconds(config: PretrainConfig) -> float:
-    """Seconds of one step of the model alone on this machine: each image once backward, and forward once more."""
+    """Seconds of one step of the model alone on this machine: each image once backward, and forward once more, or twice
+    where the backward pass computes it again."""
     training, forward = image_seconds(config)
-    return (training + forward) * config.batch_size / config.processes
+    return (training + forward * (2 if config.gradient_checkpointing else 1)) * config.batch_size / config.processes
 
 
 BATCH_ON_CPU, BATCH_ELSEWHERE = 8, 64
