@@ -34,10 +34,10 @@ def image_seconds(config: PretrainConfig | EvaluateConfig) -> tuple[float, float
     of 8 images, on a GPU of 64.
 
     Raises:
-        ConfigError: the device is not on this machine.
+        ConfigError: the device is not on this machine, or the backbone has no such pooling.
     """
     compute = Compute.of(config)
-    model = encoder.build(config.backbone, seed=0, image_size=config.image_size).to(compute.device).train()
+    model = encoder.fresh(config, 3).to(compute.device).train()
     count = BATCH_ON_CPU if compute.device.type == "cpu" else BATCH_ELSEWHERE
     images = torch.randn(count, 3, config.image_size, config.image_size, device=compute.device)
     forward = training = float("inf")
