@@ -22,8 +22,8 @@ from hpt.errors import ConfigError
     "backbone",
     [
         "resnet18",
-        "efficientnet_lite0",
-        "vit_tiny_patch16_224",
+        "test_efficientnet",  # with an activation in its BatchNorm
+        "test_vit",
         pytest.param("convnext_atto", marks=pytest.mark.slow),
         pytest.param("resnet26d", marks=pytest.mark.slow),
         pytest.param("densenet121", marks=pytest.mark.slow),
