@@ -1,6 +1,6 @@
 """A pretraining step beside what people use today: same model, batch, images and machine, one after the other.
 
-    ours      hpt.pretrain, as `hptctl pretrain` runs it
+    ours      hpt.pretrain, as `hptctl pretrain` runs it, by the method of the backbone's family
     ready     its step alone, on views that are ready: the bound of ours
     whole     the same with all BatchNorm groups of a batch in one pass, as `ready` has it for small images on a CPU
     graph     `ready` as one CUDA graph that is replayed: what is left when launching kernels costs nothing
@@ -11,7 +11,8 @@
     lightly   lightly's MoCoV2Transform and a DataLoader with a worker per core, the paper's MoCo step
     bare      the paper's MoCo step alone, on views that are ready: the bound of such loops
 
-The paper's step is written as its published code has it, for one device: one batch, BatchNorm over all of it.
+The paper's step is written as its published code has it, for one device: one batch, BatchNorm over all of it. It is of
+MoCo-v2 and a plain ResNet; of other backbones there are the rows of our own step.
 
 Each repeat runs all of them for `--steps` steps after one to warm up (three on a GPU); the table shows medians over the
 repeats. `x bare` and `x ready` are medians of the ratios within a repeat, so that other work on the machine slows both
@@ -53,10 +54,10 @@ from torchvision.transforms import v2
 
 from hpt import augment, cores, encoder
 from hpt.callbacks import Callbacks
-from hpt.config import AugmentConfig, PretrainConfig
+from hpt.config import RESNETS, AugmentConfig, PretrainConfig
 from hpt.data.dataset import load
 from hpt.data.images import Images
-from hpt.moco import MoCo
+from hpt.methods import method_of
 from hpt.pretrain import pretrain
 from hpt.processes import Compute, Processes, choose_device
 from hpt.step import Step
@@ -72,9 +73,10 @@ PREFETCH = 2
 
 def our_step(config: PretrainConfig, device: torch.device, *, compiled: bool = False) -> Callable[[Views], None]:
     """The step of `hpt.step` on two views [B, 3, s, s] that are ready."""
-    backbone = encoder.build(config.backbone, seed=0)
-    moco = MoCo(backbone, encoder.feature_dim(config.backbone), config.moco, seed=0)
-    step = Step(config, moco, Processes(1, str(device)))
+    backbone = encoder.fresh(config, channels=3)
+    method = method_of(config, backbone)
+    moco = method.build(backbone, config)
+    step, lr = Step(config, moco, Processes(1, str(device)), method), method.lr(config.steps // 2, config)
     if compiled:
         moco.query.compile()
         moco.key.compile()
@@ -82,7 +84,7 @@ def our_step(config: PretrainConfig, device: torch.device, *, compiled: bool = F
 
     def take(views: Views) -> None:
         query, key = (view.split(config.micro_batch(device.type)) for view in views)
-        step(StepViews(query, key, shuffle), config.base_lr)
+        step(StepViews(query, key, shuffle), lr)
 
     return take
 
@@ -440,16 +442,21 @@ def measured(
 def prepared(
     names: list[str], config: PretrainConfig, images: Images, folder: Path, device: torch.device
 ) -> tuple[dict[str, Row], dict[str, int], dict[str, str]]:
-    """What takes a step of each row; the FLOPs of our step and of the paper's; why a row is left out."""
+    """What takes a step of each row; the FLOPs of our step, and of the paper's where it is; why a row is left out."""
     norm = (images.mean, images.std)
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, 3, config.image_size, config.image_size)
     ready = tuple(torch.randn(shape, generator=generator).to(device) for _ in range(2))
     ours_ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in ready)
-    papers, step = papers_step(config, device), our_step(config, device)
-    flops = {"papers": flops_of(lambda: papers(ready)), "ours": flops_of(lambda: step(ours_ready))}
+    step = our_step(config, device)
+    flops = {"ours": flops_of(lambda: step(ours_ready))}
+    if config.backbone in RESNETS:
+        papers = papers_step(config, device)
+        flops["papers"] = flops_of(lambda: papers(ready))
 
     def row(name: str) -> Row:
+        if name not in OURS and config.backbone not in RESNETS:
+            raise RuntimeError("the paper's step is of a plain ResNet")
         if name == "bare":
             return lambda: papers(ready)
         if name == "ready":

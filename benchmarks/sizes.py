@@ -12,6 +12,10 @@ bound of peers. All are of means over the repeats, whose order interleaves the r
 that turns of few steps are short and long in turn, and a median would see the one or the other.
 
     uv run python benchmarks/sizes.py DATA --out sizes.json
+    uv run python benchmarks/sizes.py DATA --out families.json --sets flowers --sizes 64 224 --backbones FAMILIES
+
+FAMILIES stands for one backbone of each family that is not a plain ResNet: a transformer (by MoCo-v3), a network with
+LayerNorm, one with depthwise convolutions, and one with a deep stem. These have no peer; `x ready` is what counts.
 
 DATA holds bccd_cells.zip, camvid_driving.zip, flowers102.zip, tiny_imagenet.zip and traffic_signs.zip. Cells that the
 file has already are not measured again.
@@ -38,6 +42,8 @@ BATCHES = {
     "resnet18": {64: 256, 32: 256, 112: 128, 224: 64},
     "resnet50": {64: 128, 112: 64, 32: 256, 224: 32},
 }
+FAMILIES = ("vit_tiny_patch16_224", "convnext_atto", "efficientnet_lite0", "resnet26d")
+BATCHES |= dict.fromkeys(FAMILIES, BATCHES["resnet18"])
 REPEATS = {32: 10, 64: 5, 112: 3, 224: 3}
 SETS = ("cells", "mixed", "flowers", "driving")
 PEERS = ("pillow", "lightly")
@@ -98,7 +104,7 @@ def measured(folder: Path, size: int, backbone: str, repeats: int) -> dict[str, 
                 *(sys.executable, str(Path(__file__).with_name("pretraining.py")), str(folder)),
                 *("--image-size", str(size), "--backbone", backbone, "--batch-size", str(BATCHES[backbone][size])),
                 *("--steps", "2", "--repeats", str(repeats), "--json", out.name),
-                *("--only", "bare", "ready", "ours", *PEERS),
+                *("--only", *(("ready", "ours") if backbone in FAMILIES else ("bare", "ready", "ours", *PEERS))),
             ],
             check=True,
         )
@@ -112,13 +118,16 @@ def ratio(seconds: dict[str, list[float]], name: str, over: str) -> float:
 def row(cell: dict[str, Any]) -> str:
     seconds, batch = cell["seconds_per_step"], cell["config"]["batch_size"]
     means = {name: statistics.mean(taken) for name, taken in seconds.items()}
-    peer = min(PEERS, key=lambda name: means[name])
-    over = ratio(seconds, peer, "ours")
-    to_ready, to_bare = ratio(seconds, "ours", "ready"), ratio(seconds, "ours", "bare")
-    return (
+    own = (
         f"| {cell['set']} | {cell['config']['backbone']} | {cell['config']['image_size']} | {batch}"
-        f" | {batch / means['ours']:.0f} | {to_ready:.2f} | {to_bare:.2f}"
-        f" | {batch / means[peer]:.0f} ({peer}) | {ratio(seconds, peer, 'bare'):.2f} | {over:.2f} |"
+        f" | {batch / means['ours']:.0f} | {ratio(seconds, 'ours', 'ready'):.3f} |"
+    )
+    if cell["config"]["backbone"] in FAMILIES:
+        return f"{own} | | | |"
+    peer = min(PEERS, key=lambda name: means[name])
+    return (
+        f"{own} {ratio(seconds, 'ours', 'bare'):.2f} | {batch / means[peer]:.0f} ({peer})"
+        f" | {ratio(seconds, peer, 'bare'):.2f} | {ratio(seconds, peer, 'ours'):.2f} |"
     )
 
 
@@ -128,14 +137,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 32, 112, 224])
-    parser.add_argument("--backbones", nargs="+", choices=list(BATCHES), default=list(BATCHES))
+    parser.add_argument("--backbones", nargs="+", choices=[*BATCHES, "FAMILIES"], default=["resnet18", "resnet50"])
     parser.add_argument("--repeats", type=float, default=1.0, help="times the usual number")
     options = parser.parse_args()
     cells = json.loads(options.out.read_text()) if options.out.exists() else []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.sets:
             write_set(name, options.data, Path(scratch) / name)
-        for backbone in options.backbones:
+        for backbone in (each for name in options.backbones for each in (FAMILIES if name == "FAMILIES" else (name,))):
             for size in options.sizes:
                 for name in options.sets:
                     key = (name, backbone, size)

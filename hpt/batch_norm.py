@@ -26,9 +26,12 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, C, h, w] -> the same."""
-        if self.group is None or not self.training:
-            return super().forward(x)
-        return self.in_groups(x)
+        return self.in_groups(x) if self.by_hand else super().forward(x)
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a batch is normalised here instead of by PyTorch's layer: in groups, or a second time."""
+        return self.training and (self.group is not None or computes_again())
 
     def in_groups(self, x: Tensor) -> Tensor:
         """[n, C, ...] -> the same, group by group.
@@ -38,19 +41,22 @@ class BatchNorm(nn.BatchNorm2d):
         groups, as if n processes had each seen one group and averaged. (Check: group i leaves a weighted mean of total
         weight 0.9 + 0.1 * (i + 1) / n, of which the newest group has 0.1 / n.) Some networks of timm have another
         momentum than 0.1.
+
+        What a backward pass computes again (`hpt.encoder.recompute`) has been folded in before. With momentum 0 it is
+        not once more, and as many tensors are saved as the first time.
         """
-        normalised = []
+        normalised, again = [], computes_again()
         own = MOMENTUM if self.momentum is None else self.momentum
         share = own / self.groups
         for part in x.split(self.group or len(x)):
-            momentum = share / (1 - own + share * (self.seen + 1))
-            self.seen = (self.seen + 1) % self.groups
+            momentum = 0.0 if again else share / (1 - own + share * (self.seen + 1))
+            self.seen = self.seen if again else (self.seen + 1) % self.groups
             normalised.append(
                 F.batch_norm(
                     part, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps
                 )
             )
-        if self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None and not again:
             self.num_batches_tracked.add_(len(normalised))
         # Writing into slices of one tensor, by aten's out variants, was no quicker.
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
@@ -62,6 +68,11 @@ class BatchNorm1d(BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 2:
             raise ValueError(f"expected rows [n, C], got {input.dim()} dimensions")
+
+
+def computes_again() -> bool:
+    """Whether this is a forward pass inside of a backward pass, which wants activations that were not kept."""
+    return torch._C._current_graph_task_id() != -1  # as torch.utils.module_tracker asks
 
 
 def batch_norms(model: nn.Module) -> list[BatchNorm]:

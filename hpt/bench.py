@@ -7,19 +7,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpt import encoder
 from hpt.callbacks import Progress
-from hpt.config import MocoConfig, PretrainConfig
+from hpt.config import PretrainConfig
 from hpt.data.images import Images, RawBatch
-from hpt.errors import ConfigError
 from hpt.methods import method_of
 from hpt.moco import MoCo
-from hpt.processes import Compute, Processes
+from hpt.moco_v3 import MoCoV3
+from hpt.processes import Processes
 from hpt.step import Step
 from hpt.views import StepViews, Views
 
@@ -80,31 +82,27 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
     why is not known, since the difference has not been reproduced.)
 
     Raises:
-        ConfigError: the device is not on this machine, or the backbone is trained by another method than MoCo-v2.
+        ConfigError: the device is not on this machine, or a setting is not one of the backbone's method.
         DataError: fewer images than one batch.
     """
     processes = Processes(1, config.device)
     device = processes.device
-    clock = _StageClock(device)
     backbone = encoder.fresh(config, images.form.channels)
-    if method_of(config, backbone).name != "moco-v2":
-        raise ConfigError(
-            f"a {config.backbone} is trained by MoCo-v3, whose stages are not told apart",
-            "--set method=moco-v2 measures its step under MoCo-v2",
-        )
-    moco = _MarkedMoCo(clock, backbone, encoder.width(backbone), config.moco, seed=config.seed)
-    step = Step(config, moco, processes)
+    method = method_of(config, backbone)
+    moco = method.build(backbone, config)
+    step = Step(config, moco, processes, method)
+    lr = method.lr(config.steps // 2, config)
     with Views(config, images, [0], processes) as views:
         first = views(0)
         key, query = list(first.key), list(first.query)  # in the order in which they are read
     ready = StepViews(query, key, torch.arange(config.batch_size))
 
     def timed(views_of: Callable[[int], StepViews], numbers: range) -> tuple[float, float]:
-        step(views_of(numbers[0]), config.base_lr)  # warms up
+        step(views_of(numbers[0]), lr)  # warms up
         _wait(device)
         start, busy = time.perf_counter(), time.process_time()
         for number in numbers[1:]:
-            step(views_of(number), config.base_lr)
+            step(views_of(number), lr)
         _wait(device)
         count = len(numbers) - 1
         return (time.perf_counter() - start) / count, (time.process_time() - busy) / count
@@ -125,13 +123,15 @@ def measure(config: PretrainConfig, images: Images, *, steps: int, repeats: int,
             found[name].append(block(numbers))
         progress(repeat, repeats, "measuring")
 
+    clock = _StageClock(device)
+    _mark(moco, clock)
     with _MarkedViews(clock, config, images, range(steps + 1), processes) as views:
         for number in range(steps + 1):
             if number == 1:
                 clock.start()  # the first step waits for what was not read ahead
             drawn = views(number)
             clock("other")
-            step(drawn, config.base_lr)
+            step(drawn, lr)
             clock("update")
     progress(repeats, repeats, "measuring")
     return Measurement(
@@ -165,45 +165,31 @@ class _StageClock:
         self._since = now
 
 
-class _MarkedMoCo(MoCo):
-    """MoCo that tells the clock which stage has ended."""
+def _mark(moco: MoCo | MoCoV3, clock: _StageClock) -> None:
+    """Have a method tell the clock which stage has ended, each time that it has done a part of its step."""
+    for owner, name, ended in (
+        (moco, "update_key_encoder", "update"),
+        (moco.key, "forward", "key forward"),
+        (moco, "loss", "query forward"),
+        (moco, "step", "backward"),
+    ):
+        setattr(owner, name, _telling(getattr(owner, name), clock, ended))
+    # What comes between a loss and the next queries.
+    moco.query.register_forward_pre_hook(lambda *_: clock("backward"))
 
-    def __init__(
-        self, clock: _StageClock, backbone: nn.Module, features: int, config: MocoConfig, *, seed: int
-    ) -> None:
-        super().__init__(backbone, features, config, seed=seed)
-        self.clock = clock
 
-    def step(
-        self,
-        query_views: Iterable[Tensor],
-        key_views: Iterable[Tensor],
-        shuffle: Tensor,
-        processes: Processes,
-        compute: Compute,
-    ) -> tuple[Tensor, Tensor]:
-        queries, keys = self._marked(query_views, "backward"), self._marked(key_views, "key forward")
-        return super().step(queries, keys, shuffle, processes, compute)
-
-    def update_key_encoder(self) -> None:
-        super().update_key_encoder()
-        self.clock("update")
-
-    def loss(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        found = super().loss(queries, keys)
-        self.clock("query forward")
+def _telling(act: Callable[..., Any], clock: _StageClock, ended: str) -> Callable[..., Any]:
+    @wraps(act)
+    def told(*given: Any) -> Any:
+        found = act(*given)
+        clock(ended)
         return found
 
-    def _marked(self, views: Iterable[Tensor], last: str) -> Iterator[Tensor]:
-        """The views; whoever asks for the next one has ended the `last` stage of the one before."""
-        for view in views:
-            self.clock("augment")
-            yield view
-            self.clock(last)
+    return told
 
 
 class _MarkedViews(Views):
-    """Views that tell the clock when raw images have come."""
+    """Views that tell the clock when raw images have come, and when views are made of them."""
 
     def __init__(
         self, clock: _StageClock, config: PretrainConfig, images: Images, steps: Iterable[int], processes: Processes
@@ -211,11 +197,22 @@ class _MarkedViews(Views):
         super().__init__(config, images, steps, processes)
         self.clock = clock
 
+    def __call__(self, step: int) -> StepViews:
+        drawn = super().__call__(step)
+        return drawn._replace(query=self._marked(drawn.query, "backward"), key=self._marked(drawn.key, "key forward"))
+
     def read(self, indices: Tensor) -> RawBatch:
         self.clock("augment")
         raw = super().read(indices)
         self.clock("load")
         return raw
+
+    def _marked(self, views: Iterable[Tensor], last: str) -> Iterator[Tensor]:
+        """The views; whoever asks for the next one may just have ended the `last` stage of the one before."""
+        for view in views:
+            self.clock("augment")
+            yield view
+            self.clock(last)
 
 
 def _wait(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from hpt.batch_norm import BatchNorm, batch_norms
+from hpt.batch_norm import BatchNorm, batch_norms, ungrouped
 from hpt.config import MOST_CHANNELS, RESNETS, EvaluateConfig, Pooling, PretrainConfig
 from hpt.encoder_variants import by_shapes
 from hpt.errors import ConfigError, WeightsError
@@ -37,6 +37,7 @@ __all__ = [
     "loaded",
     "norms",
     "program",
+    "recompute",
     "shapes",
     "stem_keys",
     "stems",
@@ -110,6 +111,26 @@ def fresh(config: PretrainConfig | EvaluateConfig, channels: int) -> nn.Module:
         image_size=config.image_size,
         pooling=config.pooling,
     )
+
+
+def recompute(model: nn.Module, backbone: str) -> None:
+    """Have an encoder keep only what goes into each of its blocks for the backward pass, which computes the rest again
+    (gradient checkpointing, arXiv 1604.06174). What is computed, BatchNorm's statistics included, stays the same.
+
+    Raises:
+        ConfigError: its network cannot.
+    """
+    if odd := ungrouped(model):
+        raise ConfigError(
+            f"a {backbone} cannot be computed twice: {odd[0]} and {len(odd) - 1} more layers would count a batch twice",
+            "do without gradient_checkpointing, or choose another backbone",
+        )
+    if isinstance(model, ResNet):
+        model.recomputes = True
+        return
+    from hpt.architectures import networks
+
+    networks.recompute(model, backbone)
 
 
 def width(model: nn.Module) -> int:

@@ -23,12 +23,11 @@ def untrained(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> d
     views (`config.seed`, `config.image_size`).
 
     Raises:
-        DataError: train and val have fewer than two images. ConfigError: the device is missing.
+        DataError: train and val have fewer than two images. ConfigError: the device is missing, or the backbone has no
+            such pooling.
     """
     images = dataset.pretraining_images(1.0, config.seed)
-    backbone = encoder.build(
-        config.backbone, seed=config.seed, channels=images.form.channels, image_size=config.image_size
-    )
+    backbone = encoder.fresh(config, images.form.channels)
     device = Compute.of(config).device
     estimate_statistics(backbone, images, device, progress, image_size=config.image_size, seed=config.seed)
     return {key: value.cpu() for key, value in backbone.state_dict().items()}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from hpt import encoder, remarks
 from hpt.adamw import AdamW
@@ -14,31 +13,9 @@ from hpt.config import RESNETS, MocoV3Config, OptimizerConfig, PretrainConfig
 from hpt.errors import ConfigError
 from hpt.moco import MoCo
 from hpt.moco_v3 import MoCoV3
-from hpt.processes import Compute, Processes
 from hpt.schedule import cosine, rising, warmed
 from hpt.sgd import SGD
-from hpt.strategies import MethodName, Strategy
-
-
-class Contrastive(Protocol):
-    """What a method's module has beside that of any module."""
-
-    momentum: float
-    """Of the key encoder."""
-    passes: int
-
-    def step(
-        self,
-        query_views: Iterable[Tensor],
-        key_views: Iterable[Tensor],
-        shuffle: Tensor,
-        processes: Processes,
-        compute: Compute,
-    ) -> tuple[Tensor, Tensor]:
-        """One step's gradients, its loss [], and the share of queries that are nearest to their own key []."""
-
-    def train_only(self, strategy: Strategy) -> None:
-        """Give gradients to what the strategy trains."""
+from hpt.strategies import MethodName
 
 
 @dataclass(frozen=True)

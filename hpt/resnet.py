@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Norm = Callable[[int], nn.Module]
 CLASSES = 1000
@@ -18,6 +19,9 @@ CLASSES = 1000
 
 class ResNet(nn.Module):
     """Images [n, C, H, W] -> pooled features [n, 512 or 2048] (arXiv 1512.03385, table 1), without a classifier."""
+
+    recomputes = False
+    """Whether the backward pass computes the stem and each block again, instead of keeping what is in them."""
 
     def __init__(self, blocks: tuple[int, ...], *, bottleneck: bool, norm: Norm, channels: int = 3) -> None:
         super().__init__()
@@ -40,9 +44,17 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, C, H, W] -> [n, d]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # n x 64 x H/4 x W/4
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # n x d x H/32 x W/32
+        if self.recomputes and torch.is_grad_enabled():
+            for part in (self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4):
+                x = checkpoint(part, x, use_reentrant=False)
+        else:
+            x = self.stem(x)  # n x 64 x H/4 x W/4
+            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # n x d x H/32 x W/32
         return torch.flatten(self.avgpool(x), 1)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """[n, C, H, W] -> [n, 64, H/4, W/4]."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
 
 class BasicBlock(nn.Module):
@@ -96,7 +108,7 @@ class Bottleneck(nn.Module):
 
 def _layer(
     kind: type[BasicBlock | Bottleneck], width: int, planes: int, count: int, *, stride: int, norm: Norm
-) -> tuple[nn.Module, int]:
+) -> tuple[nn.Sequential, int]:
     """`count` blocks, of which the first has the stride, and the number of channels that they end with."""
     out = planes * kind.expansion
     first = kind(width, planes, stride=stride, norm=norm)

@@ -30,7 +30,8 @@ class Step:
         """Make `moco` ready to train here: on the device, with BatchNorm's groups, with what the strategy trains.
 
         Raises:
-            ConfigError: a layer normalises a batch of something else than images.
+            ConfigError: a layer normalises a batch of something else than images, or the backbone cannot compute again
+                what it does not keep (`gradient_checkpointing`).
         """
         if odd := ungrouped(moco):
             raise ConfigError(
@@ -40,6 +41,8 @@ class Step:
             )
         self.config, self.moco, self.processes = config, moco, processes
         self.compute = Compute.of(config, processes.device)
+        if config.gradient_checkpointing:
+            encoder.recompute(moco.query.backbone, config.backbone)
         moco.train_only(STRATEGIES[config.strategy])
         moco.to(self.compute.device).to(memory_format=self.compute.memory_format).train()
         self.trained = [p for p in moco.query.parameters() if p.requires_grad]

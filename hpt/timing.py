@@ -19,9 +19,10 @@ from hpt.processes import Compute
 
 
 def step_seconds(config: PretrainConfig) -> float:
-    """Seconds of one step of the model alone on this machine: each image once backward, and forward once more."""
+    """Seconds of one step of the model alone on this machine: each image once backward, and forward once more, or twice
+    where the backward pass computes it again."""
     training, forward = image_seconds(config)
-    return (training + forward) * config.batch_size / config.processes
+    return (training + forward * (2 if config.gradient_checkpointing else 1)) * config.batch_size / config.processes
 
 
 BATCH_ON_CPU, BATCH_ELSEWHERE = 8, 64
@@ -33,10 +34,10 @@ def image_seconds(config: PretrainConfig | EvaluateConfig) -> tuple[float, float
     of 8 images, on a GPU of 64.
 
     Raises:
-        ConfigError: the device is not on this machine.
+        ConfigError: the device is not on this machine, or the backbone has no such pooling.
     """
     compute = Compute.of(config)
-    model = encoder.build(config.backbone, seed=0, image_size=config.image_size).to(compute.device).train()
+    model = encoder.fresh(config, 3).to(compute.device).train()
     count = BATCH_ON_CPU if compute.device.type == "cpu" else BATCH_ELSEWHERE
     images = torch.randn(count, 3, config.image_size, config.image_size, device=compute.device)
     forward = training = float("inf")

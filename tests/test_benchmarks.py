@@ -32,6 +32,17 @@ def test_a_step_is_measured_beside_the_standard_loop_and_the_bare_steps(digits_f
     assert min(document["medians"].values()) > 0
 
 
+def test_a_step_of_moco_v3_is_measured_beside_itself_on_views_that_are_ready(
+    digits_folder: Path, tmp_path: Path
+) -> None:
+    document = run(
+        "pretraining.py", digits_folder, "--image-size", 16, "--batch-size", 16, "--backbone", "vit_tiny_patch16_224",
+        "--steps", 1, "--repeats", 1, "--only", "bare", "ready", "ours", out=tmp_path / "figures.json",
+    )  # fmt: skip
+    assert set(document["medians"]) == {"ready", "ours"}
+    assert document["left_out"] == {"bare": "the paper's step is of a plain ResNet"}
+
+
 def test_a_first_run_is_measured_beside_a_bare_loop_of_the_decoder(digits_folder: Path, tmp_path: Path) -> None:
     words = (digits_folder, "--images", 60, "--repeats", 1)
     document = run("cache.py", *words, out=tmp_path / "figures.json")

@@ -1,8 +1,10 @@
-"""Weights of the Hugging Face hub: `timm:NAME` and `hf-hub:ORG/NAME`, fetched once into that hub's own cache.
+"""Weights of the Hugging Face hub: `timm:NAME` and `hf-hub:ORG/NAME`, fetched once into that hub's own cache; and a
+folder that is uploaded there.
 
-huggingface_hub does the fetching, by its own settings (`HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
+huggingface_hub does both, by its own settings (`HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
 `HF_HUB_OFFLINE`), so that what timm or transformers have fetched is not fetched again. Where the hub cannot be reached,
-a folder of this program's cache takes the files that were brought by hand.
+a folder of this program's cache takes the files that were brought by hand. Tokens are huggingface_hub's business: this
+program asks whether there is one, and keeps and shows none.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from hpt.config import RESNETS
-from hpt.errors import WeightsError, did_you_mean
+from hpt.errors import ConfigError, WeightsError, did_you_mean
 from hpt.user_folders import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -119,6 +122,91 @@ def locate(text: str) -> Path:
         raise WeightsError(f"{repository} has none of {', '.join(names)}", by_hand) from None
     except OSError as error:
         raise WeightsError(f"{repository} cannot be fetched ({_why(error)})", by_hand) from None
+
+
+class Pushed(NamedTuple):
+    """A repository of the hub that a folder was uploaded to."""
+
+    address: str
+    private: bool
+
+    def __str__(self) -> str:
+        return f"{self.address} ({'private' if self.private else 'public'})"
+
+
+def check_push(repository: str) -> None:
+    """Refuse, before anything is written, a repository that nothing can be uploaded to from here.
+
+    Raises:
+        ConfigError: it is no ORG/NAME, the hub is not to be asked (`HF_HUB_OFFLINE`), or there is no token.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+        named = repository.count("/") == 1
+    except HFValidationError:
+        named = False
+    if not named:
+        raise ConfigError(
+            f"'{repository}' is no name of a repository", "give --push ORG/NAME, of letters, digits, - _ ."
+        )
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise ConfigError("HF_HUB_OFFLINE is set, so nothing is uploaded", "unset it, or do without --push")
+    if huggingface_hub.get_token() is None:
+        raise ConfigError(
+            f"there is no token for {_host()}", "set HF_TOKEN to one that may write, or run `hf auth login`"
+        )
+
+
+def push(folder: Path, repository: str, *, public: bool) -> Pushed:
+    """Upload the files of a folder to a repository of the hub, which is made where there is none.
+
+    Args:
+        public: whether a repository that is made is one for everybody; one that is there stays as it is.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or refuses; says why, and that the folder is kept.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, or in 0.34 that of requests
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="hptctl")
+    try:
+        if not api.repo_exists(repository):  # a token may write to one and make none
+            api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model, written by hptctl")
+        return Pushed(f"{_host()}/{repository}", bool(api.model_info(repository).private))
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # as the hub, the network, and large files complain
+        raise _refusal(error, repository, folder) from None
+
+
+_MENDS = {
+    401: "make a token that may write, and set HF_TOKEN to it",
+    402: "free some of its space there, or make the repository --public",
+    403: "use a token that may write there, or another name",
+    404: "check the name of the user or organisation",
+    413: "free some of its space there",
+    429: "wait, and give the command again",
+}
+"""By the hub's status, what its user can do."""
+
+
+def _refusal(error: BaseException, repository: str, folder: Path) -> WeightsError:
+    while not hasattr(error, "response") and isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # of a thread that uploads a large file
+    kept = f"{folder} is kept"
+    response = getattr(error, "response", None)
+    if response is None:
+        what = "refuses" if isinstance(error, ValueError) else "cannot be reached for"
+        return WeightsError(f"{_host()} {what} {repository} ({_why(error)}); {kept}", "give the command again")
+    said = " ".join(str(getattr(error, "server_message", None) or "").split())[:200]
+    why = f"{response.status_code}{': ' if said else ''}{said}"
+    mend = _MENDS.get(response.status_code, "give the command again")
+    return WeightsError(f"{_host()} refuses {repository} ({why}); {kept}", mend)
 
 
 def _first(repository: str, revision: str | None, names: tuple[str, ...]) -> Path:

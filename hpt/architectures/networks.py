@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MethodType
 from typing import Any
 
@@ -35,7 +35,7 @@ class BatchNormAct(BatchNorm, BatchNormAct2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, C, h, w] -> the same."""
-        if self.group is None or not self.training:
+        if not self.by_hand:
             return BatchNormAct2d.forward(self, x)  # type: ignore[no-untyped-call, no-any-return]
         return self.act(self.drop(self.in_groups(x)))  # type: ignore[no-any-return]
 
@@ -127,6 +127,18 @@ def _created(name: str, channels: int, image_size: int | None) -> Any:
             if image_size is None or multiple is None or image_size % multiple == 0:
                 raise WeightsError(f"timm does not build a {name} ({_line(error)})", "choose another") from None
             raise _wrong_size(name, image_size, multiple) from None
+
+
+def recompute(model: Any, name: str) -> None:
+    """As `hpt.encoder.recompute`, by timm's own gradient checkpointing."""
+    with suppress(AssertionError, AttributeError):  # as networks without it complain
+        model.set_grad_checkpointing(True)
+        if any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
+            return
+    raise ConfigError(
+        f"timm has no gradient checkpointing for a {name}",
+        "do without gradient_checkpointing, or choose another backbone",
+    )
 
 
 def _pool(model: Any, name: str, pooling: Pooling) -> None:

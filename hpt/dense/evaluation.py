@@ -30,7 +30,7 @@ from hpt.dense.training import train
 from hpt.dense.views import Normalisation
 from hpt.errors import ConfigError, DataError
 from hpt.evaluate import CHECKPOINTS, EvaluationResult
-from hpt.evaluate.features import load_backbone
+from hpt.evaluate.features import backbone_under_test
 from hpt.evaluate.labels import write_labels
 from hpt.evaluate.setup import MODEL
 from hpt.files import replacing, write_text
@@ -59,7 +59,7 @@ def evaluate_dense(
 
     Raises:
         DataError: there are no classes, no objects to train on, or a split has no images.
-        ConfigError: the metric is not one of the task's, or the device is missing.
+        ConfigError: the metric is not one of the task's, the backbone has no such pooling, or the device is missing.
         Interrupted: a stop was requested; a checkpoint of that step is saved.
     """
     task = _task(config, dense, state, callbacks, normalisation)
@@ -110,9 +110,7 @@ def _task(
     if normalisation is None or len(normalisation.mean) != len(images.mean):
         normalisation = Normalisation(images.mean, images.std)
     compute = Compute.of(config)
-    backbone = load_backbone(
-        config.backbone, state, compute.device, channels=images.form.channels, first_conv=config.data.first_conv
-    )
+    backbone = backbone_under_test(config, images, state, compute.device)
     setup = DenseSetup(config, dense, backbone, compute, callbacks, normalisation)
     _refuse_empty(setup)
     return kind(setup)

@@ -66,6 +66,8 @@ class Finetuning:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        if setup.config.finetune.gradient_checkpointing:
+            encoder.recompute(setup.backbone, setup.config.backbone)
         width, classes = encoder.width(setup.backbone), len(setup.dataset.classes)
         self.model = Classifier(setup.backbone, width, classes, setup.config.seed).to(setup.compute.device)
 

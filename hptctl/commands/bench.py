@@ -32,9 +32,11 @@ def bench(
 ) -> None:
     """Measure a pretraining step on this machine and on your images, stage by stage, beside the bare model step.
 
-    Example:
+    Examples:
 
         hptctl bench --preset tiny --dataset my-images/
+
+        hptctl bench --preset small --dataset my-images/ --backbone vit_tiny_patch16_224
     """
     from hpt.bench import measure
     from hpt.config import PretrainConfig, resolve

@@ -199,6 +199,13 @@ def export(
         str | None,
         typer.Option("--register", metavar="NAME", help="Also MLflow's registry: a model that embeds images."),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="ORG/NAME", help="Also to the Hugging Face hub, by your token there (HF_TOKEN)."
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository there public.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a run's backbone for other programs, with a model card beside it (data, steps, figures, licences).
@@ -217,9 +224,12 @@ def export(
 
         hptctl weights export my-base --layout huggingface --out my-base-hf
 
+        hptctl weights export my-base --layout huggingface --push my-name/my-base
+
         hptctl weights export my-base --layout onnx --out backbone.onnx
     """
     from hpt import export as exporting
+    from hpt.architectures import hub
     from hpt.errors import ConfigError, RunError
     from hpt.evaluate import MODEL
     from hpt.evaluate.finetune import read_head
@@ -232,6 +242,12 @@ def export(
     chosen = exporting.get(layout)
     path = out or Path(f"{run.replace('@', '-step-')}{chosen.suffixes[0]}")
     exporting.check_path(chosen, path)
+    if push is not None and layout != exporting.HUGGINGFACE:
+        raise ConfigError("--push uploads a folder of the hub", f"add --layout {exporting.HUGGINGFACE}")
+    if public and push is None:
+        raise ConfigError("--public says of what repository", "add --push ORG/NAME")
+    if push is not None:
+        hub.check_push(push)
     finetuned = _finetuned(run)
     if finetuned is not None and register is not None:
         raise ConfigError("--register takes a model that embeds images, not a classifier", "name the pretraining")
@@ -260,6 +276,8 @@ def export(
         labels=classes,
     )
     line = exporting.write(exported, chosen, path, about)
+    if push is not None:
+        line = f"model = timm.create_model({hub.HUB + push!r}, pretrained=True)"
     folder = layout == exporting.HUGGINGFACE
     beside = path / "README.md" if folder else path.with_suffix(".md")
     if finetuned is not None:
@@ -275,11 +293,14 @@ def export(
         about_model = {"backbone": loaded.backbone, "mean": mean, "std": std}
         about_model |= {"image_size": config["image_size"], "pooling": config.get("pooling", "own")}
         made["registered"] = registry.register(register, source, state, about_model, card)
+    pushed = hub.push(path, push, public=public) if push is not None else None
+    if pushed is not None:
+        made["pushed"] = pushed._asdict()
     if as_json:
         console.print_json(made)
         return
     console.say(f"{path}: {loaded.backbone}, {layout}; card: {beside}")
-    console.say(line)
+    console.say(f"{pushed}: {line}" if pushed is not None else line)
     if register is not None:
         console.say(f"registered: {made['registered']}")
         console.say(

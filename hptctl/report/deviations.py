@@ -88,7 +88,7 @@ def _defaults(config: Config) -> dict[str, set[str]]:
     return {
         f"config.{key}": {str(value)}
         for key, value in values.items()
-        if key not in aside and not key.endswith("_every") and not key.startswith("data.")
+        if key not in aside and not key.endswith(("_every", "gradient_checkpointing")) and not key.startswith("data.")
     }
 
 

@@ -127,7 +127,7 @@ class Materials:
         if run.spec().tags.strategy != UNTRAINED:
             loaded = self.weights_of(run, config)
             return loaded.state, loaded.sha256
-        key = config.model_dump_json(include={"dataset", "data", "backbone", "image_size", "seed", "device"})
+        key = config.model_dump_json(include={"dataset", "data", "backbone", "pooling", "image_size", "seed", "device"})
         if key not in self._untrained:
             self._untrained = {key: floor.untrained(config, self.dataset(config, display), display.progress)}
         return self._untrained[key], None

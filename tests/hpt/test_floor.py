@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from small_evaluation import config
 
 from hpt import encoder
 from hpt.config import DataConfig
 from hpt.data.dataset import Dataset, load
+from hpt.errors import ConfigError
+from hpt.evaluate.features import backbone_under_test, embed
 from hpt.floor import untrained
+from hpt.processes import Compute
 
 
 def silent(*_: object) -> None:
@@ -38,3 +42,17 @@ def test_test_images_play_no_part_in_it(digits_folder: Path) -> None:
     other.splits["test"] = np.array(other.splits["test"][:3])
     states = [untrained(config("knn"), each, silent) for each in (one, other)]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_transformers_floor_is_pooled_as_its_evaluation_is(dataset: Dataset) -> None:
+    images, found = dataset.images.subset(np.arange(4)), {}
+    for pooling in ("own", "class-token", "average", "both"):
+        settings = config("knn", backbone="vit_tiny_patch16_224", pooling=pooling)
+        state, compute = untrained(settings, dataset, silent), Compute.of(settings)
+        backbone = backbone_under_test(settings, images, state, compute.device)
+        found[pooling] = embed(backbone, images, settings.image_size, compute, silent, "")
+    assert torch.equal(found["own"], found["class-token"])
+    assert not torch.allclose(found["own"], found["average"])
+    torch.testing.assert_close(found["both"], torch.cat([found["own"], found["average"]], dim=1))
+    with pytest.raises(ConfigError, match="a resnet18 has no class token; use --set pooling=own"):
+        untrained(config("knn", pooling="both"), dataset, silent)

@@ -3,75 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import timm
 import torch
+from hub_server import TOKEN, Hub, serving
 
 from hpt import weights
 from hpt.architectures import hub
-from hpt.errors import WeightsError
+from hpt.errors import ConfigError, WeightsError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub:
-    """Repositories by name, each with its files; and what was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, dict[str, bytes]] = {}
-        self.asked: list[str] = []
-
-    def answer(self, request: BaseHTTPRequestHandler, *, body: bool) -> None:
-        path = request.path.partition("?")[0]
-        self.asked.append(f"{request.command} {path}")
-        repository, _, rest = path.strip("/").partition("/resolve/")
-        name = rest.partition("/")[2]
-        content = self.files.get(repository, {}).get(name)
-        if content is None:
-            request.send_response(404)
-            request.send_header("X-Error-Code", "EntryNotFound" if repository in self.files else "RepoNotFound")
-            request.send_header("X-Repo-Commit", COMMIT)
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        request.send_response(200)
-        request.send_header("X-Repo-Commit", COMMIT)
-        request.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        if body:
-            request.wfile.write(content)
+OF_ITS_CLIENT = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+"""huggingface_hub 2.4 sends large files in a way that httpx would rather have otherwise."""
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    made = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            made.answer(self, body=True)
-
-        def do_HEAD(self) -> None:
-            made.answer(self, body=False)
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
-        yield made
-        server.shutdown()
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+    with serving(tmp_path / "hf", monkeypatch) as hub_of_tests:
+        yield hub_of_tests
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +90,61 @@ def test_offline_mode_is_followed(served: Hub, convnext: dict[str, bytes], monke
     with pytest.raises(WeightsError, match="cannot be reached"):
         hub.locate("hf-hub:somebody/their-model")
     assert served.asked == []
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to upload, and a token to do so."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (tmp_path / "model").mkdir()
+    for name, content in {"README.md": "# A model", "config.json": "{}", "model.safetensors": "weights"}.items():
+        (tmp_path / "model" / name).write_text(content)
+    return tmp_path / "model"
+
+
+@OF_ITS_CLIENT
+def test_a_repository_that_is_made_is_private_or_as_asked_and_one_that_is_there_stays_as_it_is(
+    served: Hub, model: Path
+) -> None:
+    for name, public, private in (("a/own", False, True), ("a/all", True, False), ("a/own", True, True)):
+        pushed = hub.push(model, name, public=public)
+        assert pushed == (f"{served.address}/{name}", private)
+        assert served.files[name] == {file.name: file.read_bytes() for file in model.iterdir()}
+    assert served.asked.count("POST /api/repos/create") == 2
+
+
+@OF_ITS_CLIENT
+@pytest.mark.parametrize(
+    ("part", "name", "status", "mend"),
+    [
+        ("repos/create", "others/new", 403, "use a token that may write there, or another name"),
+        ("repos/create", "nobody/new", 404, "check the name of the user or organisation"),
+        ("objects/batch", "me/large", 413, "free some of its space there"),
+        ("/large/", "me/large", 403, "use a token that may write there, or another name"),
+        ("/commit/", "me/often", 429, "wait, and give the command again"),
+        ("api/models", "me/own", 401, "make a token that may write, and set HF_TOKEN to it"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_that_says_why_and_that_the_folder_is_kept(
+    part: str, name: str, status: int, mend: str, served: Hub, model: Path
+) -> None:
+    served.refuses = {part: (status, "no,\nnot yours")}
+    if "api/models" in part:
+        served.files[name] = {}
+    with pytest.raises(WeightsError) as caught:
+        hub.push(model, name, public=False)
+    said = f"{served.address} refuses {name} ({status}: no, not yours); {model} is kept; {mend}"
+    assert str(caught.value) == said
+
+
+def test_without_the_hub_nothing_is_pushed(served: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        WeightsError, match=r"http://127.0.0.1:9 cannot be reached for me/own \(.*refused\); .* is kept"
+    ):
+        hub.push(model, "me/own", public=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ConfigError, match="HF_HUB_OFFLINE is set, so nothing is uploaded; unset it, or do without --push"
+    ):
+        hub.check_push("me/own")

@@ -165,3 +165,5 @@ def test_what_cannot_be_learned_is_refused_in_one_line(tmp_path: Path) -> None:
         run(config("detection"), bare, tmp_path / "run")
     with pytest.raises(ConfigError, match="miou is no metric of detection; choose one of ap, ap50, ap75"):
         run(config("detection", metric="miou"), data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="a resnet18 has no class token; use --set pooling=own"):
+        run(config("detection", pooling="class-token"), data, tmp_path / "run")

@@ -21,18 +21,20 @@ from hpt.evaluate.features import embed, load_backbone
 from hpt.processes import Compute, Processes
 
 TUNE = {
-    "schedule": "4-steps",
+    "schedule": "2-steps",
     "batch_size": 20,
     "micro_batch": 7,
-    "eval_every": 2,
+    "eval_every": 1,
     "lr": 0.0003,
 }  # float noise grows with it
 CONFIGS = {
     "knn": config("knn"),
-    "linear": config("linear", linear={"steps": 12, "batch_size": 30, "eval_every": 4, "lrs": [0.3]}),
-    "linear of stored views": config("linear"),
-    "finetune": config("finetune", finetune=TUNE, log_every=1),  # three micro-batches
-    "finetune of one": config("finetune", finetune=TUNE | {"micro_batch": 20}, log_every=1),  # one has none
+    "linear": config("linear", linear={"steps": 8, "batch_size": 30, "eval_every": 4, "lrs": [0.3]}, image_size=16),
+    "linear of stored views": config("linear", image_size=16),
+    "finetune": config("finetune", finetune=TUNE, log_every=1, image_size=16),  # three micro-batches
+    "finetune of one": config(  # one process has none
+        "finetune", finetune=TUNE | {"micro_batch": 20}, log_every=1, image_size=16
+    ),
 }
 
 

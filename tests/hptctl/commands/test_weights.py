@@ -13,10 +13,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from hub_server import TOKEN, serving
 from program import Hptctl
 from torch import Tensor
 
 from hpt import augment, encoder, predictions, weights
+from hpt.architectures import hub
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import load
 from hpt.data.loader import raw_batch
@@ -92,6 +94,51 @@ def test_a_layout_comes_back_as_it_was(layout: str, suffix: str, hptctl, workpla
     assert found["unexpected"] == []
     again = weights.read(Path(f"other.{suffix}")).state
     assert all(torch.equal(value, again[key]) for key, value in state.items())
+
+
+def test_a_folder_that_was_pushed_to_the_hub_comes_back_with_the_same_weights(
+    hptctl, workplace: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("weights", "export", "own", "--layout", "huggingface", "--out", "folder", "--push")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with serving(workplace / "hf", monkeypatch) as served:
+        done = hptctl(*words, "somebody/adapted")
+        line = "model = timm.create_model('hf-hub:somebody/adapted', pretrained=True)"
+        assert f"{served.address}/somebody/adapted (private): {line}" in " ".join(done.stdout.split())
+        assert {*served.files["somebody/adapted"]} == {"config.json", "model.safetensors", "README.md"}
+        assert line.encode() in served.files["somebody/adapted"]["README.md"]
+        again = weights.read(hub.locate("hf-hub:somebody/adapted"))
+        before = weights.read(Path("runs/own/backbone.safetensors"))
+        assert again.backbone == before.backbone
+        assert all(torch.equal(value, again.state[name]) for name, value in before.state.items())
+        kept = [path.read_bytes() for path in (*Path("runs").rglob("*.json*"), *Path("folder").iterdir())]
+        assert not [each for each in (done.stdout.encode(), done.stderr.encode(), *kept) if TOKEN.encode() in each]
+
+        served.refuses = {"/commit/": (403, f"not with {TOKEN}")}
+        said = " ".join(hptctl(*words, "somebody/adapted", "--json", code=2).stderr.split())
+        assert f"{served.address} refuses somebody/adapted (403: not with ***); folder is kept; use a token" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--push", "a/b"), "--push uploads a folder of the hub; add --layout huggingface"),
+        (("--public",), "--public says of what repository; add --push ORG/NAME"),
+        (("--layout", "huggingface", "--push", "too/many/parts"), "'too/many/parts' is no name of a repository"),
+        (("--layout", "huggingface", "--push", "alone"), "'alone' is no name of a repository"),
+        (("--layout", "huggingface", "--push", "a/b"), "there is no token for https://huggingface.co; set HF_TOKEN"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_anything_is_written(
+    arguments: tuple[str, ...], message: str, hptctl: Hptctl, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(Path("no token").absolute()))
+    said = " ".join(hptctl("weights", "export", "own", *arguments, code=2).stderr.split())
+    assert message in said
+    assert not Path("own").exists()
+    assert not Path("own.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-from program import checked, command, run_inside
+from program import checked, command, made_once, run_inside
 
 from hptctl.sweep import folder as search
 
@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]
 
 
 class Place:
-    """A working folder with a pretraining, `base`, in which sweeps of several names are made."""
+    """A working folder with a pretraining, `own`, in which sweeps of several names are made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,21 +72,22 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(digits_folder: Path, new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    folder = tmp_path_factory.mktemp("sweeps")
-    shutil.copy(new_store, folder)
-    made = Place(folder)
-    made(
-        *("pretrain", "-s", "target", "-d", str(digits_folder), "--preset", "tiny", "--batch-size", "32"),
-        *("--steps", "1", "--name", "base"),
-    )
-    return made
+def place(pretraining: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """With the sweep `s`, by one worker: made once for all the processes of the tests, of which each has a copy."""
+    aside = shutil.ignore_patterns("checkpoints", "*.lock")
+
+    def make(folder: Path) -> None:
+        shutil.copytree(pretraining[0], folder, dirs_exist_ok=True, ignore=aside)
+        Place(folder)("sweep", "finetune", "own", *GRID, *SMALL, "--name", "s")
+
+    folder = tmp_path_factory.mktemp("sweeps") / "here"
+    shutil.copytree(made_once(tmp_path_factory, "swept", make), folder, ignore=aside)
+    return Place(folder)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Place) -> dict[tuple[float, str], float]:
-    """The sweep `s`, by one worker."""
-    place("sweep", "finetune", "base", *GRID, *SMALL, "--name", "s")
+    """What became of the sweep `s`."""
     return place.values("s")
 
 
@@ -167,7 +168,7 @@ def test_trials_and_their_tracked_runs_are_linked_both_ways_and_the_parent_has_t
 def test_with_a_worker_killed_and_the_command_stopped_the_figures_are_an_undisturbed_sweeps(
     place: Place, undisturbed: dict[tuple[float, str], float]
 ) -> None:
-    process = place.start("sweep", "finetune", "base", *GRID, *SMALL, "--name", "k", "--workers", "2")
+    process = place.start("sweep", "finetune", "own", *GRID, *SMALL, "--name", "k", "--workers", "2")
     runs = place.folder / "runs"
     wait_for(lambda: [*runs.glob("k-trial1/checkpoints/*.sha256")], process)
     doomed = place.status("k-trial1")["pid"]
@@ -198,7 +199,7 @@ def test_with_a_worker_killed_and_the_command_stopped_the_figures_are_an_undistu
 def test_a_sweep_is_not_begun_twice_and_goes_on_when_its_command_was_killed(
     place: Place, undisturbed: dict[tuple[float, str], float]
 ) -> None:
-    process = place.start("sweep", "finetune", "base", *GRID, *SMALL, "--lr", "0.001", "--name", "d")
+    process = place.start("sweep", "finetune", "own", *GRID, *SMALL, "--lr", "0.001", "--name", "d")
     wait_for(lambda: (place.folder / "runs/d-trial0/metrics.jsonl").exists(), process)
     second = place("sweep", "finetune", "--resume", "d", code=2)
     assert f"is being worked on by process {process.pid}" in second.stderr
@@ -217,7 +218,7 @@ def test_a_failed_trial_is_shown_with_its_reason_and_retried_alone(place: Place)
     in_the_way.mkdir()
     (in_the_way / "run.json").write_text("{")
     arguments = ("--lr", "0.01,0.001", "--schedule", "2-steps", *SMALL, "--name", "f")
-    place("sweep", "finetune", "base", *arguments)
+    place("sweep", "finetune", "own", *arguments)
     shown = place("sweep", "show", "f").stdout
     assert "failed: 1: runs/f-trial1/run.json is damaged" in shown
     assert place.status("f")["facts"]["winner"] == "f-trial0"
@@ -242,7 +243,7 @@ def test_pruned_trials_free_their_workers_and_are_shown_as_such(place: Place) ->
     (place.folder / "space.toml").write_text("lr = [30.0, 10.0, 20.0, 15.0, 1e-12, 2e-12]\n")
     arguments = ("--space", "space.toml", "--name", "p", "--pruner", "median", "--workers", "2", "-d", "digits")
     arguments += ("--set", "linear.steps=40", "--set", "linear.eval_every=4", "--device", "cpu")
-    place("sweep", "linear", "base", *arguments)
+    place("sweep", "linear", "own", *arguments)
     rows = place.trials("p")
     pruned = [trial for trial in rows if trial["state"] == "pruned"]
     assert {trial["params"]["lr"] for trial in pruned} & {1e-12, 2e-12}
@@ -256,7 +257,7 @@ def test_pruned_trials_free_their_workers_and_are_shown_as_such(place: Place) ->
 
 @pytest.mark.slow
 def test_with_several_seeds_their_mean_is_the_objective_and_each_of_the_winners_is_tested(place: Place) -> None:
-    place("sweep", "finetune", "base", "--lr", "0.01", "--schedule", "2-steps", *SMALL, "--name", "r", "--repeats", "2")
+    place("sweep", "finetune", "own", "--lr", "0.01", "--schedule", "2-steps", *SMALL, "--name", "r", "--repeats", "2")
     (trial,) = place.trials("r")
     assert trial["runs"] == ["r-trial0-seed0", "r-trial0-seed1"]
     results = [place.status(name)["results"] for name in trial["runs"]]
@@ -271,9 +272,9 @@ def test_the_same_command_elsewhere_joins_through_the_storage_and_another_is_ref
     place: Place, undisturbed: dict[tuple[float, str], float], tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'trials.db'}"
-    sweep = ("sweep", "finetune", "base", *GRID, *SMALL, "--name", "j", "--storage", url)
+    sweep = ("sweep", "finetune", "own", *GRID, *SMALL, "--name", "j", "--storage", url)
     (tmp_path / "runs").mkdir()
-    shutil.copytree(place.folder / "runs/base", tmp_path / "runs/base")
+    shutil.copytree(place.folder / "runs/own", tmp_path / "runs/own")
     elsewhere = Place(tmp_path)
     here = place.start(*sweep)
     wait_for(lambda: (place.folder / "runs/j-trial0/metrics.jsonl").exists(), here)
@@ -300,7 +301,7 @@ def test_the_same_command_elsewhere_joins_through_the_storage_and_another_is_ref
 
 @pytest.mark.slow
 def test_pretraining_is_swept_by_nearest_neighbours_on_val(place: Place, digits_folder: Path) -> None:
-    arguments = ("-s", "hpt", "-w", "base", "-d", str(digits_folder), "--preset", "tiny", "--set", "batch_size=32")
+    arguments = ("-s", "hpt", "-w", "own", "-d", str(digits_folder), "--preset", "tiny", "--set", "batch_size=32")
     done = place("sweep", "pretrain", *arguments, "--steps", "1,2", "--lr", "0.03", "--name", "pre", "--device", "cpu")
     assert "knn on val is the objective" in done.stderr
     rows = place.trials("pre")
@@ -315,7 +316,7 @@ def test_pretraining_is_swept_by_nearest_neighbours_on_val(place: Place, digits_
 @pytest.mark.slow
 def test_after_its_timeout_a_sweep_begins_no_trial_and_retry_does_what_was_left(place: Place) -> None:
     arguments = ("--lr", "0.01", "--schedule", "2-steps", *SMALL, "--name", "late")
-    late = place("sweep", "finetune", "base", *arguments, "--timeout", "0.1s", code=2)
+    late = place("sweep", "finetune", "own", *arguments, "--timeout", "0.1s", code=2)
     assert "not begun before the timeout" in late.stderr
     assert not (place.folder / "runs/late-trial0").exists()
     place("sweep", "retry", "late")
@@ -334,14 +335,14 @@ def test_what_is_wrong_is_one_line_and_starts_nothing(
         (("--storage", "sqlite:////no/such/folder/t.db"), "there is no folder /no/such/folder"),
         (("--sampler", "grid", "--lr", "0.01..0.1"), "--sampler grid"),
     ):
-        done = place("sweep", "finetune", "base", "--name", "bad", *bad, code=2)
+        done = place("sweep", "finetune", "own", "--name", "bad", *bad, code=2)
         (line,) = done.stderr.strip().splitlines()
         assert line.startswith("error: ")
         assert says in line
         assert not (place.folder / "runs/bad").exists()
-    same = place("sweep", "finetune", "base", *GRID, *SMALL, "--name", "s", code=2)
+    same = place("sweep", "finetune", "own", *GRID, *SMALL, "--name", "s", code=2)
     assert "hptctl sweep finetune --resume s" in same.stderr
-    other = place("sweep", "finetune", "base", "--lr", "0.5", *GRID, *SMALL, "--name", "s", code=2)
+    other = place("sweep", "finetune", "own", "--lr", "0.5", *GRID, *SMALL, "--name", "s", code=2)
     assert "the space of lr is 0.01, 0.001 there, 0.5 here" in other.stderr
 
 
