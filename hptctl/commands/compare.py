@@ -34,7 +34,7 @@ def compare(
         int | None,
         typer.Option("--image-size", help="Pixels, of evaluations that are made now.", show_default="the others'"),
     ] = None,
-    evaluate: Annotated[bool, typer.Option(" /--no-evaluate", help="Refuse what was not evaluated yet.")] = True,
+    no_evaluate: Annotated[bool, typer.Option("--no-evaluate", help="Refuse what was not evaluated yet.")] = False,
     experiment: options.Experiment = "hptctl",
     as_json: options.Json = False,
 ) -> None:
@@ -69,7 +69,7 @@ def compare(
         )
     if split not in ("test", "val"):
         raise ConfigError(f"unknown --split '{split}'{did_you_mean(split, ('test', 'val'))}", "choose test or val")
-    missing = EvaluatedNow(experiment, image_size) if evaluate else None
+    missing = None if no_evaluate else EvaluatedNow(experiment, image_size)
     found = arms.arms(run, split, kind, missing)
     metric = metric or arms.headline(found)
     for line in arms.unfair(found):

@@ -177,7 +177,8 @@ def _show_splits(data: Dataset) -> None:
 
     counts = {split: data.per_class(split).tolist() for split in data.splits}
     sizes = ", ".join(f"{thousands(len(rows))} {split}" for split, rows in data.splits.items())
-    console.say(f"{data.name}: {count(len(data.images), 'image')} ({sizes}), {len(data.classes)} classes, {data.task}")
+    kinds = f"{count(len(data.classes), 'class', 'classes')}, {data.task}" if data.classes else "of no classes"
+    console.say(f"{data.name}: {count(len(data.images), 'image')} ({sizes}), {kinds}")
     if words := data.images.form.in_words():
         console.say(words)
     console.say(f"mean {numbers(data.images.mean)}  std {numbers(data.images.std)}")
