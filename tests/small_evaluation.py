@@ -19,6 +19,7 @@ SETTINGS = {
     "backbone": "resnet18",
     "image_size": 32,
     "device": "cpu",
+    "keep_features": False,  # else a test would read what another has computed
     "linear": {"steps": 60, "batch_size": 64, "eval_every": 20, "views": 2, "lrs": [0.3, 3.0]},
     "finetune": {"schedule": "4-steps", "batch_size": 16, "micro_batch": 8, "eval_every": 2},
 }

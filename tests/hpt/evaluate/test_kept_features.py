@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_evaluation import config, run
+from small_evaluation import config as small_config
+from small_evaluation import run
 from small_images import noise_images
 from torch import Tensor
 
 from hpt import encoder
-from hpt.config import DataConfig
+from hpt.config import DataConfig, EvaluateConfig
 from hpt.data import feature_store
 from hpt.data.cache_store import entries, prune
 from hpt.data.dataset import Dataset, load
@@ -24,6 +25,10 @@ from hpt.evaluate import embeddings, features
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 BEFORE = "computed before"
+
+
+def config(kind: str, **changes: object) -> EvaluateConfig:
+    return small_config(kind, **{"keep_features": True} | changes)
 
 
 @pytest.fixture

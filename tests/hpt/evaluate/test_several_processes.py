@@ -29,6 +29,8 @@ TUNE = {
 }  # float noise grows with it
 CONFIGS = {
     "knn": config("knn"),
+    "knn that keeps features": config("knn", keep_features=True),
+    "knn of kept features": config("knn", keep_features=True),  # which the main process has read for both
     "linear": config("linear", linear={"steps": 8, "batch_size": 30, "eval_every": 4, "lrs": [0.3]}, image_size=16),
     "linear of stored views": config("linear", image_size=16),
     "finetune": config("finetune", finetune=TUNE, log_every=1, image_size=16),  # three micro-batches
