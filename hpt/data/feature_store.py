@@ -96,9 +96,8 @@ def write(key: str, features: Tensor, about: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def alone(key: str, *, wait: bool = True) -> Iterator[None]:
-    """A block in which no other process embeds the same; without waiting, or in a folder that cannot be written, one
-    may."""
+def alone(key: str) -> Iterator[None]:
+    """A block in which no other process embeds the same; in a folder that cannot be written, one may."""
     folder = features_folder()
     lock = None
     with suppress(OSError):
@@ -107,9 +106,8 @@ def alone(key: str, *, wait: bool = True) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            if wait:
-                log.info("another process is embedding these images; waiting until it has finished")
-                lock.acquire()
+            log.info("another process is embedding these images; waiting until it has finished")
+            lock.acquire()
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ class KeptFeatures:
     def get(self, images: Images, view: str, embed: Callable[[], Tensor]) -> Tensor:
         """Features [n, d] of a view of the images, on the device of `compute`: the same bits as `embed` gives.
 
-        Several processes take what the main one reads. One process waits for another that embeds the same.
+        Several processes take what the main one reads. A process on its own waits for another that embeds the same.
 
         Args:
             view: which one, in words, where it is a random one with a digest of its random numbers.
@@ -49,18 +50,13 @@ class KeptFeatures:
         if not self.config.keep_features:
             return embed()
         key = self._key(images, view) if processes.main else ""
-        if (found := self._read(key)) is not None:
-            return found
-        if processes.count > 1:  # the others' patience in `embed` ends before that of a lock
-            made = embed()
-            self._write(key, made)
-            return made
-        with feature_store.alone(key):
-            if (found := self._read(key)) is not None:  # by whom this process has waited for
-                return found
-            made = embed()
-            self._write(key, made)
-        return made
+        # Of several processes the others would wait in `embed` for the main one, and not as long as a lock may take.
+        with feature_store.alone(key) if processes.count == 1 else nullcontext():
+            found = self._read(key)
+            if found is None:
+                found = embed()
+                self._write(key, found)
+        return found
 
     def _read(self, key: str) -> Tensor | None:
         found = self.processes.of_main(lambda: [each] if (each := feature_store.read(key)) is not None else [])

@@ -190,22 +190,23 @@ def _embedded(opened: Opened, labelled: bool, progress: Progress) -> _Found:
     ranks: dict[str, float] = {}
     drawn = np.sort(np.random.default_rng([config.seed, 0x2A4C]).permutation(len(seen))[:MOST_RANKED])
 
-    def look(name: str, model: nn.Module, rank_of: str | None = None) -> None:
-        setup = Setup(config, dataset, model, compute, Callbacks(progress=progress))
+    def look(name: str, model: nn.Module, backbone: Backbone, *, rank: bool = True) -> None:
+        of_it = config.model_copy(update={"weights": backbone.weights})
+        setup = Setup(of_it, dataset, model, compute, Callbacks(progress=progress))
 
         def of(images: Images) -> Tensor:
             return setup.features(images, f"features of {'the base ' if name in (AS_IT_IS, ESTIMATED) else ''}{name}")
 
         if labelled:
             banks[name] = Embedded(of(setup.images("train")), of(setup.images("val")))
-        if rank_of is not None and len(drawn):
-            ranks[rank_of] = effective_rank(torch.cat(banks[name])[drawn] if labelled else of(seen.subset(drawn)))
+        if rank and len(drawn):
+            ranks[backbone.name] = effective_rank(torch.cat(banks[name])[drawn] if labelled else of(seen.subset(drawn)))
 
     def module(of: Backbone) -> nn.Module:
         return backbone_under_test(config, dataset.images, of.state, compute.device)
 
     model = module(base)
-    look(AS_IT_IS, model, base.name)
+    look(AS_IT_IS, model, base)
     size, seed = config.image_size, config.seed
     distance, why = None, ""
     try:
@@ -214,9 +215,9 @@ def _embedded(opened: Opened, labelled: bool, progress: Progress) -> _Found:
         why = error.what
     if labelled and any(key.endswith(".running_mean") for key in base.state):
         estimate_statistics(model, seen, compute.device, progress, image_size=size, seed=seed)
-        look(ESTIMATED, model)
+        look(ESTIMATED, model, base, rank=False)
     for each in opened.adapted:
-        look(each.name, module(each), each.name)
+        look(each.name, module(each), each)
     return _Found(banks, ranks, len(drawn), distance, why)
 
 

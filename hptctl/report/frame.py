@@ -264,7 +264,7 @@ def _guests(frame: pd.DataFrame, evaluated: pd.Series[bool]) -> tuple[pd.Series[
     hosts = settings[settings.map(len) == 1].map(lambda found: found[0])
     arms = frame["arm"].copy()
     for row in frame.index[guests]:
-        arm, own = arms[row], str(hosts.get(frame.at[row, "target"], ""))
+        arm, own = arms[row], str(hosts.get(frame.at[row, "target"], "")).split(", ")
         differs = [each for each in str(frame.at[row, "setting"]).split(", ") if each not in own and each not in arm]
         arms[row] = ", ".join([arm, *differs])
     return guests, arms

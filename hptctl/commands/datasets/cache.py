@@ -153,22 +153,20 @@ def _show_cached(found: Sequence[StoredEntry]) -> None:
     def number(value: int | None) -> str:
         return "?" if value is None else thousands(value)
 
-    console.table(
-        "",
-        (">images", ">side", ">size", ">last used", "state", "dataset"),
-        [
+    rows = []
+    for some in groups.values():
+        first, of_features = some[0], some[0].features_of is not None
+        rows.append(
             (
-                number(sum(each.images or 0 for each in some) if first.features_of is not None else first.images),
-                number(first.side) if first.features_of is None else "-",
+                number(sum(each.images or 0 for each in some) if of_features else first.images),
+                "-" if of_features else number(first.side),
                 size(sum(each.bytes for each in some)),
                 f"{duration(max(0.0, time.time() - first.used))} ago",
                 f"{first.state}, in use" if first.in_use and first.state != "being built" else first.state,
                 _of(first),
             )
-            for first, *others in groups.values()
-            for some in [[first, *others]]
-        ],
-    )
+        )
+    console.table("", (">images", ">side", ">size", ">last used", "state", "dataset"), rows)
 
 
 def amount(option: str, text: str, units: dict[str, int], examples: str) -> float:

@@ -35,10 +35,10 @@ def test_weights_are_evaluated_as_the_other_side_was_and_only_once(own: str, vit
     assert theirs["backbone"] == "vit_tiny_patch16_224"
     assert "points of top1" in said.stdout
     assert "the runs have different backbones" in " ".join(said.stderr.split())
-    again = hptctl("compare", "own", str(vit), "untrained")
+    again = json.loads(hptctl("compare", "own", str(vit), "untrained", "--json").stdout)
     (floor,) = [run for run in runs.all_runs() if run.name not in before | {made.name}]
     assert floor.spec().config["backbone"] == mine["backbone"]
-    assert "1/" in again.stdout or "0/" in again.stdout
+    assert [arm["runs"] for arm in again["arms"]] == [["mine"], [made.name], [floor.name]]
 
 
 def test_pretrainings_without_any_evaluation_are_compared_by_nearest_neighbours(own: str, hptctl) -> None:

@@ -120,6 +120,8 @@ def test_weights_as_they_are_stand_beside_what_was_pretrained_and_say_what_diffe
     large = record("large", "weights", "resnet26d", 224, "timm:resnet26d.bt_in1k")
     rows = tidy([hpt, same, vit, large]).set_index("run_id")
     assert set(rows["target"]) == {"d"}
+    near = tidy([record("host", "hpt", "resnet18", 132), same]).set_index("run_id")
+    assert near["arm"]["same"] == "weights supervised.pth, 32 px"
     assert rows["arm"].to_dict() == {
         "hpt": "hpt",
         "same": "weights supervised.pth",
