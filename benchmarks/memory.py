@@ -25,6 +25,7 @@ from hpt import encoder
 from hpt.config import PretrainConfig
 from hpt.data.cache import mapped
 from hpt.data.images import Images, OpenEntry, PackedPixels
+from hpt.data.pixel_format import PLAIN
 from hpt.moco import MoCo
 from hpt.processes import Processes
 from hpt.step import Step
@@ -41,9 +42,19 @@ def images_of(gib: float, side: int, folder: Path) -> Images:
     with path.open("wb") as file:
         file.truncate(3 * side * side * count)
     with path.open("rb") as file:
-        pixels = PackedPixels(mapped(file), sizes)
-    nothing = np.zeros((count, 16), dtype=np.uint8)
-    entry = OpenEntry(("",) * count, (), sizes, nothing, np.zeros((count, 2, 3), dtype=np.uint64), pixels)
+        pixels = PackedPixels(mapped(file, np.dtype(np.uint8)), sizes)
+    entry = OpenEntry(
+        names=("",) * count,
+        quarantined=(),
+        sizes=sizes,
+        digests=np.zeros((count, 16), dtype=np.uint8),
+        sums=np.zeros((count, 2, 3), dtype=np.uint64),
+        losses=np.zeros((count, 3), dtype=np.int64),
+        originals=np.zeros((count, 3), dtype=np.int64),
+        occurring=np.zeros((0, 3), dtype=np.int64),
+        form=PLAIN,
+        pixels=pixels,
+    )
     return Images(entry, np.arange(count), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 

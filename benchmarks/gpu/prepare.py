@@ -30,7 +30,8 @@ from portions import cut
 ROOT = Path(__file__).parents[2]
 THERE = {"torch", "torchvision", "numpy", "pillow"}
 NEEDED = (
-    *("typer", "rich", "pydantic", "safetensors", "platformdirs", "filelock", "psutil", "nvidia-ml-py"),
+    *("typer", "rich", "pydantic", "safetensors", "platformdirs", "filelock", "portalocker", "psutil"),
+    *("nvidia-ml-py", "pyyaml"),
     "pytest",  # for the tests that need a GPU
 )
 """What pretraining, evaluating, studies and archives of runs import at all; they come with what they need in turn.

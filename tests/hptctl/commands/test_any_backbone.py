@@ -46,9 +46,13 @@ def test_a_backbone_goes_all_the_way(name: str, hptctl, digits_folder: Path) -> 
     hptctl("pretrain", "-s", "target", *images, "--backbone", name, "--steps", "2", "--name", "own")
     hptctl("pretrain", "-s", "hpt-bn", *images, "-w", "own", "--steps", "1", "--name", "further")
     said = hptctl("pretrain", "-s", "base", "-d", str(digits_folder), *TINY, "-w", "own", "--name", "still")
-    assert f"a {name} has no BatchNorm" in " ".join(said.stderr.split())
     states = [weights.read(Path(f"runs/{run}/backbone.safetensors")).state for run in ("own", "still")]
-    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    changed = {key for key, value in states[0].items() if not torch.equal(value, states[1][key])}
+    if name in ("convnext_atto", "vit_tiny_patch16_224"):
+        assert f"a {name} has no BatchNorm" in " ".join(said.stderr.split())
+        assert not changed
+    else:
+        assert changed == {key for key in states[0] if "running_" in key or "num_batches" in key}
     floor = ("untrained", "-d", str(digits_folder), *TINY, "--backbone", name)
     for arguments in (("own",), ("further",), floor):
         hptctl("evaluate", "knn", *arguments)
