@@ -126,7 +126,11 @@ def as_json(findings: Findings) -> str:
         "reproducible": findings.reproducible,
         "deviations": [asdict(found) for found in deviations(frame)],
         "runs": [
-            {"run_id": findings.id_of(id), **{key: str(row[key]) for key in kept}, "settings": list(row["settings"])}
+            {
+                "run_id": findings.id_of(str(id)),
+                **{key: str(row[key]) for key in kept},
+                "settings": list(row["settings"]),
+            }
             for id, row in frame[[*kept, "settings"]].to_dict("index").items()
         ],
     }

@@ -37,8 +37,8 @@ from hptctl.tracking import Record
 
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per run, in the order of what they are: by dataset, kind, strategy, steps, seeds and labels; of equal ones
-    the oldest first.
+    """One row per run, in the order of what they are: by dataset, kind, strategy, steps, seeds and labels; of equal
+    ones the oldest first.
 
     Three columns say what a run is compared as, so that unlike runs never share a figure:
 
@@ -53,7 +53,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
       known.
     """
     by_id = {record.run_id: record for record in records}
-    frame = pd.DataFrame(sorted((_row(record, by_id) for record in records), key=_by_what_it_is))
+    rows = sorted([_row(record, by_id) for record in records], key=_by_what_it_is)
+    frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
     evaluated = frame["evaluation"] != ""
