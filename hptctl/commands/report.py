@@ -24,7 +24,8 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="[RUN...]",
-            help="Runs by name, MLflow id or fingerprint, with their evaluations (of a sweep or study: all of it); all if left out.",
+            help="Runs by name, MLflow id or fingerprint, with their evaluations (all of a sweep or study); all runs"
+            " if left out.",
             show_default=False,
         ),
     ] = None,

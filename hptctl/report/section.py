@@ -294,7 +294,7 @@ def _measures(first: pd.DataFrame, logged: History, target: str, id: str) -> Cha
     svg = draw(measures, panels, alt, f"{id}-measures")
     return Chart(
         svg,
-        "The representation on its way, longest length of each strategy, first seed; effective ranks compare within a run",
+        "The representation on its way, first seed of each longest length; effective ranks compare within a run",
     )
 
 

@@ -296,7 +296,7 @@ def _sent(run: MlflowRun) -> kept.Sent:
 
 
 def histories(wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """(step, value) by step, of each (run id, metric), the last of a step that was made twice, since the run was killed."""
+    """(step, value) by step, of each (run id, metric); of a step that was made twice, the last."""
     with readable():
         mlflow_client = _existing()
         keys = list(wanted)
