@@ -1,4 +1,4 @@
-"""A real Slurm of one machine: jobs that are put back, killed, out of time, and without a node."""
+"""A real Slurm of one machine: jobs that are put back, preempted, killed, out of time, and without a node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from program import checked, command, run_inside
-from slurm_cluster import SlurmCluster, absent, slurm_cluster
+from slurm_cluster import NODES, SlurmCluster, absent, slurm_cluster
 from small_study import STUDY, states
 
 from hptctl import runs
@@ -112,11 +112,23 @@ def log_of(run: Run) -> str:
     return "".join(file.read_text() for file in sorted(Path("runs/mine/jobs").glob("*_log.out")))
 
 
+def the_restarts(log: str) -> int:
+    return log.count("going on from step")
+
+
 def working_on(run: str) -> int:
     """The process that does a run."""
     words = ["pretrain", "--resume", run]
     (found,) = (each.pid for each in psutil.process_iter(["cmdline"]) if (each.info["cmdline"] or [])[-3:] == words)
     return int(found)
+
+
+def asked(*words: str) -> str:
+    """What a command prints, as a process of its own."""
+    return subprocess.run(command(*words), capture_output=True, text=True, check=True).stdout
+
+
+STATUS = ("study", "status", "mine.toml", "--only", "knn-target*")
 
 
 def test_a_job_that_is_put_back_and_killed_goes_on_to_the_same_bits(
@@ -128,22 +140,16 @@ def test_a_job_that_is_put_back_and_killed_goes_on_to_the_same_bits(
     first = the_job(run)
     slurm.scontrol("requeuehold", first)
     until(lambda: "PENDING" in queue("-o", "%T"), process)
-    said = subprocess.run(
-        command("study", "status", "mine.toml", "--only", "knn-target*"), capture_output=True, text=True
-    )
-    assert f"job {first} waits (job requeued in held state)" in said.stdout
-    before = saved(run)
+    assert f"job {first} waits (job requeued in held state)" in asked(*STATUS)
     slurm.scontrol("release", first)
-    until(lambda: saved(run) > before, process)
-    said = subprocess.run(
-        command("study", "status", "mine.toml", "--only", "knn-target*"), capture_output=True, text=True
-    )
-    assert f"job {first} runs on {slurm.host} for" in said.stdout
+    until(lambda: the_restarts(log_of(run)), process)
+    os.kill(working_on(TARGET), signal.SIGSTOP)  # it would be done before the busiest machine has asked
+    assert f"job {first} runs on {NODES[0]} for" in asked(*STATUS)
     os.kill(working_on(TARGET), signal.SIGKILL)
     out, err = ended(process)
     assert "2 of 2 cells are done" in out
-    assert f"{TARGET}: job {first} was lost (FAILED on {slurm.host} (exit code 1)); the run goes on in another" in err
-    assert log_of(run).count("going on from step") == 2
+    assert f"{TARGET}: job {first} was lost (FAILED on {NODES[0]} (exit code 1)); the run goes on in another" in err
+    assert the_restarts(log_of(run)) == 2
     assert run.backbone.read_bytes() == bits
     assert states()["knn-target-my-digits-s0@40"] == "done"
 
@@ -163,8 +169,23 @@ def test_a_warning_before_the_limit_saves_and_the_job_goes_on_in_the_queue(
     assert run.backbone.read_bytes() == bits
 
 
-def the_restarts(log: str) -> int:
-    return log.count("going on from step")
+@pytest.mark.parametrize("partition", ["main", "patient"])
+def test_a_job_that_gives_way_to_a_more_urgent_one_goes_on_to_the_same_bits(
+    slurm: SlurmCluster, long_study: Path, bits: bytes, begin: Started, partition: str
+) -> None:
+    run = Run(Path("runs") / TARGET)
+    process = begin("study", "run", "mine.toml", "--only", "target*", *ON, "--cluster", f"partition={partition}")
+    until(lambda: saved(run) >= 5, process)
+    first = the_job(run)
+    urgent = ("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
+    of_others = subprocess.run(urgent, capture_output=True, text=True, check=True).stdout.strip()
+    until(lambda: "RUNNING" in queue("-j", of_others, "-o", "%T"), process)
+    assert "RUNNING" not in queue("-j", first, "-o", "%T")  # the node is the other's
+    ended(process)
+    assert the_restarts(log_of(run)) == 1
+    assert ("time is up" in log_of(run)) == (partition == "patient")  # a minute's notice, or none
+    assert "Restarts=1" in slurm.scontrol("show", "job", first)
+    assert run.backbone.read_bytes() == bits
 
 
 def test_a_run_that_takes_longer_than_its_job_goes_on_in_the_next(slurm: SlurmCluster, begin: Started) -> None:
@@ -205,10 +226,31 @@ def test_a_job_whose_node_is_gone_goes_on_when_there_is_one(
     process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
     until(lambda: saved(run) >= 5, process)
     slurm.kill_node()
-    slurm.scontrol("update", f"nodename={slurm.host}", "state=down", "reason=lost")
+    slurm.scontrol("update", f"nodename={NODES[0]}", "state=down", "reason=lost")
     until(lambda: "RUNNING" not in queue("-o", "%T"), process)
     slurm.start_node()
     ended(process)
+    assert the_restarts(log_of(run)) == 1
+    assert run.backbone.read_bytes() == bits
+
+
+def test_a_job_whose_node_falls_silent_goes_on_on_another(
+    slurm: SlurmCluster, long_study: Path, bits: bytes, begin: Started
+) -> None:
+    run = Run(Path("runs") / TARGET)
+    process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
+    until(lambda: saved(run) >= 5, process)
+    first = the_job(run)
+    assert queue("-j", first, "-o", "%N") == NODES[0]
+    slurm.start_node(NODES[1])
+    slurm.kill_node(NODES[0])  # and nobody says so: the controller finds out
+    try:
+        until(lambda: queue("-j", first, "-o", "%N") == NODES[1], process)
+        ended(process)
+    finally:
+        slurm.kill_node(NODES[1])
+        slurm.scontrol("update", f"nodename={NODES[1]}", "state=down", "reason=test")
+        slurm.start_node(NODES[0])
     assert the_restarts(log_of(run)) == 1
     assert run.backbone.read_bytes() == bits
 
