@@ -41,7 +41,7 @@ MailProg=/bin/true
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/builtin
-SchedulerParameters=sched_interval=2,sched_min_interval=100000,preempt_send_user_signal
+SchedulerParameters=sched_interval=2,sched_min_interval=100000
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 ReturnToService=2
@@ -57,7 +57,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
 PartitionName=patient Nodes=ALL MaxTime=60 State=UP GraceTime=60
 PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=2 PreemptMode=OFF
 """
-"""Jobs of `urgent` put those of `main` back into the queue at once, and those of `patient` a minute after SIGUSR1."""
+"""Jobs of `urgent` put those of `main` back into the queue at once, and those of `patient` a minute after SIGTERM."""
 NODES = ("one", "two")
 OF_NODE = "SLURM_TESTS_NODE"
 """The variable that holds the name of a node, for its daemon and what that starts."""
