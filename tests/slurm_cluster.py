@@ -111,9 +111,9 @@ class SlurmCluster:
 
     def kill_node(self, name: str = NODES[0]) -> None:
         """As a machine that has lost its power: the node's daemon and all that it runs are gone."""
-        process = self._running.pop(name)
-        process.kill()
-        process.wait()
+        if (process := self._running.pop(name, None)) is not None:
+            process.kill()
+            process.wait()
         self._kill_steps(name)
 
     def _kill_steps(self, *nodes: str) -> None:

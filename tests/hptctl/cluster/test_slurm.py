@@ -248,17 +248,19 @@ def test_a_job_whose_node_falls_silent_goes_on_on_another(
     slurm: SlurmCluster, long_study: Path, bits: bytes, begin: Started
 ) -> None:
     run = Run(Path("runs") / TARGET)
-    process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
-    until(lambda: saved(run) >= 5, process)
-    first = the_job(run)
-    assert queue("-j", first, "-o", "%N") == NODES[0]
     slurm.start_node(NODES[1])
-    slurm.kill_node(NODES[0])  # and nobody says so: the controller finds out
     try:
-        until(lambda: queue("-j", first, "-o", "%N") == NODES[1], process)
+        process = begin("study", "run", "mine.toml", "--only", "target*", *ON)
+        until(lambda: saved(run) >= 5, process)
+        first = the_job(run)
+        node = queue("-j", first, "-o", "%N")
+        (other,) = {*NODES} - {node}
+        slurm.kill_node(node)  # and nobody says so: the controller finds out
+        until(lambda: queue("-j", first, "-o", "%N") == other, process)
         ended(process)
     finally:
-        slurm.kill_node(NODES[1])
+        for name in NODES:
+            slurm.kill_node(name)
         slurm.scontrol("update", f"nodename={NODES[1]}", "state=down", "reason=test")
         slurm.start_node(NODES[0])
     assert the_restarts(log_of()) == 1
