@@ -120,12 +120,16 @@ class SlurmCluster:
         """Kill the processes by which nodes look after jobs, and what these run."""
         import psutil
 
-        for process in psutil.process_iter(["pid", "name", "environ"]):
-            around = process.info["environ"] or {}
-            of_ours = around.get("SLURM_CONF") == str(self.configuration) and around.get(OF_NODE) in nodes
-            if of_ours and "slurmstepd" in (process.info["name"] or ""):
-                for each in (process.pid, *_descendants(process.pid)):
-                    _kill(each)
+        for process in psutil.process_iter(["pid", "name"]):
+            if "slurmstepd" not in (process.info["name"] or ""):
+                continue
+            with suppress(FileNotFoundError, ProcessLookupError):
+                # Not by psutil, for whom it ends where the process has written its title over it.
+                around = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                of_ours = f"SLURM_CONF={self.configuration}".encode() in around
+                if of_ours and any(f"{OF_NODE}={node}".encode() in around for node in nodes):
+                    for each in (process.pid, *_descendants(process.pid)):
+                        _kill(each)
 
     def node_state(self, name: str) -> str:
         words = ["sinfo", "-h", "-n", name, "-p", "main", "-o", "%t"]
