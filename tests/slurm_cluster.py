@@ -1,4 +1,4 @@
-"""A real Slurm of one machine, as tests start it: munged, slurmctld and slurmd on free ports of 127.0.0.1, as root.
+"""A real Slurm of one machine, as tests start it: munged, slurmctld and two slurmd on free ports of 127.0.0.1, as root.
 
 No control group is needed, no accounting database, and nothing of an installed cluster's own configuration is read.
 """
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -21,7 +21,6 @@ CONFIGURATION = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
@@ -29,11 +28,11 @@ CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -50,9 +49,18 @@ KillWait=10
 EnforcePartLimits=ALL
 SlurmdTimeout=10
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 NodeHostname={host} CPUs={cpus} RealMemory=4000
-PartitionName=main Nodes={host} Default=YES MaxTime=60 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=one NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[1]} CPUs={cpus} RealMemory=4000
+NodeName=two NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[2]} CPUs={cpus} RealMemory=4000 State=DOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
+PartitionName=patient Nodes=ALL MaxTime=60 State=UP GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=2 PreemptMode=OFF
 """
+"""Jobs of `urgent` put those of `main` back into the queue at once, and those of `patient` a minute after SIGTERM."""
+NODES = ("one", "two")
+OF_NODE = "SLURM_TESTS_NODE"
+"""The variable that holds the name of a node, for its daemon and what that starts."""
 
 
 def absent() -> str:
@@ -67,11 +75,10 @@ def _tool(name: str) -> str | None:
 
 
 class SlurmCluster:
-    """One controller and one node, both of this machine."""
+    """A controller and the node `one`, both of this machine; `two` is down until somebody starts it."""
 
     def __init__(self, folder: Path, cpus: int) -> None:
         self.folder, self.cpus = folder, cpus
-        self.host = socket.gethostname().partition(".")[0]
         self.configuration = folder / "slurm.conf"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -82,8 +89,8 @@ class SlurmCluster:
         key = munge / "key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
-        ports = [_free_port() for _ in range(2)]
-        values = {"host": self.host, "ports": ports, "folder": self.folder, "cpus": self.cpus}
+        host = socket.gethostname().partition(".")[0]
+        values = {"host": host, "ports": _free_ports(3), "folder": self.folder, "cpus": self.cpus}
         self.configuration.write_text(CONFIGURATION.format(**values))
         (self.folder / "cgroup.conf").write_text(f"CgroupPlugin={_no_control_groups()}\n")
         files = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed", "key-file": "key"}
@@ -93,36 +100,40 @@ class SlurmCluster:
         self._start("slurmctld", "-D", "-c", "-f", str(self.configuration))
         self.start_node()
 
-    def start_node(self, hiding: Path | None = None) -> None:
-        """Start the node; `hiding` is a folder that its jobs do not see."""
-        node = [str(_tool("slurmd")), "-D", "-f", str(self.configuration)]
+    def start_node(self, name: str = NODES[0], *, hiding: Path | None = None) -> None:
+        """Start a node; `hiding` is a folder that its jobs do not see."""
+        node = [str(_tool("slurmd")), "-D", "-N", name, "-f", str(self.configuration)]
         if hiding is not None:
             node = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{hiding}' && exec {' '.join(node)}"]
-        self._start("slurmd", command=node)
-        self.wait(lambda: self.node_state().startswith(("idle", "mixed", "allocated")), "slurmd", self._up)
+        self._start(name, command=node)
+        up = ("idle", "mixed", "allocated")
+        self.wait(lambda: self.node_state(name).startswith(up), f"node {name}", lambda: self._resume(name))
 
-    def kill_node(self) -> None:
+    def kill_node(self, name: str = NODES[0]) -> None:
         """As a machine that has lost its power: the node's daemon and all that it runs are gone."""
-        process = self._running.pop("slurmd")
-        process.kill()
-        process.wait()
-        for step in self.steps():
-            for each in (step, *_descendants(step)):
-                _kill(each)
+        if (process := self._running.pop(name, None)) is not None:
+            process.kill()
+            process.wait()
+        self._kill_steps(name)
 
-    def steps(self) -> list[int]:
-        """The processes by which the node looks after jobs."""
+    def _kill_steps(self, *nodes: str) -> None:
+        """Kill the processes by which nodes look after jobs, and what these run."""
         import psutil
 
-        spool = str(self.folder)
-        found = []
-        for process in psutil.process_iter(["pid", "name", "environ"]):
-            if "slurmstepd" in (process.info["name"] or "") and spool in str(process.info["environ"]):
-                found.append(process.info["pid"])
-        return found
+        for process in psutil.process_iter(["pid", "name"]):
+            if "slurmstepd" not in (process.info["name"] or ""):
+                continue
+            with suppress(FileNotFoundError, ProcessLookupError):
+                # Not by psutil, for whom it ends where the process has written its title over it.
+                around = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                of_ours = f"SLURM_CONF={self.configuration}".encode() in around
+                if of_ours and any(f"{OF_NODE}={node}".encode() in around for node in nodes):
+                    for each in (process.pid, *_descendants(process.pid)):
+                        _kill(each)
 
-    def node_state(self) -> str:
-        done = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True, env=self.environment)
+    def node_state(self, name: str) -> str:
+        words = ["sinfo", "-h", "-n", name, "-p", "main", "-o", "%t"]
+        done = subprocess.run(words, capture_output=True, text=True, env=self.environment)
         return done.stdout.strip()
 
     def scontrol(self, *words: str) -> str:
@@ -130,8 +141,8 @@ class SlurmCluster:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def _up(self) -> None:
-        words = ["scontrol", "update", f"nodename={self.host}", "state=resume"]
+    def _resume(self, name: str) -> None:
+        words = ["scontrol", "update", f"nodename={name}", "state=resume"]
         subprocess.run(words, capture_output=True, env=self.environment, timeout=60)
 
     @property
@@ -155,7 +166,7 @@ class SlurmCluster:
         )
 
     def stop(self) -> None:
-        for name in ("slurmd", "slurmctld", "munged"):
+        for name in (*NODES, "slurmctld", "munged"):
             if (process := self._running.pop(name, None)) is not None:
                 process.send_signal(signal.SIGTERM)
                 try:
@@ -163,15 +174,13 @@ class SlurmCluster:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-        for step in self.steps():
-            for each in (step, *_descendants(step)):
-                _kill(each)
+        self._kill_steps(*NODES)
 
     def _start(self, name: str, *options: str, command: list[str] | None = None) -> None:
         with (self.folder / f"{name}.out.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 command or [str(_tool(name)), *options],
-                env=self.environment,
+                env={**self.environment, OF_NODE: name},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -200,16 +209,17 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
 
 
 @contextmanager
 def slurm_cluster(folder: Path, cpus: int = 4) -> Iterator[SlurmCluster]:
-    """A cluster that runs while the block does; it may have more cores than the machine, so that jobs run at once."""
+    """A cluster while the block runs; a node may have more cores than the machine, so that jobs run at once."""
     cluster = SlurmCluster(folder, cpus)
     try:
         cluster.start()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpt import predictions
-from hpt.config import EvaluateConfig, PretrainConfig, resolve
+from hpt.config import EvaluateConfig, PretrainConfig, fingerprint, resolve
 from hpt.evaluate.results import write_per_class
 from hpt.predictions import Predictions
 from hptctl import runs, tracking
@@ -38,8 +38,8 @@ def predictions_of(right: Sequence[int]) -> Predictions:
 class Store:
     """Writes runs into the store of the working folder as the program does: run folder, then MLflow."""
 
-    def __init__(self) -> None:
-        self.clock = T0
+    def __init__(self, clock: float = T0, hardware: str = "1 x 2-core x86_64 (cpu)") -> None:
+        self.clock, self.hardware = clock, hardware
         self.ids: dict[str, str] = {}
 
     def run(
@@ -97,7 +97,7 @@ class Store:
             PretrainConfig,
             sets=["preset=small", f"seed={seed}", *sets],
             flags={"strategy": strategy, "dataset": dataset, "weights": weights, "steps": steps or None},
-        ).model_dump(mode="json")
+        )
         tags = {
             "strategy": strategy,
             "dataset": dataset,
@@ -117,8 +117,14 @@ class Store:
         for step in (steps // 2, steps) if looks else ():
             loss.setdefault(step, {})
             loss[step] |= {"probe/knn_top1": 0.5 + step / 1e5, "probe/alignment": 0.4 - step / 1e5}
-        facts = {"images": "2240", "hardware": "1 x 2-core x86_64 (cpu)"}
-        return self.run("pretrain", name, config, tags, loss, state, facts, **self.link(source))
+        facts = {"images": "2240", "hardware": self.hardware, "fingerprint": self.fingerprint(config, source)}
+        dumped = config.model_dump(mode="json")
+        return self.run("pretrain", name, dumped, tags, loss, state, facts, **self.link(source))
+
+    def fingerprint(self, config: PretrainConfig | EvaluateConfig, source: str | None) -> str:
+        """As a run records it; the fingerprint of what it starts from stands for its weights."""
+        weights = runs.get(source).status().facts.fingerprint or "" if source else ""
+        return fingerprint(config, data=config.dataset, split="5ca1ab1e00112233", weights=weights, precision="fp32")
 
     def link(self, source: str | None) -> dict[str, str]:
         """The fields of a run that say what it starts from."""
@@ -148,7 +154,7 @@ class Store:
             EvaluateConfig,
             sets=["preset=small", *sets],
             flags={"kind": kind, "weights": source, "dataset": dataset, "labels": labels, "seed": seed},
-        ).model_dump(mode="json")
+        )
         tags = {
             "strategy": trained["strategy"],
             "dataset": dataset,
@@ -167,10 +173,11 @@ class Store:
         metrics = {} if val is None and test is None else {1: {f"val/{metric}": test if val is None else val}}  # type: ignore[dict-item]
         if test is not None:
             metrics[1] |= {f"test/{metric}": test, f"test/{metric}_std": 0.002}
-        facts = {"test_images": str(images)}
+        facts = {"test_images": str(images), "fingerprint": self.fingerprint(config, source)}
         name = name or f"{kind}-{labels}-{source}"
         kept = predictions_of(right) if right else None
-        return self.run(kind, name, config, tags, metrics, state, facts, kept, parent=parent, **self.link(source))
+        dumped = config.model_dump(mode="json")
+        return self.run(kind, name, dumped, tags, metrics, state, facts, kept, parent=parent, **self.link(source))
 
     def sweep(self, source: str, dataset: str, vals: dict[tuple[str, str], float], test: float) -> None:
         trained = runs.get(source).spec().tags.text()

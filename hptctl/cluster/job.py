@@ -2,13 +2,15 @@
 
 submitit keeps a `Command` beside the job and calls it on the node. When SIGUSR1 comes, some time before the job's limit
 or a preemption, submitit calls `Command.checkpoint`, writes down what that returns, and puts the job back into the
-queue (`scontrol requeue`). A job that is put back or killed without a warning starts with the same command, which goes
+queue (`scontrol requeue`). A preemption with a time of grace sends SIGTERM, to the command too: once that has saved,
+the job takes it for the warning. A job that is put back or killed without one starts with the same command, which goes
 on from the run's last checkpoint.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt.errors import TIME_IS_UP, TIME_IS_UP_CODE
 from hptctl import deadline, runs
+from hptctl.cluster.schedulers import Away, Slurm
 from hptctl.runs import Run
 from hptctl.runs.children import safe_path
 from hptctl.runs.signals import COMMAND_VARIABLE, time_signal_blocked
@@ -28,9 +31,25 @@ if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 TICK_SECONDS = 0.1
+SIGTERM_CODE = 128 + signal.SIGTERM
+"""The exit code of a command that saved when SIGTERM came."""
 
 Mark = tuple[int, int]
 """How far a run is: trials that are done, and steps that are saved."""
+
+
+def _still_runs() -> bool:
+    """Whether Slurm counts this job as running: not one that was cancelled, or that Slurm puts back by itself."""
+    from submitit import JobEnvironment
+
+    here = JobEnvironment()
+    if here.cluster != Slurm.name:
+        return False
+    try:
+        place = Slurm().queue([here.job_id]).get(here.job_id)
+    except Away:
+        return False
+    return place is not None and place.state == "RUNNING"
 
 
 def mark(run: Run) -> Mark:
@@ -75,7 +94,10 @@ class Command:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self.words], stdin=subprocess.DEVNULL, env=self._environment()
             )
-        if code := self._wait(self._process):
+        code = self._wait(self._process)
+        if code == SIGTERM_CODE and _still_runs():
+            os.kill(os.getpid(), TIME_IS_UP)
+        if code:
             raise ChildProcessError(f"`{' '.join(self.words)}` ended with exit code {code}")
 
     def checkpoint(self) -> DelayedSubmission | None:

@@ -71,6 +71,11 @@ class Scheduler(Protocol):
         """Raises:
         ConfigError: it is not here."""
 
+    def reach(self) -> None:
+        """Raises:
+        ConfigError: it is installed here, and does not answer.
+        """
+
     def executor(self, folder: Path, cluster: Cluster, name: str) -> submitit.AutoExecutor:
         """What sends jobs, all of them called `name`, and keeps their files in `folder`."""
 
@@ -102,12 +107,22 @@ class Slurm:
     gone_seconds = 10.0
 
     def check(self) -> None:
-        for tool in ("sbatch", "srun", "squeue"):  # submitit starts what runs on the node by srun
+        for tool in ("sbatch", "srun", "squeue", "scontrol"):  # submitit starts what runs on the node by srun
             if shutil.which(tool) is None:
                 raise ConfigError(
                     f"there is no {tool} on this machine, so no Slurm to send jobs to",
                     "give the command on a login node, or try the settings out with --on local",
                 )
+
+    def reach(self) -> None:
+        try:
+            _asked(["scontrol", "ping"])
+        except Away as error:
+            raise ConfigError(
+                f"no Slurm to send jobs to can be reached from this machine: {error}",
+                "give the command where `scontrol ping` says UP (a login node, or one whose SLURM_CONF names the"
+                " cluster's slurm.conf), or try the settings out with --on local",
+            ) from None
 
     def executor(self, folder: Path, cluster: Cluster, name: str) -> submitit.AutoExecutor:
         executor = _executor(folder, self.name)
@@ -176,6 +191,9 @@ class Local:
     def check(self) -> None:
         pass
 
+    def reach(self) -> None:
+        pass
+
     def executor(self, folder: Path, cluster: Cluster, name: str) -> submitit.AutoExecutor:
         executor = _executor(folder, self.name)
         executor.update_parameters(
@@ -232,6 +250,17 @@ def scheduler(name: str) -> Scheduler:
     return found
 
 
+def reached(name: str) -> Scheduler:
+    """Who `--on` names, once it has answered: before anything is made for jobs.
+
+    Raises:
+        ConfigError: nobody, one who is not here, or one who does not answer.
+    """
+    found = scheduler(name)
+    found.reach()
+    return found
+
+
 @contextmanager
 def sending() -> Iterator[None]:
     """A block that sends jobs. A terminal's Ctrl-C waits, which would reach sbatch, and jobs of this machine, too.
@@ -279,7 +308,7 @@ def _asked(command: Sequence[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Away(f"{command[0]} does not answer: {error}") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines()
+        said = [*done.stdout.strip().splitlines()[:1], *done.stderr.strip().splitlines()[-1:]]
         raise Away(f"{command[0]} does not answer: {said[-1] if said else f'exit code {done.returncode}'}")
     return done.stdout
 

@@ -69,12 +69,12 @@ class Elsewhere:
         """`settings`, once it is known that somebody runs jobs here: before a run's folder is made.
 
         Raises:
-            ConfigError: settings that are none, or nobody runs jobs here.
+            ConfigError: settings that are none, or nobody runs jobs here, or answers.
         """
-        from hptctl.cluster.schedulers import scheduler
+        from hptctl.cluster.schedulers import reached
 
         if (found := self.settings()) is not None:
-            scheduler(self.on or "")
+            reached(self.on or "")
         return found
 
     def execute(self, run: Run, cluster: Cluster | None, *more: str) -> bool:

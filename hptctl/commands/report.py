@@ -24,7 +24,8 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="[RUN...]",
-            help="Runs by name or MLflow id, with their evaluations (of a sweep or study: all of it); all if left out.",
+            help="Runs by name, MLflow id or fingerprint, with their evaluations (all of a sweep or study); all runs"
+            " if left out.",
             show_default=False,
         ),
     ] = None,
@@ -50,6 +51,13 @@ def report(
             "--images", metavar="N", min=0, help="Draw N images of each dataset: whoever gets the page gets them."
         ),
     ] = 0,
+    reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--reproducible",
+            help="Leave out names, ids, times, machines and commands of runs: equal results give equal bytes.",
+        ),
+    ] = False,
     anew: Annotated[
         bool,
         typer.Option("--anew", help="Ask the store for runs that ended long ago too: one was edited in MLflow."),
@@ -70,7 +78,7 @@ def report(
 
         hptctl report --images 12
 
-        hptctl report --study quick
+        hptctl report --study quick --reproducible
 
         hptctl report --watch
     """
@@ -91,12 +99,12 @@ def report(
         formats.of(out, format)
         if images and formats.of(out, format) != "html":
             raise ConfigError("--images are for a page", "drop it, or write an .html")
-        write = partial(page.write, out, selection, format=format, images=images)
+        write = partial(page.write, out, selection, format=format, images=images, reproducible=reproducible)
         _watch(write) if watch else _say(write())
         return
     if watch:
         raise ConfigError("--watch writes again and again, which standard output is not for", "give a file as --out")
-    console.print_text(page.render(read(selection), formats.of(out, format or "md")))
+    console.print_text(page.render(read(selection, reproducible=reproducible), formats.of(out, format or "md")))
 
 
 def _watch(write: Callable[[], Summary]) -> None:

@@ -280,13 +280,13 @@ def _place(study: Study, elsewhere: Elsewhere | None, settings: Cluster | None, 
     """Where a study's cells are jobs: it is to send some, or has sent some."""
     from hpt.errors import ConfigError
     from hptctl.cluster.jobs import remembered
-    from hptctl.cluster.schedulers import scheduler
+    from hptctl.cluster.schedulers import reached, scheduler
     from hptctl.runs.launch import Origin
     from hptctl.study import conductor
     from hptctl.study.materials import Recorded
 
     if elsewhere is not None and settings is not None:
-        scheduler(elsewhere.on or "")  # before the study has a folder
+        reached(elsewhere.on or "")  # before the study has a folder
         run = conductor.parent(study, Origin(options.command_line(), experiment))
         return OnCluster(run, settings, elsewhere)
     if (found := conductor.find_parent(study)) is None:

@@ -18,6 +18,7 @@ from hpt.data.embedded import is_toy
 from hpt.statistics import SpeedUp, speed_up
 from hptctl.compare.differences import Difference, Differences, PairVerdict, Stake
 from hptctl.report.cost import OF_A_COST, PretrainingCost, cost
+from hptctl.report.frame import without_folders
 from hptctl.report.names import EVALUATIONS, FLOOR, arm_order, evaluation_order
 from hptctl.report.results import Result, at_best_length, by_val, published, results
 
@@ -83,6 +84,8 @@ class Findings:
     difference: Differences[Result]
     costs: dict[tuple[str, str, str, int], PretrainingCost]
     """The cost of each result, by its place."""
+    reproducible: bool = False
+    """Whether the frame is without what depends on when, where and under which name a run ran."""
 
     @cached_property
     def targets(self) -> list[str]:
@@ -151,11 +154,17 @@ class Findings:
         first = self.frame.loc[own[0].run_ids[0]]
         if self.floor(target) is not None or "config.dataset" not in first or first["kind"] not in EVALUATIONS:
             return ""
-        words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", _from_here(str(first["config.dataset"]))]
+        dataset = str(first["config.dataset"])
+        dataset = without_folders(dataset) if self.reproducible else _from_here(dataset)
+        words = ["hptctl", "evaluate", str(first["kind"]), FLOOR, "-d", dataset]
         for option, column in OF_THE_FLOOR.items():
             value = str(first.get(column) or "None")
             words += [option, value] if value not in {"None", "nan"} else []
         return shlex.join(words)
+
+    def id_of(self, run_id: str) -> str:
+        """What a run is cited by: its id in the store, or what its result rests on."""
+        return str(self.frame["shown_id"][run_id]) if self.reproducible else run_id
 
     def neighbours(self, target: str) -> list[Result]:
         """The results by kNN of the strategies that answer for a dataset, unless kNN is what answers."""
@@ -229,7 +238,7 @@ class Findings:
         ]
 
 
-def gather(frame: pd.DataFrame) -> Findings:
+def gather(frame: pd.DataFrame, *, reproducible: bool = False) -> Findings:
     """Results, differences and costs of the runs (`frame.tidy`); reads the predictions that they kept."""
     by_id = frame.set_index("run_id", drop=False)
     every = sorted(results(frame), key=lambda c: (evaluation_order(c.evaluation), arm_order(c.arm), c.target, c.steps))
@@ -249,6 +258,7 @@ def gather(frame: pd.DataFrame) -> Findings:
         shown=tuple(shown),
         difference=Differences(groups, folders, _stakes(every, shown, groups)),
         costs={result.place: cost(result, narrow) for result in every},
+        reproducible=reproducible,
     )
 
 

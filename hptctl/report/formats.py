@@ -77,7 +77,7 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
                 "hours": _number(spent.hours),
                 "energy_wh": _number(spent.energy),
                 "hardware": spent.hardware,
-                "run_ids": list(result.run_ids),
+                "run_ids": [findings.id_of(id) for id in result.run_ids],
             }
         )
     return out
@@ -123,9 +123,14 @@ def as_json(findings: Findings) -> str:
             for target in findings.targets
             for f in findings.faster(target)
         ],
+        "reproducible": findings.reproducible,
         "deviations": [asdict(found) for found in deviations(frame)],
         "runs": [
-            {"run_id": id, **{key: str(row[key]) for key in kept}, "settings": list(row["settings"])}
+            {
+                "run_id": findings.id_of(str(id)),
+                **{key: str(row[key]) for key in kept},
+                "settings": list(row["settings"]),
+            }
             for id, row in frame[[*kept, "settings"]].to_dict("index").items()
         ],
     }

@@ -13,7 +13,7 @@ A row holds:
     decayed                                                    whether the learning rate had come to its end
     images_per_second pretraining_images seconds hardware energy_wh  what it took
     folder                                                     where it keeps its predictions
-    digest weights_sha256 data_fingerprint split_fingerprint   what it can be checked by
+    fingerprint digest weights_sha256 data_fingerprint split_fingerprint  what it can be checked by
     settings source_id parent_id config.*                      not as published, links, and every setting
 """
 
@@ -23,20 +23,22 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
 from hpt.config import Config, EvaluateConfig, PretrainConfig, flatten
 from hptctl.compare.arms import FROZEN, SIDES
 from hptctl.format import round_percent, thousands, weights_name
-from hptctl.report.names import EVALUATIONS
+from hptctl.report.names import EVALUATIONS, arm_order
 from hptctl.tracking import Record
 
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per run, the oldest first.
+    """One row per run, in the order of what they are: by dataset, kind, strategy, steps, seeds and labels; of equal
+    ones the oldest first.
 
     Three columns say what a run is compared as, so that unlike runs never share a figure:
 
@@ -51,7 +53,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
       known.
     """
     by_id = {record.run_id: record for record in records}
-    frame = pd.DataFrame([_row(record, by_id) for record in records])
+    rows = sorted([_row(record, by_id) for record in records], key=_by_what_it_is)
+    frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
     evaluated = frame["evaluation"] != ""
@@ -68,6 +71,20 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     # A store may have got one run twice, from two folders.
     frame["shown_id"] = frame["shown_id"].mask(frame["shown_id"].duplicated(keep=False), frame["run_id"])
     return frame
+
+
+def without_circumstances(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without what depends on when, where and under which name a run ran: times, durations, energy, machine
+    and command are unknown in it.
+
+    Runs are named by what their result rests on (`hpt.config.fingerprint`), one that has not recorded it by its
+    settings; a second run of the same has a number behind it.
+    """
+    digest = frame["fingerprint"].where(frame["fingerprint"] != "", frame["digest"].str[:32])
+    again = digest.groupby(digest).cumcount()
+    number = ("-" + (again + 1).astype(str)).where(again > 0, "")
+    unknown = dict.fromkeys(("start", "end", "seconds", "images_per_second", "energy_wh"), math.nan)
+    return frame.assign(shown_id=digest + number, name=digest.str[:10] + number, hardware="", command="", **unknown)
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -146,8 +163,9 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "folder": record.folder,
         "settings": _settings(record),
         "decayed": tags.of_steps in {None, tags.steps} and not kept_best,
+        "fingerprint": facts.fingerprint or "",
         "digest": hashlib.sha256(
-            json.dumps({key: _named(value) for key, value in params.items()}, sort_keys=True).encode()
+            json.dumps({key: without_folders(value) for key, value in params.items()}, sort_keys=True).encode()
         ).hexdigest(),
         "weights_sha256": facts.weights_sha256 or "",
         "data_fingerprint": facts.data_fingerprint or "",
@@ -160,6 +178,14 @@ def _row(record: Record, by_id: dict[str, Record]) -> dict[str, object]:
         "parent_id": record.parent_id or "",
         **config,
     }
+
+
+def _by_what_it_is(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    kinds = ["pretrain", *EVALUATIONS]
+    kind = kinds.index(row["kind"]) if row["kind"] in kinds else len(kinds)
+    seeds = [int(row[key] or -1) for key in ("pretrain_seed", "seed")]
+    of_result = [row[key] for key in ("labels", "fingerprint", "digest")]
+    return row["dataset"], kind, row["kind"], arm_order(row["arm"]), row["steps"], *seeds, *of_result
 
 
 def _training(record: Record, strategy: str) -> str:
@@ -179,13 +205,15 @@ def _chain(pretraining: Record, by_id: dict[str, Record]) -> list[str]:
 def _settings(record: Record) -> tuple[str, ...]:
     """The settings of a run that are not the protocol's, as `--set` takes them."""
     if record.kind not in {"pretrain", *EVALUATIONS}:
-        return tuple(f"{k}={_named(v)}" for k, v in sorted(record.params.items()) if not k.startswith("evaluate."))
+        return tuple(
+            f"{k}={without_folders(v)}" for k, v in sorted(record.params.items()) if not k.startswith("evaluate.")
+        )
     protocol = _protocol(record.kind)
     params = {k: v for k, v in record.params.items() if k.partition(".")[0] not in set(EVALUATIONS) - {record.kind}}
     return tuple(f"{k}={v}" for k, v in sorted(params.items()) if k not in _IN_THE_ROW and v != protocol.get(k))
 
 
-def _named(value: str) -> str:
+def without_folders(value: str) -> str:
     """A setting with the names of files and folders in place of their paths, which say nothing to another machine."""
     return _PATH.sub(r"\1\2", value) if "/" in value else value
 

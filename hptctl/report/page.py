@@ -83,6 +83,8 @@ class Page:
     settings: tuple[Settings, ...]
     unlisted: int
     """Runs that are not in the table of runs, since no figure of a brief page rests on them."""
+    reproducible: bool
+    """Whether the page leaves out what depends on when, where and under which name a run ran."""
 
 
 CHARTS = 8
@@ -92,11 +94,18 @@ WHOLE = 40
 reads at once, and no browser scrolls with ease."""
 
 
-def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = None, images: int = 0) -> Summary:
+def write(
+    out: Path,
+    selection: Selection = EVERYTHING,
+    *,
+    format: str | None = None,
+    images: int = 0,
+    reproducible: bool = False,
+) -> Summary:
     """Write the report on a selection of runs to `out`, atomically.
 
     `format` is one of `formats.FORMATS`; left out, the suffix of `out` says it. `images` of each dataset are drawn into
-    a page.
+    a page. A `reproducible` one has the same bytes for equal results (`selection.read`).
 
     Raises:
         RunError: the store, experiment or run does not exist, or has no finished evaluation.
@@ -105,7 +114,7 @@ def write(out: Path, selection: Selection = EVERYTHING, *, format: str | None = 
     """
     wanted = formats.of(out, format)
     with _uncollected():
-        findings = read(selection)
+        findings = read(selection, reproducible=reproducible)
         text = render(findings, wanted, images=images)
     try:
         write_text(out, text)
@@ -169,6 +178,7 @@ def build(findings: Findings, *, images: int = 0) -> Page:
         provenance=rows,
         settings=settings,
         unlisted=len(frame) - len(listed),
+        reproducible=findings.reproducible,
     )
 
 

@@ -49,8 +49,8 @@ class Provenance:
 
 
 def provenance(frame: pd.DataFrame) -> tuple[tuple[Provenance, ...], tuple[Settings, ...]]:
-    """The rows of all runs, the newest first, and the settings that they refer to."""
-    runs = frame[_COLUMNS].iloc[::-1].to_dict("records")
+    """The rows of all runs, in the frame's order, and the settings that they refer to."""
+    runs = frame[_COLUMNS].to_dict("records")
     shared = Counter(run["settings"] for run in runs if run["settings"])
     ids = {settings: f"settings-{number}" for number, settings in enumerate(shared, 1)}
     rows = tuple(_row(run, ids.get(run["settings"], "")) for run in runs)

@@ -100,7 +100,7 @@ class Section:
     sampled: bool
     """Whether images were asked for."""
     pictures: tuple[Sample, ...]
-    """Test images with their boxes or masks beside those predicted, by the newest run that left some."""
+    """Test images with their boxes or masks beside those predicted, by the best arm that left some."""
 
 
 def section(findings: Findings, target: str, id: str, images: int = 0, *, whole: bool = True) -> Section:
@@ -124,9 +124,9 @@ def section(findings: Findings, target: str, id: str, images: int = 0, *, whole:
 
 def _charts(findings: Findings, target: str, id: str) -> tuple[Chart, ...]:
     drawn = [*_curves(findings.every_on(target), id), *_budgets(findings, target, id)]
-    newest = _newest_pretrainings(findings.frame, target)
-    logged = _logged(newest)
-    drawn += [chart for chart in (_loss(newest, logged, target, id), _measures(newest, logged, target, id)) if chart]
+    first = _first_seeds(findings.frame, target)
+    logged = _logged(first)
+    drawn += [chart for chart in (_loss(first, logged, target, id), _measures(first, logged, target, id)) if chart]
     return tuple(drawn)
 
 
@@ -144,9 +144,9 @@ def _pictures(findings: Findings, target: str, images: int) -> tuple[Sample, ...
 
 
 def _samples(findings: Findings, target: str, images: int) -> tuple[Sample, ...]:
-    """Images of the newest run whose dataset is on this machine."""
+    """Images of the dataset, where it is on this machine."""
     frame = findings.frame
-    mine = frame[(frame["target"] == target) & frame["config.dataset"].ne("")].sort_values("end", ascending=False)
+    mine = frame[(frame["target"] == target) & frame["config.dataset"].ne("")]
     for dataset in dict.fromkeys(mine["config.dataset"].dropna()):
         if found := samples_of(str(dataset), images):
             return found
@@ -215,8 +215,9 @@ def _budgets(findings: Findings, target: str, id: str) -> list[Chart]:
     return drawn
 
 
-def _newest_pretrainings(frame: pd.DataFrame, target: str) -> pd.DataFrame:
-    """The newest finished pretraining of each strategy and length, of the method as published."""
+def _first_seeds(frame: pd.DataFrame, target: str) -> pd.DataFrame:
+    """The finished pretraining of the first seed of each strategy and length, of the method as published; the newest
+    where there are several."""
     mine = frame[
         (frame["target"] == target)
         & (frame["kind"] == "pretrain")
@@ -225,28 +226,30 @@ def _newest_pretrainings(frame: pd.DataFrame, target: str) -> pd.DataFrame:
         & (frame["policy"] == "baseline")
         & (frame["share"] == 1)
     ]
-    mine = mine[["run_id", "strategy", "steps", "probes", "folder"]]
-    return mine.drop_duplicates(["strategy", "steps"], keep="last").sort_values(["strategy", "steps"])
+    lengths = ["strategy", "steps"]
+    seeds = mine.assign(seed=pd.to_numeric(mine["seed"])).sort_values("end", ascending=False, kind="stable")
+    found = seeds.sort_values([*lengths, "seed"], kind="stable").drop_duplicates(lengths)
+    return found[["run_id", "strategy", "steps", "probes", "folder"]]
 
 
-def _labelled(newest: pd.DataFrame) -> list[tuple[tuple[str, str], pd.Series]]:
+def _labelled(found: pd.DataFrame) -> list[tuple[tuple[str, str], pd.Series]]:
     """((label, strategy), run) for each pretraining; the label has the length where a strategy has several."""
-    lengths = newest["strategy"].value_counts()
+    lengths = found["strategy"].value_counts()
     out = []
-    for _, run in newest.iterrows():
+    for _, run in found.iterrows():
         strategy = str(run["strategy"])
         label = strategy if lengths[strategy] == 1 else f"{strategy} {compact(run['steps'])}"
         out.append(((label, strategy), run))
     return out
 
 
-def _logged(newest: pd.DataFrame) -> History:
+def _logged(pretrainings: pd.DataFrame) -> History:
     """The loss of each of these pretrainings, and of the longest of each strategy what it saw of its backbone: from
     its folder, or where that is not at hand from the store, which is asked for each metric of each run."""
-    longest = set(newest.drop_duplicates("strategy", keep="last")["run_id"])
+    longest = set(pretrainings.drop_duplicates("strategy", keep="last")["run_id"])
     found: History = {}
     elsewhere: list[tuple[str, str]] = []
-    for id, probes, folder in zip(newest["run_id"], newest["probes"], newest["folder"], strict=True):
+    for id, probes, folder in zip(*(pretrainings[key] for key in ("run_id", "probes", "folder")), strict=True):
         metrics = ["loss", *(probes if id in longest else ())]
         run = Run(Path(folder))
         if not folder or tracked_id(run) != id or not run.metrics_file.exists():
@@ -258,22 +261,22 @@ def _logged(newest: pd.DataFrame) -> History:
     return found | (tracking.histories(elsewhere) if elsewhere else {})
 
 
-def _loss(newest: pd.DataFrame, logged: History, target: str, id: str) -> Chart | None:
+def _loss(first: pd.DataFrame, logged: History, target: str, id: str) -> Chart | None:
     curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for key, run in _labelled(newest):
+    for key, run in _labelled(first):
         if points := _thinned(logged[run["run_id"], "loss"]):
             curves[key] = points
     if not curves:
         return None
     ends = "; ".join(f"{label} ends at {points[-1][1]:.2f}" for (label, _), points in curves.items())
     alt = f"InfoNCE loss of the pretrainings on {target} by step: {ends}"
-    return Chart(draw(losses, curves, alt, f"{id}-loss"), "Pretraining loss, newest run of each length")
+    return Chart(draw(losses, curves, alt, f"{id}-loss"), "Pretraining loss, first seed of each length")
 
 
-def _measures(newest: pd.DataFrame, logged: History, target: str, id: str) -> Chart | None:
+def _measures(first: pd.DataFrame, logged: History, target: str, id: str) -> Chart | None:
     """A chart of the representation during pretraining: kNN, alignment, uniformity, effective rank."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
-    longest = newest.drop_duplicates("strategy", keep="last")
+    longest = first.drop_duplicates("strategy", keep="last")
     for key, run in _labelled(longest):
         for probe in sorted(run["probes"], key=lambda name: (name in MEASURES, name)):  # kNN first
             name = MEASURES.get(probe) or f"kNN on val, {in_words(probe.removeprefix('probe/knn_'))}"
@@ -290,7 +293,8 @@ def _measures(newest: pd.DataFrame, logged: History, target: str, id: str) -> Ch
     alt = f"What pretrainings on {target} saw of their backbones on the way. {ends}"
     svg = draw(measures, panels, alt, f"{id}-measures")
     return Chart(
-        svg, "The representation on its way, longest run of each strategy; effective ranks compare within a run"
+        svg,
+        "The representation on its way, first seed of each longest length; effective ranks compare within a run",
     )
 
 

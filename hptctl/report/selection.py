@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hpt.errors import DataError, RunError, did_you_mean
 from hptctl import tracking
 from hptctl.report.findings import Findings, gather
-from hptctl.report.frame import counted, tidy
+from hptctl.report.frame import counted, tidy, without_circumstances
 from hptctl.tracking import Record
 
 
@@ -18,7 +18,7 @@ class Selection:
 
     experiment: str | None = None
     names: Sequence[str] = ()
-    """Runs with their evaluations and children, by name or MLflow id; empty for all."""
+    """Runs with their evaluations and children, by name, MLflow id or fingerprint; empty for all."""
     datasets: Sequence[str] = ()
     only: Collection[str] | None = None
     """MLflow ids of the only runs to consider, for instance of a study's cells; None for all."""
@@ -27,8 +27,9 @@ class Selection:
 EVERYTHING = Selection()
 
 
-def read(selection: Selection) -> Findings:
-    """The findings from the selected runs of the store.
+def read(selection: Selection, *, reproducible: bool = False) -> Findings:
+    """The findings from the selected runs of the store; `reproducible` ones are the same of runs with equal results,
+    wherever and whenever they ran (`without_circumstances`).
 
     Raises:
         RunError: the store, experiment or run does not exist, or has no finished evaluation.
@@ -59,11 +60,11 @@ def read(selection: Selection) -> Findings:
         of = f"experiment '{selection.experiment}' of " if selection.experiment else ""
         among = " among the runs chosen" if selection.names or selection.datasets or selection.only is not None else ""
         raise RunError(f"no finished evaluation runs in {of}{tracking.uri()}{among}", "`hptctl evaluate linear` first")
-    return gather(frame)
+    return gather(without_circumstances(frame) if reproducible else frame, reproducible=reproducible)
 
 
 def _named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
-    """Ids of the runs of these names (or MLflow ids), of their evaluations, and of their children.
+    """Ids of the runs of these names (or MLflow ids, or fingerprints), of their evaluations, and of their children.
 
     Raises:
         RunError: the store has no run of that name.
@@ -72,7 +73,7 @@ def _named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
     for name in names:
         ids = {r.run_id for r in records if r.name == name}
         if len(name) >= 8:
-            ids |= {r.run_id for r in records if r.run_id.startswith(name) or r.first_id.startswith(name)}
+            ids |= {r.run_id for r in records if any(id.startswith(name) for id in _ids(r))}
         if not ids:
             known = did_you_mean(name, [record.name for record in records])
             raise RunError(f"the store has no run '{name}'{known}", "see `hptctl runs list`")
@@ -84,6 +85,11 @@ def _named(records: Sequence[Record], names: Sequence[str]) -> set[str]:
     }:
         found |= more
     return found
+
+
+def _ids(record: Record) -> tuple[str, ...]:
+    """What a page may name a run by, beside its name."""
+    return record.run_id, record.first_id, record.facts.fingerprint or ""
 
 
 def _with_what_they_rest_on(records: Sequence[Record], ids: set[str]) -> list[Record]:

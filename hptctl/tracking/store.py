@@ -296,13 +296,14 @@ def _sent(run: MlflowRun) -> kept.Sent:
 
 
 def histories(wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """(step, value) by step, of each (run id, metric)."""
+    """(step, value) by step, of each (run id, metric); of a step that was made twice, the last."""
     with readable():
         mlflow_client = _existing()
         keys = list(wanted)
         with ThreadPoolExecutor(1 if uri().startswith("sqlite:///") else ASKED_AT_ONCE) as pool:
             found = list(pool.map(lambda key: mlflow_client.get_metric_history(*key), keys))
-    return {key: sorted((point.step, point.value) for point in points) for key, points in zip(keys, found, strict=True)}
+    in_time = [sorted(points, key=lambda point: point.timestamp) for points in found]
+    return {key: sorted({p.step: p.value for p in points}.items()) for key, points in zip(keys, in_time, strict=True)}
 
 
 class StoreWatch:

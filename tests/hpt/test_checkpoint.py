@@ -18,10 +18,10 @@ from hpt.processes import Processes
 config = partial(small, image_size=16)  # which bits there are, not what they mean
 
 
-def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> None:
-    settings = config(steps=6, checkpoint_every=2)
-    run(settings, images, tmp_path / "unbroken")
-    calls = iter([0, 0, 15])
+def test_a_resumed_run_ends_in_the_same_bits_and_logs_the_same_steps(images: Images, tmp_path: Path) -> None:
+    settings = config(steps=6, checkpoint_every=2, log_every=100)
+    _, unbroken_log = run(settings, images, tmp_path / "unbroken")
+    calls, before = iter([0, 0, 15]), dict[int, float]()
     with pytest.raises(Interrupted, match="step 3 of 6"):
         (tmp_path / "broken").mkdir()
         pretrain(
@@ -30,9 +30,14 @@ def test_a_resumed_run_ends_in_the_same_bits(images: Images, tmp_path: Path) -> 
             None,
             tmp_path / "broken",
             processes=Processes(1, "cpu"),
-            callbacks=Callbacks(stop=lambda seconds: next(calls)),
+            callbacks=Callbacks(
+                log=lambda metrics, step: before.update({step: metrics["loss"]}), stop=lambda seconds: next(calls)
+            ),
         )
-    run(settings, images, tmp_path / "broken")
+    _, after = run(settings, images, tmp_path / "broken")
+    assert before | {line["step"]: line["loss"] for line in after} == {
+        line["step"]: line["loss"] for line in unbroken_log
+    }
     names = sorted(p.name for p in (tmp_path / "broken" / "checkpoints").glob("*.pt"))
     assert names == ["step-00000004.pt", "step-00000006.pt"]
     unbroken, broken = ((tmp_path / name / "backbone.safetensors").read_bytes() for name in ("unbroken", "broken"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -73,4 +75,29 @@ def test_jobs_that_nobody_runs_leave_no_folder(hptctl, workplace: Path, monkeypa
         assert "did you mean 'slurm'" in hptctl(*words, "--on", "slrum", code=2).stderr
         assert "--cluster is of jobs, and there are none" in hptctl(*words, "--cluster", "gpus=1", code=2).stderr
         assert "did you mean 'gpus'" in hptctl(*words, "--on", "local", "--cluster", "gpu=1", code=2).stderr
+    assert runs.all_runs() == []
+
+
+@pytest.mark.skipif(shutil.which("scontrol") is None, reason="Slurm's commands are not installed here")
+def test_a_slurm_that_is_installed_and_not_there_is_a_line(
+    hptctl, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "mine.toml").write_text(STUDY.format(dataset="digits"))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        lines = ("ClusterName=none", "SlurmctldHost=none(127.0.0.1)", f"SlurmctldPort={nobody.getsockname()[1]}")
+        (workplace / "slurm.conf").write_text("\n".join([*lines, "NodeName=one", "PartitionName=main Nodes=one\n"]))
+        (workplace / "empty.conf").touch()
+        for conf, why in (
+            ("empty.conf", "scontrol: fatal: Unable to process configuration file"),
+            ("slurm.conf", "Slurmctld(primary) at none is DOWN"),
+        ):
+            monkeypatch.setenv("SLURM_CONF", str(workplace / conf))
+            for words in (("study", "run", "mine.toml"), ("pretrain", "-s", "target", "-d", "digits")):
+                said = hptctl(*words, "--on", "slurm", code=2).stderr.replace("\n", " ")
+                assert (
+                    f"no Slurm to send jobs to can be reached from this machine: scontrol does not answer: {why}"
+                    in said
+                )
+                assert "try the settings out with --on local" in said
     assert runs.all_runs() == []
