@@ -120,17 +120,20 @@ class _Known:
             """The first page with a change from this one on, as far as `newest`."""
             return since + bisect_left(range(since + 1, newest + 1), True, key=moved)
 
-        number: int | None = newest
-        if self._tokens_are_known(asked):
-            number = self._read_at_once(asked, newest)
-        if number == newest:
+        known = self._tokens_are_known(asked)
+        number = self._read_at_once(asked, newest) if known else newest
+        while number is not None:  # something in front of that page has come or gone
+            newest = number
             number = changed(0)
-        while number is not None:
-            following = self._read(search, number)
-            if following and number + 1 < newest and not moved(number + 1):
-                number = changed(number + 1)
-            else:
-                number = number + 1 if following else None
+            skipping = newest if len(self.runs) > newest * PAGE else 0
+            while number is not None and (number < skipping or not known):
+                following = self._read(search, number)
+                if following and number + 1 < newest and not moved(number + 1):
+                    number = changed(number + 1)
+                else:
+                    number = number + 1 if following else None
+            if number is not None:
+                number = self._read_at_once(asked, number)
         if older := range(min(newest, len(self.tokens))):  # in turn, since nothing tells what was edited in them
             self._read(search, min(older, key=self._age))
 
