@@ -69,23 +69,15 @@ class Chance:
         Satterthwaite give it, is narrower and wrong in the tails: a few seeds often agree by luck, and then it takes
         the images for all the chance there is. Of equal models with three seeds it calls three times as many different.
         """
-        share = (1 + level) / 2
-        of_images, of_seeds = _quantile(share, math.inf), _quantile(share, self.degrees)
-        return math.sqrt(of_images**2 * self.images + of_seeds**2 * self.seeds)
+        return float(_margins(np.asarray(level), self.images, self.seeds, self.degrees))
 
     def p_value(self, difference: float) -> float:
         """Two-sided: the largest share of chance at which the interval around the difference still holds 0."""
-        if difference == 0:
-            return 1.0
-        low, high = 0.0, 1.0  # the margin falls as the share of chance rises
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.margin(1 - middle) < abs(difference) else (middle, high)
-        return high
+        return p_values([self], [difference])[0]
 
     def detectable(self, level: float) -> float:
         """The difference that would have excluded 0 from the interval of that level with a chance of `POWER`."""
-        return self.margin(level) + _quantile(POWER, math.inf) * math.sqrt(self.images + self.seeds)
+        return self.margin(level) + float(_quantile(POWER, math.inf)) * math.sqrt(self.images + self.seeds)
 
 
 @dataclass(frozen=True)
@@ -298,6 +290,18 @@ def undecided(low: float, high: float) -> Literal["tie", "not sure"]:
     return "not sure" if low > 0 or high < 0 else "tie"
 
 
+def p_values(chances: Sequence[Chance], differences: Sequence[float]) -> list[float]:
+    """`Chance.p_value` of many at once: a report has some thousand."""
+    apart = np.abs(np.asarray(differences, dtype=float))
+    parts = [np.array([getattr(each, part) for each in chances]) for part in ("images", "seeds", "degrees")]
+    low, high = np.zeros_like(apart), np.ones_like(apart)  # the margin falls as the share of chance rises
+    for _ in range(40):
+        middle = (low + high) / 2
+        falls = _margins(1 - middle, *parts) < apart
+        low, high = np.where(falls, low, middle), np.where(falls, middle, high)
+    return [float(p) for p in np.where(apart == 0, 1.0, high)]
+
+
 def holm(p_values: Sequence[float], shares: Sequence[float] | None = None) -> list[float]:
     """p-values adjusted for multiple tests (Holm 1979): whatever is true, the chance that any of those below 5 % is
     false is at most 5 %.
@@ -398,11 +402,18 @@ def _seeds(model: Model) -> int | None:
     return reruns if reruns > 1 else None
 
 
-def _quantile(share: float, degrees: float) -> float:
+def _margins(level: Float, images: Float | float, seeds: Float | float, degrees: Float | float) -> Float:
+    """`Chance.margin` of one or many."""
+    share = (1 + level) / 2
+    return np.sqrt(_quantile(share, np.asarray(math.inf)) ** 2 * images + _quantile(share, degrees) ** 2 * seeds)
+
+
+def _quantile(share: Float | float, degrees: Float | float) -> Float:
     """The quantile of Student's t, or of the normal distribution where the degrees of freedom are infinite."""
     from scipy.special import ndtri, stdtrit  # 0.4 s
 
-    return float(ndtri(share) if math.isinf(degrees) else stdtrit(degrees, share))
+    many = np.isinf(degrees)
+    return np.where(many, ndtri(share), stdtrit(np.where(many, 1.0, degrees), share))
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import Any
@@ -33,21 +33,29 @@ _IN_QUERY = re.compile(
 
 def masked(text: str) -> str:
     """The text without passwords."""
+    return _without(_known(), text)
+
+
+def masked_in(value: Any) -> Any:
+    """As `masked`, in every text of nested lists and dictionaries."""
+    return _without_in(_known(), value)
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
     if "://" in text:
         text = _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_ADDRESS.sub(rf"\1:{HIDDEN}@", text))
-    for secret in _known():
+    for secret in secrets:
         if secret in text:
             text = text.replace(secret, HIDDEN)
     return text
 
 
-def masked_in(value: Any) -> Any:
-    """As `masked`, in every text of nested lists and dictionaries."""
+def _without_in(secrets: Sequence[str], value: Any) -> Any:
     if isinstance(value, str):
-        return masked(value)
+        return _without(secrets, value)
     if isinstance(value, Mapping):
-        return {key: masked_in(each) for key, each in value.items()}
-    return [masked_in(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: _without_in(secrets, each) for key, each in value.items()}
+    return [_without_in(secrets, each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _known() -> list[str]:

@@ -34,6 +34,7 @@ from hpt.statistics import (
     holm,
     mean_variance,
     moderated,
+    p_values,
     resample,
     undecided,
 )
@@ -241,10 +242,12 @@ class Differences(Generic[M]):
         alone = [each for each in compared if not each.chance.controlled]
         self.judged = len(family)
         """Comparisons whose verdicts hold together."""
-        p_values = [min(1.0, each.p_value * each.stake.tries) for each in family]
-        adjusted = holm(p_values, [each.stake.share for each in family])
+        own = p_values([each.chance for each in family], [each.points for each in family])
+        raised = [min(1.0, p_value * each.stake.tries) for p_value, each in zip(own, family, strict=True)]
+        adjusted = holm(raised, [each.stake.share for each in family])
         whole = sum(each.stake.share for each in family)
-        self._found = {each.pair: each.judged(each.p_value, 1.0) for each in alone} | {
+        own = p_values([each.chance for each in alone], [each.points for each in alone])
+        self._found = {each.pair: each.judged(p_value, 1.0) for each, p_value in zip(alone, own, strict=True)} | {
             each.pair: each.judged(p_value, each.stake.share / whole / each.stake.tries)
             for each, p_value in zip(family, adjusted, strict=True)
         }
@@ -267,10 +270,6 @@ class _Comparison:
     chance: Chance
     measured: bool
     stake: Stake
-
-    @property
-    def p_value(self) -> float:
-        return self.chance.p_value(self.points)
 
     def judged(self, p_value: float, part: float) -> Difference:
         """The comparison by an adjusted p-value, where it has that part of the 5 %."""

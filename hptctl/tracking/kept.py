@@ -18,7 +18,9 @@ import os
 import sqlite3
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ PAGE = 250
 """Runs that are asked for at once: a busy server has sent a thousand too late (MLFLOW_HTTP_REQUEST_TIMEOUT)."""
 FRESH = 4
 """Whole pages of the newest runs that are always read: a server sends a thousand runs in seconds."""
-VERSION = 1
+VERSION = 2
 """To be raised whenever what is kept changes its form."""
 
 
@@ -61,19 +63,30 @@ Search = Callable[[int, str | None], tuple[list[Sent], str | None]]
 """(most runs, token) -> the ended runs in their order from where the token asks for, and the token of what follows."""
 
 
-def ended(store: str, search: Search) -> list[Sent]:
+@dataclass(frozen=True)
+class Asked:
+    """A store, as it is asked for its ended runs."""
+
+    search: Search
+    token: Callable[[int], str]
+    """What MLflow's own stores name the place behind so many runs by; other stores may do otherwise."""
+    at_once: int
+    """Pages that are asked for at once."""
+
+
+def ended(store: str, asked: Asked) -> list[Sent]:
     """The ended runs of a store by their ends: what is kept of them, brought up to date."""
     file = _file(store)
     known = _Known.load(file)
     before = {run.id: run for run in known.runs}
     try:
-        known.update(search)
+        known.update(asked)
     except Exception as error:
         # A store that was made anew, or is served by something else by now, may not know our tokens.
         if not before or getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
             raise
         known = _Known([], [None], {})
-        known.update(search)
+        known.update(asked)
     known.save(file, before)
     return known.runs
 
@@ -93,8 +106,9 @@ class _Known:
     tokens: list[str | None]
     read: dict[str, float]
 
-    def update(self, search: Search) -> None:
+    def update(self, asked: Asked) -> None:
         """Make it what the store has."""
+        search = asked.search
         newest = max(0, min(len(self.runs) // PAGE - FRESH, len(self.tokens) - 1))
         """The first of the pages that are read in any case."""
 
@@ -106,25 +120,67 @@ class _Known:
             """The first page with a change from this one on, as far as `newest`."""
             return since + bisect_left(range(since + 1, newest + 1), True, key=moved)
 
-        number: int | None = changed(0)
-        while number is not None:
-            following = self._read(search, number)
-            if following and number + 1 < newest and not moved(number + 1):
-                number = changed(number + 1)
-            else:
-                number = number + 1 if following else None
+        known = self._tokens_are_known(asked)
+        number = self._read_at_once(asked, newest) if known else newest
+        while number is not None:  # something in front of that page has come or gone
+            newest = number
+            number = changed(0)
+            skipping = newest if len(self.runs) > newest * PAGE else 0
+            while number is not None and (number < skipping or not known):
+                following = self._read(search, number)
+                if following and number + 1 < newest and not moved(number + 1):
+                    number = changed(number + 1)
+                else:
+                    number = number + 1 if following else None
+            if number is not None:
+                number = self._read_at_once(asked, number)
         if older := range(min(newest, len(self.tokens))):  # in turn, since nothing tells what was edited in them
             self._read(search, min(older, key=self._age))
+
+    def _tokens_are_known(self, asked: Asked) -> bool:
+        """Whether a page can be asked for before the one in front of it has come: the store's tokens are MLflow's."""
+        if len(self.tokens) > 1:
+            return self.tokens[1] == asked.token(PAGE)
+        return asked.search(1, None)[1] == asked.token(1)
+
+    def _read_at_once(self, asked: Asked, first: int) -> int | None:
+        """Read the pages from this one to the last, several at a time; the page that does not fit, None if all do.
+
+        Each is read with the run behind it, with which the next one must begin: were another one there by then, some
+        run would have come or gone in between, and one might be on neither page.
+        """
+
+        def ask(number: int) -> Future[tuple[list[Sent], str | None]]:
+            return pool.submit(asked.search, PAGE + 1, asked.token(number * PAGE) if number else None)
+
+        number, begins = first, [run.id for run in self.runs[first * PAGE :][:1]] if first else None
+        with ThreadPoolExecutor(asked.at_once) as pool:
+            coming = deque(ask(first + ahead) for ahead in range(asked.at_once))
+            while True:
+                page, _ = coming.popleft().result()
+                if begins is not None and [run.id for run in page[:1]] != begins:
+                    return number
+                goes_on = len(page) > PAGE
+                self._put(number, page[:PAGE], asked.token((number + 1) * PAGE) if goes_on else None)
+                if not goes_on:
+                    return None
+                begins = [page[PAGE].id]
+                coming.append(ask(number + asked.at_once))
+                number += 1
 
     def _read(self, search: Search, number: int) -> bool:
         """Read a page; whether another one follows."""
         page, token = search(PAGE, self.tokens[number])
+        self._put(number, page, token)
+        return token is not None
+
+    def _put(self, number: int, page: list[Sent], token: str | None) -> None:
+        """Have a page in place of what was there, and the token of what follows it."""
         self.read |= dict.fromkeys((run.id for run in page), time.time())
         ids, start = {run.id for run in page}, number * PAGE
         rest = [run for run in self.runs[start:] if run.id not in ids and run.place > page[-1].place] if token else []
         self.runs[start:] = page + rest
         self.tokens[number + 1 :] = [token, *self.tokens[number + 2 :]] if token else []
-        return token is not None
 
     def _age(self, number: int) -> float:
         """When a page was read."""

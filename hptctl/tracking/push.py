@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from hpt.config import flatten
+from hpt.config import EvaluationKind, flatten
 from hpt.errors import RunError
 from hpt.files import write_text
 from hptctl import deadline, runs
-from hptctl.runs import Run, Status
+from hptctl.runs import Run, Spec, Status
 from hptctl.tracking.store import (
     MARKER,
     NotInstalled,
@@ -192,7 +192,7 @@ class _Push:
     def _params(self, mlflow_client: MlflowClient) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(self.run.spec().config).items()]
+        params = [Param(key, str(value)[:6000]) for key, value in flatten(_followed(self.run.spec())).items()]
         for start in range(0, len(params), 100):
             mlflow_client.log_batch(self.state["run_id"], params=params[start : start + 100])
         self.state["params"] = True
@@ -254,6 +254,14 @@ class _Push:
             mlflow_client.set_terminated(self.state["run_id"], state, end_time=int(ended * 1000))
         self.state["state"] = state
         self._save()
+
+
+def _followed(spec: Spec) -> dict[str, Any]:
+    """The settings of a run without those of evaluations of other kinds, which its `run.json` has too: half of what a
+    server would have to send of each run for a report."""
+    kinds = set(get_args(EvaluationKind))
+    aside = kinds - {spec.kind} if spec.kind in kinds else ()
+    return {key: value for key, value in spec.config.items() if key not in aside}
 
 
 def _last_sign(run: Run, status: Status) -> float:

@@ -92,6 +92,23 @@ def test_runs_that_were_sent_late_are_seen_among_those_of_their_time(client: Mlf
     assert {*names()} == {f"run-{number}" for number in (*range(RUNS), 100, 101)}
 
 
+@pytest.mark.parametrize("after", [4, 6, 14, 27])
+def test_no_run_is_lost_to_another_one_that_goes_while_pages_are_read(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    known, real, count = ids(), store._sent, [0]
+
+    def sent(run: object) -> kept.Sent:
+        count[0] += 1
+        if count[0] == after:
+            client.delete_run(known["run-0"])
+        return real(run)  # type: ignore[arg-type]
+
+    tracking.read_anew()
+    monkeypatch.setattr(store, "_sent", sent)
+    assert {*names()} >= {f"run-{number}" for number in range(1, RUNS)}
+
+
 def test_a_run_goes_on_and_ends_anew(client: MlflowClient) -> None:
     id = ids()["run-4"]
     client.update_run(id, status="RUNNING")

@@ -1,4 +1,4 @@
-"""A real MLflow server, which dies while a run is written and comes back."""
+"""A real MLflow server: it dies while a run is written and comes back, and sends many runs while others write."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hptctl import runs, tracking
+from hptctl.tracking import kept, store
 
 pytestmark = pytest.mark.slow
 STEPS = 6000
@@ -85,5 +87,46 @@ def test_a_run_loses_nothing_to_a_server_that_dies_while_it_is_written_and_comes
         history = tracking.histories([(record.run_id, "loss")])[record.run_id, "loss"]
         assert history == [(step, pytest.approx(1 / (step + 1))) for step in range(STEPS)]
         assert tracking.sync(run) == 0
+    finally:
+        kill(server)
+
+
+def test_runs_of_a_server_are_those_of_its_database_and_all_are_read_while_others_write(
+    workplace: Path, new_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept, "PAGE", 5)
+    monkeypatch.setattr(kept, "FRESH", 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = serve(tmp_path, port)
+    try:
+        client = tracking.client()
+        experiment = store.experiment_id(client, "many")
+
+        def add(number: int) -> None:
+            id = client.create_run(experiment, start_time=1000 + number, tags={"hptctl": "1", "name": f"run-{number}"})
+            client.log_param(id.info.run_id, "nothing", "")
+            client.log_metric(id.info.run_id, "test/top1", [0.5, 1, float("nan"), float("inf")][number % 4])
+            # Some come late to where others have been read already.
+            client.set_terminated(id.info.run_id, end_time=2000 + (number * 7 if number % 3 else number))
+
+        with ThreadPoolExecutor(1) as writer:
+            for number in range(40):
+                add(number)
+            writing = writer.submit(lambda: [add(number) for number in range(40, 90)])
+            for _ in range(5):
+                tracking.read_anew()
+                assert {record.name for record in tracking.read_runs()} >= {f"run-{number}" for number in range(40)}
+            writing.result()
+        served = tracking.read_runs()
+        tracking.read_anew()
+        anew = tracking.read_runs()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        assert len(served) == 90
+        assert repr(served) == repr(anew) == repr(tracking.read_runs())  # NaN is not equal to itself
     finally:
         kill(server)
