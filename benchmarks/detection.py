@@ -26,7 +26,7 @@ from hpt.callbacks import SILENT
 from hpt.config import EvaluateConfig, resolve
 from hpt.dense import views
 from hpt.dense.dataset import DenseDataset, load
-from hpt.dense.detection import Detection
+from hpt.dense.detection import Batch, Detection
 from hpt.dense.setup import DenseSetup
 from hpt.dense.views import Normalisation
 from hpt.processes import Compute
@@ -52,17 +52,19 @@ def main() -> None:
     optimizer = SGD(list(task.model.parameters()), momentum=0.9, weight_decay=1e-4)
     task.model.train()
 
-    def step(batch: Any) -> None:
+    def step(batch: Batch) -> None:
+        task.draws.seeds = range(len(batch.views))
         with compute.autocast():
             losses = task.loss(batch)
-        torch.stack([each.float() for each in losses.values()]).sum().backward()
+        torch.stack([each.mean for each in losses.values()]).sum().backward()
         optimizer.step(1e-4)
         if compute.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def made(number: int) -> Any:
+    def made(number: int) -> Batch:
         order = torch.randperm(task.images, generator=torch.Generator().manual_seed(number))[: task.batch_size]
-        return task.batch(order, torch.rand(len(order), views.COLUMNS, generator=torch.Generator().manual_seed(number)))
+        numbers = torch.rand(len(order), views.COLUMNS, generator=torch.Generator().manual_seed(number))
+        return task.batch(order, numbers, range(len(order)))
 
     numbers = itertools.count()
 
@@ -73,7 +75,7 @@ def main() -> None:
                 step(following())
 
     # The very views of ours, so that sizes cannot differ.
-    def bare(ready: list[Any]) -> None:
+    def bare(ready: list[Batch]) -> None:
         for batch in ready:
             step(batch)
 
@@ -125,7 +127,7 @@ class _Files(TorchDataset[Any]):
         )
 
 
-def _reference(data: DenseDataset, config: EvaluateConfig, task: Detection, norm: Normalisation) -> Iterator[Any]:
+def _reference(data: DenseDataset, config: EvaluateConfig, task: Detection, norm: Normalisation) -> Iterator[Batch]:
     """Batches as torchvision's references/detection makes them, without end."""
     from torchvision.transforms import v2
 
@@ -148,7 +150,9 @@ def _reference(data: DenseDataset, config: EvaluateConfig, task: Detection, norm
         persistent_workers=True,
     )
     while True:
-        yield from loader
+        for batch in loader:
+            height, width = (max(image.shape[side] for image, _ in batch) for side in (1, 2))
+            yield Batch(batch, (height, width))
 
 
 def _timed(loop: Callable[[], None]) -> float:

@@ -613,8 +613,7 @@ class EvaluateConfig(Config):
     seed: Seed = 0
     """The seed of heads, batches, views, and the draw of labels."""
     processes: Positive = 1
-    """The number of processes that share the images, each with its own device; figures are the same up to rounding.
-    Detection and segmentation have one."""
+    """The number of processes that share the images, each with its own device; figures are the same up to rounding."""
     device: Device = "auto"
     """The device to compute on; `auto` takes the first GPU, or the CPU where there is none."""
     precision: Precision = "auto"
@@ -659,11 +658,6 @@ class EvaluateConfig(Config):
     def _check(self) -> Self:
         if self.labels is not None:
             parse_labels(self.labels)
-        if self.kind in DENSE and self.processes > 1:
-            raise ValueError(
-                f"{self.kind} trains in one process, on whole batches that its BatchNorm needs; drop --processes, and "
-                "give its runs a device each (`hptctl study run --jobs`)"
-            )
         if self.kind in DENSE and self.backbone not in RESNETS:
             raise ValueError(
                 f"{self.kind} stands on the layers of a plain ResNet, and {self.backbone} is none; evaluate it by "

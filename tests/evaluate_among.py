@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import torch
+from small_dense import dense, evaluate_exactly
 from small_evaluation import run
 
 from hpt import encoder
-from hpt.config import DataConfig, EvaluateConfig
+from hpt.config import DENSE, DataConfig, EvaluateConfig
 from hpt.data.dataset import load
+from hpt.dense.targets import TASK_OF
 from hpt.evaluate.embeddings import extract
 from hpt.processes import Processes
 
@@ -25,7 +27,12 @@ if __name__ == "__main__":
     processes, found = Processes(2, "cpu"), {}
     for name, values in json.loads(configs).items():
         settings = EvaluateConfig.model_validate(values)
-        result, logged = run(settings, dataset, state, Path(folder) / name, processes=processes)
+        place = Path(folder) / name
+        if settings.kind in DENSE:
+            data = dense(Path(folder) / f"{name} {processes.rank}" / "set", TASK_OF[settings.kind])
+            result, logged = evaluate_exactly(settings, data, place, processes)
+        else:
+            result, logged = run(settings, dataset, state, place, processes=processes)
         found[name] = {"metrics": result.metrics, "scores": result.scores, "logged": logged}
         if name == "knn":
             features = extract(settings, dataset, state, ("train", "val"), lambda *_: None, processes).features

@@ -1,16 +1,23 @@
-"""Small images of discs and squares, with their boxes and masks."""
+"""Small images of discs and squares, with their boxes and masks, and evaluations on them in double precision."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from hpt.config import DataConfig
+from hpt import encoder
+from hpt.callbacks import Callbacks
+from hpt.config import DataConfig, EvaluateConfig
 from hpt.data.dataset import load
 from hpt.dense.dataset import DenseDataset
+from hpt.dense.evaluation import evaluate_dense
 from hpt.dense.targets import Boxes, DenseTask, Mask
+from hpt.dense.views import Normalisation
+from hpt.evaluate import EvaluationResult
+from hpt.processes import Processes
 
 CLASSES = ("disc", "square")
 
@@ -65,3 +72,30 @@ def dense(
         mask=lambda row: of_row[row][1],
         enlarged=lambda row: 1 / scale[row],
     )
+
+
+class Exact(Normalisation):
+    """Normalises to double precision."""
+
+    def of(self, image: torch.Tensor) -> torch.Tensor:
+        return super().of(image).double()
+
+
+def evaluate_exactly(
+    settings: EvaluateConfig, data: DenseDataset, folder: Path, processes: Processes | None = None
+) -> tuple[EvaluationResult, dict[int, dict[str, float]]]:
+    """The result and what was logged of each step, in double precision.
+
+    Sums in another order round otherwise: in single precision a detector then keeps other boxes, and a large learning
+    rate soon leads elsewhere.
+    """
+    logged: dict[int, dict[str, float]] = {}
+    log = lambda metrics, step: logged.setdefault(step, {}).update(metrics)  # noqa: E731
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        state = encoder.build(settings.backbone, seed=3).state_dict()
+        norm = Exact((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+        return evaluate_dense(settings, data, state, folder, Callbacks(log=log), norm, processes=processes), logged
+    finally:
+        torch.set_default_dtype(torch.float32)

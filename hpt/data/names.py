@@ -13,7 +13,7 @@ from hpt.data.catalog import CATALOG
 from hpt.data.listing import Listing
 from hpt.data.own_rows import own_rows
 from hpt.data.paths import find_path, list_path, name_of_path
-from hpt.data.remote import Place
+from hpt.data.remote import Address, Place
 from hpt.data.row import Absence, CatalogRow, Found
 from hpt.errors import DataError, did_you_mean
 
@@ -79,8 +79,10 @@ def name_of(found: Found) -> str:
 
 
 def place_of(found: Found) -> Place:
-    """Where a dataset's images lie, or would lie: the row's folder, or the folder, file or address itself."""
-    return found.place if isinstance(found, CatalogRow) else found
+    """Where a dataset's images lie, or would lie: the folder or address of a row, or the place itself."""
+    if not isinstance(found, CatalogRow):
+        return found
+    return found.path if isinstance(found.path, Address) else found.place
 
 
 def absence_of(found: Found) -> Absence | None:
@@ -104,4 +106,4 @@ def list_images(found: Found, progress: Progress | None = None, config: DataConf
     Raises:
         DataError: as `CatalogRow.listing` and `list_path`.
     """
-    return found.listing(progress) if isinstance(found, CatalogRow) else list_path(found, config, progress)
+    return found.listing(progress, config) if isinstance(found, CatalogRow) else list_path(found, config, progress)

@@ -3,7 +3,7 @@
 # <data root>/catalog.toml
 [my-xrays]
 title = "Our clinic's x-rays"
-path = "xrays.csv"                # a folder, zip file or list; relative to the data root
+path = "xrays.csv"                # whatever --dataset takes: a folder, zip file, list, shards, tables or an address
 group = 'patient\\d+'              # what a cut must not divide, found in an image's name
 shares = {val = 0.1, test = 0.3}  # of what is cut; and whatever else `hpt.data.row.Description` declares
 """
@@ -20,10 +20,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationError
 
-from hpt.config import problems
+from hpt.callbacks import Progress
+from hpt.config import DataConfig, problems
 from hpt.data.archive import Archive
 from hpt.data.listing import Listing
+from hpt.data.packed import packed_place
 from hpt.data.paths import list_path
+from hpt.data.remote import Place, address_of, is_pattern
 from hpt.data.row import CatalogRow, Description
 from hpt.errors import DataError
 from hpt.user_folders import data_folder
@@ -37,27 +40,39 @@ def _check_pattern(text: str) -> str:
     return text
 
 
+def _check_place(text: str) -> str:
+    try:
+        if address_of(text) is not None:
+            packed_place(text)  # which refuses other files than shards and tables
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 class OwnRow(Description):
     """A row of the user's own: a description, and where the images are."""
 
-    path: Path
-    """The folder, zip file or list of images; relative to the folder of the TOML file."""
+    path: Annotated[str, AfterValidator(_check_place)]
+    """The folder, zip file, list, shards or tables of images, or their address; a path is relative to the folder of the
+    TOML file."""
     group: Annotated[str, AfterValidator(_check_pattern)] | None = None
     """A regular expression that finds in an image's name what no cut may divide, such as the patient."""
 
     def of_catalog(self, name: str, root: Path) -> CatalogRow:
         """The same as a row of the catalogue, whose one file is not for a program to fetch."""
-        path = root / self.path.expanduser()
-        file = glob.escape(path.name)
+        place: Place = address_of(self.path) or root / Path(self.path.removeprefix("file://")).expanduser()
+        archives: tuple[Archive, ...] = ()
+        if isinstance(place, Path) and not is_pattern(place.name):
+            file = glob.escape(place.name)
+            archives = (Archive(file, gives=(file,)),)
         said = self.model_dump(exclude={"path", "group"})
-        said |= {"title": self.title or f"the images of {path}", "note": self.note or f"a row of {own_file()}"}
-        read = partial(_read, path, self.group)
+        said |= {"title": self.title or f"the images of {place}", "note": self.note or f"a row of {own_file()}"}
         return CatalogRow(
             name=name,
-            folder=str(path.parent),
-            archives=(Archive(file, gives=(file,)),),
-            read=read,
-            path=path,
+            folder=str(place.parent) if isinstance(place, Path) else "",
+            archives=archives,
+            read=partial(_read, place, self.group),
+            path=place,
             **said,
         )
 
@@ -101,8 +116,10 @@ def own_rows(taken: Container[str]) -> dict[str, CatalogRow]:
     return found
 
 
-def _read(path: Path, group: str | None, _: Path) -> Listing:
-    listing = list_path(path)
+def _read(
+    place: Place, group: str | None, _: Path, config: DataConfig | None = None, progress: Progress | None = None
+) -> Listing:
+    listing = list_path(place, config, progress)
     if group is None:
         return listing
     pattern = re.compile(group)
@@ -110,7 +127,7 @@ def _read(path: Path, group: str | None, _: Path) -> Listing:
     def find_group(name: str) -> str:
         found = pattern.search(name)
         if found is None:
-            raise DataError(f"{name} of {path} has no group '{group}'", f"correct the group in {own_file()}")
+            raise DataError(f"{name} of {place} has no group '{group}'", f"correct the group in {own_file()}")
         return found[0]
 
     return listing.grouped(find_group)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hpt.callbacks import Progress
-from hpt.config import Config, Metric, Positive
+from hpt.config import Config, DataConfig, Metric, Positive
 from hpt.data import annotation_cache
 from hpt.data.archive import Archive
 from hpt.data.folder import Folder
@@ -101,16 +101,17 @@ class CatalogRow(Description):
 
     name: str
     """What `--dataset` calls it."""
-    read: Callable[[Path], Listing]
-    """The reader of the publisher's layout: from the dataset's folder to what lies in it."""
+    read: Callable[..., Listing]
+    """The reader of the publisher's layout: from the dataset's folder to what lies in it. That of a user's own row also
+    takes `config`, which names the columns of tables, and `progress`."""
     folder: str = ""
     """The dataset's folder below the data root, where it is not called as the dataset is."""
     archives: tuple[Archive, ...] = ()
     """The publisher's files; none for a dataset that comes with this program."""
     keep: tuple[str, ...] = ()
     """Patterns of annotations that take long to read: the listing is kept until one of those files changes."""
-    path: Path | None = None
-    """The folder, zip file or list of a row of the user's own."""
+    path: Place | None = None
+    """Where the images of a row of the user's own lie: the folder, file or address."""
     source: Callable[[Path], ImageSource] = Folder
     """What reads the images of a listing that was kept."""
 
@@ -163,8 +164,8 @@ class CatalogRow(Description):
             steps[-1] = f"Unpack it in {self.place} (a .rar, which this program cannot read)."
         return [*steps, f"Run hptctl datasets prepare {self.name} again."]
 
-    def listing(self, progress: Progress | None = None) -> Listing:
-        """The dataset's images, downloaded first where that is little.
+    def listing(self, progress: Progress | None = None, config: DataConfig | None = None) -> Listing:
+        """The dataset's images, downloaded first where that is little; `config` names the columns of a user's tables.
 
         Raises:
             DataError: files are missing, cannot be downloaded, or are damaged.
@@ -172,6 +173,8 @@ class CatalogRow(Description):
         self.fetch(progress)
         if what := self.missing():
             raise self.not_here(what)
+        if self.path is not None:
+            return self._read(config=config, progress=progress)
         if not self.keep:
             return self._read()
         files = [path for pattern in self.keep for path in sorted(self.place.glob(pattern))]
@@ -228,9 +231,9 @@ class CatalogRow(Description):
             by_hand = f"{error.fix or 'try again'}; or put {archive.name} into {self.place} ({self.page})"
             raise DataError(f"{self.name} is not here and its download failed: {error.what}", by_hand) from None
 
-    def _read(self) -> Listing:
+    def _read(self, **more: Any) -> Listing:
         try:
-            return self.read(self.place)
+            return self.read(self.place, **more)
         except FileNotFoundError as error:
             raise self.not_here(str(error.filename)) from None
 

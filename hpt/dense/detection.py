@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpt.config import DetectionConfig
 from hpt.dense import figures, networks, views
+from hpt.dense.draws import Draws
 from hpt.dense.figures import Detections
-from hpt.dense.setup import DenseSetup
+from hpt.dense.setup import DenseSetup, Loss
 from hpt.dense.targets import Boxes
 from hpt.errors import HptError
 
@@ -21,6 +22,15 @@ LR_BATCH = 8
 """The batch that the learning rate is given for."""
 TOGETHER = 4
 """Images that boxes are found in at once."""
+
+
+class Batch(NamedTuple):
+    """What a detector trains on in a step."""
+
+    views: list[tuple[Tensor, dict[str, Tensor]]]
+    """This process's images and targets."""
+    frame: tuple[int, int]
+    """The height and width that hold the images of all processes."""
 
 
 class Detection:
@@ -32,7 +42,8 @@ class Detection:
         self.setup = setup
         self.section: DetectionConfig = setup.config.detection
         classes = len(setup.dense.classes)
-        self.model: nn.Module = networks.detector(setup.backbone, classes, self.section, seed=setup.config.seed)
+        self.draws = Draws()
+        self.model: Any = networks.detector(setup.backbone, classes, self.section, self.draws, seed=setup.config.seed)
         self.model.to(setup.compute.device)
         self.images = len(setup.train)
         self.batch_size = min(self.section.batch_size, self.images)
@@ -40,42 +51,74 @@ class Detection:
         steps = self.section.steps
         self.drops = self.section.drops or (round(steps * 3 / 4), round(steps * 11 / 12))
 
-    def batch(self, rows: Tensor, numbers: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Views and targets of some training images."""
-        setup = self.setup
-        return [
+    def batch(self, rows: Tensor, numbers: Tensor, mine: Sequence[int]) -> Batch:
+        """Views and targets of the training images `mine` among those of a step."""
+        setup, section = self.setup, self.section
+        drawn = list(zip(setup.train[rows.numpy()].tolist(), numbers.tolist(), strict=True))
+        sizes = [views.training_size(setup.images.sizes[row].tolist(), some, section) for row, some in drawn]
+        made = [
             views.detection_view(
-                views.pixels(setup.images, row), setup.dense.boxes(row), some, self.section, setup.normalisation
+                views.pixels(setup.images, row), setup.dense.boxes(row), some, section, setup.normalisation
             )
-            for row, some in zip(setup.train[rows.numpy()].tolist(), numbers.tolist(), strict=True)
+            for row, some in (drawn[at] for at in mine)
         ]
+        return Batch(made, (max(height for height, _ in sizes), max(width for _, width in sizes)))
 
-    def loss(self, batch: list[tuple[Tensor, dict[str, Tensor]]]) -> Mapping[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Loss]:
         """Of proposals and boxes, each by class and by place."""
         device = self.setup.compute.device
-        images = [view.to(device, non_blocking=True) for view, _ in batch]
-        targets = [{key: value.to(device) for key, value in target.items()} for _, target in batch]
+        images = [view.to(device, non_blocking=True) for view, _ in batch.views]
+        targets = [{key: value.to(device) for key, value in target.items()} for _, target in batch.views]
+        self.model.transform.frame = batch.frame
         losses: dict[str, Tensor] = self.model(images, targets)
-        return losses
+        proposing, finding = self.model.rpn.fg_bg_sampler, self.model.roi_heads.fg_bg_sampler
+        by_proposal = {"loss_objectness", "loss_rpn_box_reg"}
+        return {
+            name: Loss(each.float(), (proposing if name in by_proposal else finding).drawn)
+            for name, each in losses.items()
+        }
 
     def figure(self, what: str) -> float:
         """The headline metric on a split."""
-        found = self.measure(what)[0].figures
-        return found.get(self.setup.metric, 0.0)
+        found = self.predict(what)
+        return self.setup.processes.of_main(lambda: self._measured(what, found).figures.get(self.setup.metric, 0.0))
 
-    def measure(self, split: str) -> tuple[figures.DetectionFigures, list[Boxes], list[Detections]]:
-        """The figures of a split, and its objects and the boxes found, in pixels of the files."""
-        rows = self.setup.rows(split)
-        found = list(self.predict(rows, f"finding boxes in {split}"))
-        truth = [self._in_file(row) for row in rows.tolist()]
-        return figures.detection(truth, found, len(self.setup.dense.classes)), truth, found
+    def measure(self, split: str) -> tuple[figures.DetectionFigures, list[Boxes], list[Detections]] | None:
+        """The figures of a split, and its objects and the boxes found, in pixels of the files; None on other processes
+        than the main one."""
+        found = self.predict(split)
+        if not self.setup.processes.main:
+            return None
+        return self._measured(split, found), self._truth(split), found
 
-    def predict(self, rows: npt.NDArray[np.int64], what: str) -> Iterator[Detections]:
-        """The boxes found in some images, in pixels of the files."""
+    def _measured(self, split: str, found: list[Detections]) -> figures.DetectionFigures:
+        return figures.detection(self._truth(split), found, len(self.setup.dense.classes))
+
+    def _truth(self, split: str) -> list[Boxes]:
+        return [self._in_file(row) for row in self.setup.rows(split).tolist()]
+
+    def predict(self, split: str) -> list[Detections]:
+        """The boxes found in the images of a split, in pixels of the files, by all processes.
+
+        Raises:
+            HptError: a box is not finite.
+        """
+        rows, processes = self.setup.rows(split), self.setup.processes
+        portions = processes.portions(np.split(rows, range(TOGETHER, len(rows), TOGETHER)))
+        counts = [sum(map(len, portion)) for portion in portions]
+        found = list(self._predicted(portions[processes.rank], len(rows), f"finding boxes in {split}"))
+        packed = torch.from_numpy(figures.as_rows(found)).to(self.setup.compute.device)
+        every = figures.from_rows(processes.gather(packed, counts).cpu().numpy())
+        if not all(np.isfinite(each.boxes).all() for each in every):
+            raise HptError("the detector's boxes are not finite", "lower detection.lr")
+        return every
+
+    def _predicted(self, groups: Sequence[npt.NDArray[np.int64]], of: int, what: str) -> Iterator[Detections]:
+        """The boxes found in this process's groups of images, among `of` images."""
         setup, section = self.setup, self.section
         self.model.eval()
-        done = 0
-        for some in np.split(rows, range(TOGETHER, len(rows), TOGETHER)):
+        done, total = 0, sum(map(len, groups))
+        for some in groups:
             images, scales = [], []
             for row in some.tolist():
                 image = views.pixels(setup.images, row)
@@ -88,12 +131,10 @@ class Detection:
                 outputs: list[dict[str, Any]] = self.model(images)
             for each, scale in zip(outputs, scales, strict=True):
                 boxes = each["boxes"].float().cpu().numpy() * np.array(scale, dtype=np.float32)
-                if not np.isfinite(boxes).all():
-                    raise HptError("the detector's boxes are not finite", "lower detection.lr")
                 scores, labels = each["scores"].float().cpu().numpy(), each["labels"].cpu().numpy() - 1
                 yield Detections(boxes[: figures.MOST], scores[: figures.MOST], labels[: figures.MOST])
             done += len(some)
-            setup.callbacks.progress(done, len(rows), what)
+            setup.callbacks.progress(of * done // total, of, what)
 
     def _in_file(self, row: int) -> Boxes:
         enlarged = self.setup.dense.enlarged(row)

@@ -36,7 +36,7 @@ from hpt.evaluate.setup import MODEL
 from hpt.files import replacing, write_text
 from hpt.predictions import Predictions
 from hpt.preview import shown
-from hpt.processes import Compute
+from hpt.processes import Compute, Processes
 
 PICTURES, SHOWN = "pictures", 6
 """The folder of a run for some images of each split, truth beside prediction; they leave the machine with no report but
@@ -51,32 +51,41 @@ def evaluate_dense(
     folder: Path,
     callbacks: Callbacks,
     normalisation: Normalisation | None = None,
+    *,
+    processes: Processes | None = None,
 ) -> EvaluationResult:
     """Train a detector or a segmenter on the backbone `state` (torchvision's keys without `fc`), and measure it.
 
+    Of several processes only the main one reads and writes in `folder`, and has metrics to return.
+
     Args:
         normalisation: of the images that the backbone was pretrained on; None: of the dataset's own.
+        processes: those of the evaluation, None to join them as the configuration says.
 
     Raises:
         DataError: there are no classes, no objects to train on, or a split has no images.
         ConfigError: the metric is not one of the task's, the backbone has no such pooling, or the device is missing.
-        Interrupted: a stop was requested; a checkpoint of that step is saved.
+        Interrupted: a stop was requested; a checkpoint of that step is saved. ProcessLost: another process is gone.
     """
-    task = _task(config, dense, state, callbacks, normalisation)
-    names = dense.dataset.images.subset(task.setup.train).names
+    processes = processes or Processes(config.processes, config.device)
+    task = _task(config, dense, state, callbacks, normalisation, processes)
     facts = {"metric": task.setup.metric}
-    facts |= write_labels(folder, config, names, len(dense.dataset.splits["train"]))
-    best = train(task, config, task.setup.compute, callbacks, folder / CHECKPOINTS)
+    if processes.main:
+        names = dense.dataset.images.subset(task.setup.train).names
+        facts |= write_labels(folder, config, names, len(dense.dataset.splits["train"]))
+    best = train(task, config, task.setup.compute, callbacks, folder / CHECKPOINTS, processes)
     task.model.load_state_dict(best.state)
     facts["chosen"] = f"step {best.step} of {task.section.steps}"
     about = {"backbone": config.backbone, "dataset": dense.dataset.name, "kind": config.kind}
     about |= {"classes": "\n".join(dense.classes), "normalisation": json.dumps(vars(task.setup.normalisation))}
-    weights.save(task.model.state_dict(), folder / MODEL, metadata=about)
+    if processes.main:
+        weights.save(task.model.state_dict(), folder / MODEL, metadata=about)
     metrics: dict[str, float] = {}
     for split in ("val", "test") if config.test else ("val",):
         metrics |= _report(task, split, folder)
         facts[f"{split}_images"] = str(len(task.setup.rows(split)))
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    if processes.main:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return EvaluationResult(metrics, facts)
 
 
@@ -91,7 +100,7 @@ def score_dense_on_test(
     """The test figures of an evaluation that left the test images alone, from what it wrote to `folder`."""
     from safetensors.torch import load_file
 
-    task = _task(config, dense, state, callbacks, normalisation)
+    task = _task(config, dense, state, callbacks, normalisation, Processes(1, config.device))
     task.model.load_state_dict(load_file(folder / MODEL))
     return EvaluationResult(_report(task, "test", folder), {"test_images": str(len(task.setup.rows("test")))})
 
@@ -102,6 +111,7 @@ def _task(
     state: Mapping[str, Tensor],
     callbacks: Callbacks,
     normalisation: Normalisation | None,
+    processes: Processes,
 ) -> Detection | Segmentation:
     kind = TASKS[config.kind]
     if config.metric is not None and config.metric not in kind.metrics:
@@ -109,9 +119,9 @@ def _task(
     images = dense.dataset.images
     if normalisation is None or len(normalisation.mean) != len(images.mean):
         normalisation = Normalisation(images.mean, images.std)
-    compute = Compute.of(config)
+    compute = Compute.of(config, processes.device)
     backbone = backbone_under_test(config, images, state, compute.device)
-    setup = DenseSetup(config, dense, backbone, compute, callbacks, normalisation)
+    setup = DenseSetup(config, dense, backbone, compute, callbacks, normalisation, processes)
     _refuse_empty(setup)
     return kind(setup)
 
@@ -131,13 +141,17 @@ def _refuse_empty(setup: DenseSetup) -> None:
 
 
 def _report(task: Detection | Segmentation, split: str, folder: Path) -> dict[str, float]:
-    """The figures of a split; writes the predictions and the table by class."""
+    """The figures of a split; writes the predictions and the table by class. Other processes than the main one help to
+    predict, and have none."""
     setup = task.setup
     names = setup.dense.dataset.images.subset(setup.rows(split)).names
     classes = setup.dense.classes
-    (folder / "artifacts").mkdir(exist_ok=True)
+    if setup.processes.main:
+        (folder / "artifacts").mkdir(exist_ok=True)
     if isinstance(task, Detection):
-        measured, truth, found = task.measure(split)
+        if (made := task.measure(split)) is None:
+            return {}
+        measured, truth, found = made
         figures, columns = measured.figures, dict(zip(task.metrics, measured.per_class.T, strict=True))
         packed, labels = measured.packed, measured.objects
         columns = {"objects": labels.sum(axis=0)} | columns
@@ -150,7 +164,9 @@ def _report(task: Detection | Segmentation, split: str, folder: Path) -> dict[st
             pictures.save(picture, folder / PICTURES / f"{split}-{at}.jpg")
         _write_detections(folder / "artifacts" / f"detections-{split}.json", names, found, classes)
     else:
-        packed, labels, masks = task.measure(split, keep=True)
+        packed, labels, masks = task.measure(split)
+        if not setup.processes.main:
+            return {}
         total = packed.astype(np.float64).sum(axis=0)
         iou = iou_per_class(total)
         matrix = total.reshape(len(classes), -1)

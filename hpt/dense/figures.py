@@ -56,6 +56,21 @@ class Detections:
     """[k] class numbers."""
 
 
+def as_rows(found: Sequence[Detections]) -> npt.NDArray[np.float32]:
+    """[n, MOST, 6] left, top, right, bottom, score and class number of the boxes of some images, by which processes
+    tell each other; of the places that are left the class is -1."""
+    rows = np.full((len(found), MOST, 6), -1, dtype=np.float32)
+    for row, each in zip(rows, found, strict=True):
+        row[: len(each.boxes)] = np.column_stack([each.boxes, each.scores, each.labels])
+    return rows
+
+
+def from_rows(rows: npt.NDArray[np.float32]) -> list[Detections]:
+    """The boxes that `as_rows` was given."""
+    some = [row[row[:, 5] >= 0] for row in rows]
+    return [Detections(each[:, :4], each[:, 4], each[:, 5].astype(np.int64)) for each in some]
+
+
 @dataclass(frozen=True)
 class DetectionFigures:
     """What the boxes found in some images come to."""

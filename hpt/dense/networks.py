@@ -9,10 +9,12 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpt.batch_norm import BatchNorm
 from hpt.config import DetectionConfig, SegmentationConfig
+from hpt.dense.draws import Draws, DropoutByImage, SamplerByImage
 
 SHAPES = (0.5, 1.0, 2.0)
 """Height over width of the anchors of each side."""
@@ -72,11 +74,12 @@ class Res5(nn.Module):
         return found
 
 
-def detector(backbone: nn.Module, classes: int, config: DetectionConfig, *, seed: int) -> nn.Module:
+def detector(backbone: nn.Module, classes: int, config: DetectionConfig, draws: Draws, *, seed: int) -> nn.Module:
     """Faster R-CNN of normalised images [C, H, W] of any sizes, with class 0 for the background.
 
     In training it takes images and targets (`boxes` [k, 4], `labels` [k] from 1) and gives losses by name; else it
-    gives `boxes`, `scores` and `labels` of each image. What is new in it depends on `seed` alone.
+    gives `boxes`, `scores` and `labels` of each image. What is new in it depends on `seed` alone, and which anchors and
+    proposals it is trained on, on `draws`.
     """
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
@@ -98,7 +101,7 @@ def detector(backbone: nn.Module, classes: int, config: DetectionConfig, *, seed
             width = 1024 if config.channels >= 256 else 4 * config.channels
             head = TwoMLPHead(config.channels * 7 * 7, width)
             proposals = {"train": (2000, 2000), "test": (1000, 1000)}
-        model: nn.Module = FasterRCNN(
+        model: Any = FasterRCNN(
             body,
             rpn_anchor_generator=AnchorGenerator(sizes, (SHAPES,) * len(sizes)),
             rpn_head=RPNHead(body.out_channels, len(sizes[0]) * len(SHAPES)),
@@ -112,13 +115,17 @@ def detector(backbone: nn.Module, classes: int, config: DetectionConfig, *, seed
             box_batch_size_per_image=config.proposals,
         )
         model.transform = _batcher()
-    return model
+    _tell_scales(pool)
+    model.rpn.fg_bg_sampler = SamplerByImage(model.rpn.fg_bg_sampler, draws, 0)
+    model.roi_heads.fg_bg_sampler = SamplerByImage(model.roi_heads.fg_bg_sampler, draws, 1)
+    made: nn.Module = model
+    return made
 
 
 class Segmenter(nn.Module):
     """Images [n, C, H, W] -> logits [n, classes, H, W], from features of stride 16."""
 
-    def __init__(self, backbone: Any, classes: int, head: str) -> None:
+    def __init__(self, backbone: Any, classes: int, head: str, draws: Draws) -> None:
         from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
         super().__init__()
@@ -127,19 +134,21 @@ class Segmenter(nn.Module):
         width = self.trunk.out_channels
         if head == "deeplabv3":
             self.head: nn.Module = DeepLabHead(width, classes, (6, 12, 18))
+            project = self.head[0].project  # which ends with a dropout
+            project[-1] = DropoutByImage(project[-1].p, draws)
         else:
             self.head = nn.Sequential(*_dilated(width), *_dilated(FCN_CHANNELS), nn.Conv2d(FCN_CHANNELS, classes, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.head(self.trunk(images)["layer4"])
-        return nn.functional.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
 
-def segmenter(backbone: nn.Module, classes: int, config: SegmentationConfig, *, seed: int) -> nn.Module:
-    """A segmenter whose head depends on `seed` alone."""
+def segmenter(backbone: nn.Module, classes: int, config: SegmentationConfig, draws: Draws, *, seed: int) -> nn.Module:
+    """A segmenter whose head depends on `seed` alone, and its dropout on `draws`."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Segmenter(backbone, classes, config.head)
+        return Segmenter(backbone, classes, config.head, draws)
 
 
 def width_of(layer: Any) -> int:
@@ -148,16 +157,38 @@ def width_of(layer: Any) -> int:
     return int((last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels)
 
 
+def _tell_scales(pool: Any) -> None:
+    """Have a pooling of regions know the strides of its features. It would take them from the sizes of the first images
+    that it sees, and be wrong where they are much smaller than their batch, whose largest another process has."""
+    side, strides = 64, {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+    features = {
+        name: torch.zeros(1, 1, side // strides[name], side // strides[name], device="cpu")
+        for name in pool.featmap_names
+    }
+    pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]], device="cpu")], [(side, side)])
+
+
 def _batcher() -> nn.Module:
     """What makes a batch of images that are resized and normalised already."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     class Batcher(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+        frame = (0, 0)
+        """The height and width of the largest image of a training batch, which another process may have."""
+
         def normalize(self, image: Tensor) -> Tensor:
             return image
 
         def resize(self, image: Tensor, target: Any = None) -> Any:
             return image, target
+
+        def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+            made: Tensor = super().batch_images(images, size_divisible)
+            if not self.training:
+                return made
+            frame = (-(-side // size_divisible) * size_divisible for side in self.frame)
+            below, right = (most - side for most, side in zip(frame, made.shape[2:], strict=True))
+            return F.pad(made, (0, right, 0, below)) if right or below else made
 
     return Batcher(0, 0, [], [])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
@@ -16,7 +17,16 @@ from hpt.dense.dataset import DenseDataset
 from hpt.dense.views import Normalisation
 from hpt.errors import DataError
 from hpt.evaluate.labels import choose
-from hpt.processes import Compute
+from hpt.processes import Compute, Processes
+
+
+class Loss(NamedTuple):
+    """A part of the loss of a batch."""
+
+    mean: Tensor
+    """[]"""
+    terms: Tensor
+    """[] the number of terms that it is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class DenseSetup:
     callbacks: Callbacks
     normalisation: Normalisation
     """That of the images that the backbone was pretrained on, where it is known."""
+    processes: Processes = field(default_factory=lambda: Processes(1, "cpu"))
+    """Those that share the images of a step and of a split; the main one alone writes files."""
 
     @property
     def metric(self) -> str:

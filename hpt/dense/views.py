@@ -76,13 +76,18 @@ def sides_of(config: DetectionConfig) -> list[int]:
     return sorted({*range(low, high + 1, BETWEEN), high})
 
 
+def training_size(size: Sequence[int], numbers: Sequence[float], config: DetectionConfig) -> tuple[int, int]:
+    """The height and width that a training view has of an image of some `size`."""
+    sides = sides_of(config)
+    return fitted(size[0], size[1], sides[min(int(numbers[0] * len(sides)), len(sides) - 1)], config.longest)
+
+
 def detection_view(
     image: Tensor, objects: Boxes, numbers: Sequence[float], config: DetectionConfig, norm: Normalisation
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A training view [C, H, W] and its targets: `boxes` [k, 4] and `labels` [k] from 1, without difficult ones."""
-    sides = sides_of(config)
     height, width = image.shape[1:]
-    size = fitted(height, width, sides[min(int(numbers[0] * len(sides)), len(sides) - 1)], config.longest)
+    size = training_size((height, width), numbers, config)
     image = resized(image, size)
     boxes = torch.from_numpy(objects.scaled(size[0] / height, size[1] / width).boxes[~objects.difficult])
     if numbers[1] < config.flip_p:

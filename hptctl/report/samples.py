@@ -18,7 +18,7 @@ from PIL import Image
 
 from hpt.data.decode import decode
 from hpt.data.listing import Listing, Unreadable, class_names
-from hpt.data.names import absence_of, find, list_images
+from hpt.data.names import absence_of, find, list_images, place_of
 from hpt.data.pixel_format import PixelFormat, Unmeasured
 from hpt.data.remote import Address
 from hpt.errors import HptError
@@ -47,7 +47,7 @@ def samples_of(dataset: str, count: int) -> tuple[Sample, ...]:
     not on this machine. `dataset` is what `--dataset` takes."""
     try:
         found = find(dataset)
-        if absence_of(found) is not None or isinstance(found, Address):  # a page downloads nothing
+        if absence_of(found) is not None or isinstance(place_of(found), Address):  # a page downloads nothing
             return ()
         listing = list_images(found)
     except (HptError, OSError):

@@ -371,7 +371,9 @@ def _evaluate(
             dense = materials.dense(config, display)
             from hpt.dense.evaluation import evaluate_dense
 
-            found = evaluate_dense(config, dense, state, run.path, callbacks, normalisation_of(run))
+            # the runs that it was pretrained by lie with the main process
+            normalisation = _normalisation(processes.of_main(lambda: pretrained_by(run)))
+            found = evaluate_dense(config, dense, state, run.path, callbacks, normalisation, processes=processes)
         else:
             from hpt.evaluate import evaluate
 
@@ -404,7 +406,7 @@ def test(run: Run) -> None:
             dense = materials.dense(config, display)
             from hpt.dense.evaluation import score_dense_on_test
 
-            found = score_dense_on_test(config, dense, state, run.path, callbacks, normalisation_of(run))
+            found = score_dense_on_test(config, dense, state, run.path, callbacks, _normalisation(pretrained_by(run)))
         else:
             from hpt.evaluate import score_on_test
 
@@ -414,13 +416,18 @@ def test(run: Run) -> None:
     run.write_status(results=status.results | found.metrics, facts=merged(status.facts, Facts.of(found.facts)))
 
 
-def normalisation_of(run: Run) -> Normalisation | None:
-    """That of the images that the backbone under test was pretrained on; None where no run recorded it."""
-    from hpt.dense.views import Normalisation
-
+def pretrained_by(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and deviation, by channel, of the images that the backbone under test was pretrained on; None where no
+    run recorded them."""
     source = next(iter(ancestry(run)), None)
     facts = source.status().facts if source is not None else Facts()
-    return Normalisation(facts.mean, facts.std) if facts.mean and facts.std else None
+    return (tuple(facts.mean), tuple(facts.std)) if facts.mean and facts.std else None
+
+
+def _normalisation(statistics: tuple[tuple[float, ...], tuple[float, ...]] | None) -> Normalisation | None:
+    from hpt.dense.views import Normalisation
+
+    return Normalisation(*statistics) if statistics is not None else None
 
 
 def refuse_other_images(run: Run, dataset: Dataset, facts: Facts) -> None:

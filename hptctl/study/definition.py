@@ -21,7 +21,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hpt.config import (
     DEFAULT_WEIGHTS,
-    DENSE,
     UNTRAINED,
     Config,
     EvaluateConfig,
@@ -494,7 +493,7 @@ class _Grid:
         trained: PretrainConfig,
         changes: Mapping[str, Any] | None = None,
     ) -> EvaluateConfig:
-        alone = {"processes": 1} if evaluation.kind in {"sweep", *DENSE} else {}  # whatever the pretrainings have
+        alone = {"processes": 1} if evaluation.kind == "sweep" else {}  # whatever the pretrainings have
         return resolve(
             EvaluateConfig,
             inherited=trained.model_dump(include=INHERITED) | dict(changes or {}),

@@ -27,7 +27,7 @@ def prepare(
 
         hptctl datasets prepare chexpert --data-root /data
     """
-    from hpt.data.names import find
+    from hpt.data.names import find, place_of
     from hpt.data.row import CatalogRow
     from hpt.errors import DataError
     from hptctl import console
@@ -45,8 +45,8 @@ def prepare(
             console.note(f"{number}. {step}")
         raise DataError(f"{row.name} is not here: {what} is missing in {row.place}", "do these steps")
     if as_json:
-        console.print_json(row_facts(row) | {"path": str(row.place), "images": len(listing.names)})
+        console.print_json(row_facts(row) | {"path": str(place_of(row)), "images": len(listing.names)})
         return
-    lies = row.place if row.archives else "embedded"
+    lies = place_of(row) if row.archives or row.path is not None else "embedded"
     console.say(f"{row.name} is ready: {count(len(listing.names), 'image')} of {len(listing.classes)} classes, {lies}")
     console.note(f"next: hptctl datasets check {row.name}")

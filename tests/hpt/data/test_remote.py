@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from small_images import noise_images
 
 from hpt.config import DataConfig
 from hpt.data import remote
-from hpt.data.dataset import Dataset, load
-from hpt.data.names import find, list_images, name_of
+from hpt.data.dataset import Dataset, load, load_streamed
+from hpt.data.names import find, list_images, name_of, place_of
 from hpt.data.pack import pack
 from hpt.data.paths import find_path
 from hpt.data.remote import Address, LocalFiles, RemoteFiles, address_of, expand
+from hpt.data.row import CatalogRow
 from hpt.errors import DataError
 
 CONFIG = DataConfig()
@@ -91,6 +92,77 @@ def test_tables_in_an_s3_store_are_read(store: str, tmp_path: Path) -> None:
     RemoteFiles(Address("s3://bucket/tables/")).write("train.parquet", tmp_path / "t.parquet")
     found = load("s3://bucket/tables", CONFIG, side=64)
     assert (len(found.images), found.classes) == (40, ("a", "b"))
+
+
+@pytest.fixture
+def own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Writes the user's rows."""
+    monkeypatch.setenv("HPTCTL_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    return lambda text: (tmp_path / "data" / "catalog.toml").write_text(text) and None
+
+
+def test_a_row_of_the_users_own_may_lie_in_an_s3_store(
+    store: str, folder: Path, here: Dataset, own_rows: Callable[[str], None]
+) -> None:
+    packed(folder, "s3://bucket/rows/")
+    own_rows("[far]\npath = 's3://bucket/rows/'\nmetric = 'balanced_accuracy'\nshares = {val = 0.2, test = 0.3}")
+    found = load("far", CONFIG, side=64)
+    assert (found.name, found.metric, found.images.names) == ("far", "balanced_accuracy", here.images.names)
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 30, "val": 12, "test": 18}
+    streamed = load_streamed("far", CONFIG, side=64)
+    assert (streamed.images.names, streamed.split_fingerprint) == (found.images.names, found.split_fingerprint)
+    row = find("far")
+    assert isinstance(row, CatalogRow)
+    assert (row.ready(), row.title, str(place_of(row))) == (
+        True,
+        "the images of s3://bucket/rows/",
+        "s3://bucket/rows/",
+    )
+    own_rows("[far]\npath = 's3://bucket/rows/'\ngroup = 'patient'")
+    with pytest.raises(DataError, match="of s3://bucket/rows/ has no group 'patient'"):
+        load("far", CONFIG, side=64)
+
+
+def test_a_row_of_the_users_own_may_be_a_table_or_shards_by_a_pattern(
+    store: str, folder: Path, here: Dataset, tmp_path: Path, own_rows: Callable[[str], None]
+) -> None:
+    data = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(data, "png")
+    pq.write_table(pa.table({"image": [data.getvalue()] * 8, "kind": ["a", "b"] * 4}), tmp_path / "data" / "t.parquet")
+    RemoteFiles(Address("s3://bucket/own/")).write("t.parquet", tmp_path / "data" / "t.parquet")
+    packed(folder, tmp_path / "data" / "pack")
+    own_rows(
+        "[near]\npath = 't.parquet'\n[far]\npath = 's3://bucket/own/t.parquet'\n[shards]\npath = 'pack/images-*.tar'\n"
+        f"[url]\npath = 'file://{tmp_path}/data/t.parquet'"
+    )
+    by_kind = DataConfig(label_column="kind")
+    for name in ("near", "far", "url"):
+        assert list_images(find(name), None, by_kind).classes == ("a", "b"), name
+    assert load("shards", CONFIG, side=64).images.names == here.images.names
+
+
+def test_a_row_of_the_users_own_at_a_wrong_address_is_one_line(store: str, own_rows: Callable[[str], None]) -> None:
+    for path, expected in {
+        "s3://nowhere/x/": "there is no s3://nowhere/x/; check the address: the bucket",
+        "s3://bucket/gone.tar": r"there is no s3://bucket/gone\.tar",
+        "none-*.tar": r"none-\*\.tar holds no files; check the path",
+    }.items():
+        own_rows(f"[far]\npath = '{path}'")
+        with pytest.raises(DataError, match=expected) as caught:
+            load("far", CONFIG, side=64)
+        assert "\n" not in str(caught.value)
+    own_rows(
+        "[a]\npath = 's3://bucket/x.zip'\n[b]\npath = 'https://me:secret@host/x.tar'\n[c]\npath = 's3://bucket/x.tar'"
+    )
+    with pytest.raises(DataError) as caught:
+        find("c")
+    said = str(caught.value)
+    assert "neither a shard (.tar) nor a table (.parquet)" in said
+    assert "came with a password" in said
+    assert "me:secret" not in said
+    assert "[c]" not in said
+    assert "\n" not in said
 
 
 def test_a_bucket_that_is_not_there_is_one_line(store: str) -> None:

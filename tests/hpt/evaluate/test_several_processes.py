@@ -7,15 +7,22 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from small_dense import dense, evaluate_exactly
 from small_evaluation import config, run
 from torch import Tensor
 
+from hpt import predictions
 from hpt.config import EvaluateConfig
 from hpt.data.dataset import Dataset
+from hpt.dense.targets import TASK_OF
 from hpt.evaluate.embeddings import extract
 from hpt.evaluate.features import embed, load_backbone
 from hpt.processes import Compute, Processes
@@ -40,30 +47,104 @@ CONFIGS = {
 }
 
 
-def test_two_processes_evaluate_as_one_does(
-    dataset: Dataset, digits_folder: Path, state: dict[str, Tensor], tmp_path: Path
-) -> None:
+BOXES = {
+    "head": "fpn",
+    "channels": 32,
+    "anchors": (16, 24, 32, 48, 64),
+    "proposals": 32,
+    "sides": (64, 96),
+    "lr": 0.02,
+    "test_side": 64,
+    "longest": 128,
+    "warmup": 0,
+    "eval_every": 1,
+}
+MASKS = {"head": "deeplabv3", "crop": 64, "side": 96, "lr": 0.05, "warmup": 0, "eval_every": 1}
+FIRST_STEP = {"steps": 1, "batch_size": 3}  # images of two sizes, shared out unevenly
+DENSE_CONFIGS = {
+    "detection": config("detection", detection=BOXES | FIRST_STEP, log_every=1, test=False),
+    "segmentation": config("segmentation", segmentation=MASKS | FIRST_STEP, log_every=1, test=False),
+}
+STEPS = {"steps": 2, "warmup": 2}
+MORE_DENSE_CONFIGS = {
+    "detection": config("detection", detection=BOXES | STEPS | {"batch_size": 3}, log_every=1),
+    "detection of one": config("detection", detection=BOXES | STEPS | {"batch_size": 1, "head": "c4"}, log_every=1),
+    "segmentation": config("segmentation", segmentation=MASKS | STEPS | {"batch_size": 3}, log_every=1),
+    "segmentation by FCN": config("segmentation", segmentation=MASKS | STEPS | {"head": "fcn"}, log_every=1),
+}
+
+
+def among_two(configs: Mapping[str, EvaluateConfig], digits: Path, folder: Path) -> Callable[[], list[dict[str, Any]]]:
+    """Start two processes that evaluate; returns what waits for what each has found."""
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
-    configs = json.dumps({name: each.model_dump(mode="json") for name, each in CONFIGS.items()})
-    words = [sys.executable, str(Path(__file__).parents[2] / "evaluate_among.py"), str(digits_folder), str(tmp_path)]
+    told = json.dumps({name: each.model_dump(mode="json") for name, each in configs.items()})
+    words = [sys.executable, str(Path(__file__).parents[2] / "evaluate_among.py"), str(digits), str(folder)]
     place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[3])])
     own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     started = [
-        subprocess.Popen([*words, configs], env=os.environ | place | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen([*words, told], env=os.environ | place | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
+
+    def found() -> list[dict[str, Any]]:
+        assert [process.wait(timeout=300) for process in started] == [0, 0]
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    return found
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        alone = {name: run(each, dataset, state, tmp_path / f"{name} alone") for name, each in CONFIGS.items()}
-        features = extract(CONFIGS["knn"], dataset, state, ("train", "val"), lambda *_: None).features
-    finally:
-        torch.set_num_threads(threads)
-    for process in started:
-        process.wait(timeout=120)
-    main, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    yield
+    torch.set_num_threads(threads)
+
+
+def compare_dense(configs: Mapping[str, EvaluateConfig], main: dict[str, Any], other: dict[str, Any], at: Path) -> None:
+    for name, settings in configs.items():
+        data = dense(at / f"{name} alone set" / "set", TASK_OF[settings.kind])
+        expected, logged = evaluate_exactly(settings, data, at / f"{name} alone")
+        assert main[name]["metrics"] == pytest.approx(expected.metrics, abs=1e-6), name
+        assert other[name]["metrics"] == {}
+        assert main[name]["logged"].keys() == other[name]["logged"].keys() == logged.keys(), name
+        for step, figures in logged.items():
+            assert main[name]["logged"][step] == pytest.approx(figures, rel=1e-6, abs=1e-6), (name, step)
+            assert other[name]["logged"][step] == main[name]["logged"][step], (name, step)
+        ours, alone = at / name, at / f"{name} alone"
+        torch.testing.assert_close(load_file(ours / "model.safetensors"), load_file(alone / "model.safetensors"))
+        for split in ("val", "test") if settings.test else ("val",):
+            kept, true = (predictions.read(folder, split) for folder in (ours, alone))
+            np.testing.assert_allclose(kept.scores, true.scores, atol=1e-6)
+            if settings.kind == "segmentation":
+                with (
+                    np.load(ours / f"artifacts/masks-{split}.npz") as a,
+                    np.load(alone / f"artifacts/masks-{split}.npz") as b,
+                ):
+                    assert list(a) == list(b)
+                    assert all((a[key] == b[key]).all() for key in a)
+        files = [sorted(str(file.relative_to(each)) for file in each.rglob("*")) for each in (ours, alone)]
+        assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_two_processes_detect_and_segment_as_one_does_whatever_the_head_and_the_batch(
+    digits_folder: Path, tmp_path: Path, own_cache: None, one_thread: None
+) -> None:
+    main, other = among_two(MORE_DENSE_CONFIGS, digits_folder, tmp_path)()
+    compare_dense(MORE_DENSE_CONFIGS, main, other, tmp_path)
+
+
+def test_two_processes_evaluate_as_one_does(
+    dataset: Dataset, digits_folder: Path, state: dict[str, Tensor], tmp_path: Path, one_thread: None
+) -> None:
+    found = among_two(CONFIGS | DENSE_CONFIGS, digits_folder, tmp_path)
+    alone = {name: run(each, dataset, state, tmp_path / f"{name} alone") for name, each in CONFIGS.items()}
+    features = extract(CONFIGS["knn"], dataset, state, ("train", "val"), lambda *_: None).features
+    main, other = found()
+    compare_dense(DENSE_CONFIGS, main, other, tmp_path)
     torch.testing.assert_close(main["features"], torch.from_numpy(features), atol=1e-5, rtol=1e-5)
     assert torch.equal(main["features"], other["features"])
     for name, (expected, logged) in alone.items():
@@ -82,12 +163,6 @@ def test_two_processes_evaluate_as_one_does(
     assert {path.name for path in (tmp_path / "finetune").iterdir()} == {
         path.name for path in (tmp_path / "finetune alone").iterdir()
     }
-
-
-@pytest.mark.parametrize("kind", ["detection", "segmentation"])
-def test_detection_and_segmentation_refuse_several_processes(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"{kind} trains in one process"):
-        config(kind, processes=2)
 
 
 def test_the_number_of_processes_is_no_part_of_what_a_result_rests_on() -> None:

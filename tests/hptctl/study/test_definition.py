@@ -209,4 +209,4 @@ def test_processes_of_a_study_are_those_of_what_may_have_several(tmp_path: Path)
     path.write_text(f'datasets = ["d"]\nweights = ["a"]\nevaluations = [{evaluations}]\n[set]\nprocesses = 2\n')
     found = grid.cells(grid.load(str(path)), lambda weights: "resnet50")
     counts = {"sweep" if cell.sweep else cell.kind: cell.config.processes for cell in found}
-    assert counts == {"pretrain": 2, "knn": 2, "sweep": 1, "detection": 1}
+    assert counts == {"pretrain": 2, "knn": 2, "sweep": 1, "detection": 2}
