@@ -91,7 +91,12 @@ def among_two(configs: Mapping[str, EvaluateConfig], digits: Path, folder: Path)
     ]
 
     def found() -> list[dict[str, Any]]:
-        assert [process.wait(timeout=300) for process in started] == [0, 0]
+        try:
+            assert [process.wait(timeout=300) for process in started] == [0, 0]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
     return found
