@@ -161,11 +161,11 @@ def _tell_scales(pool: Any) -> None:
     """Have a pooling of regions know the strides of its features. It would take them from the sizes of the first images
     that it sees, and be wrong where they are much smaller than their batch, whose largest another process has."""
     side, strides = 64, {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
-    features = {
-        name: torch.zeros(1, 1, side // strides[name], side // strides[name], device="cpu")
-        for name in pool.featmap_names
-    }
-    pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]], device="cpu")], [(side, side)])
+    with torch.device("cpu"):  # a network may be built on the meta device
+        features = {
+            name: torch.zeros(1, 1, side // strides[name], side // strides[name]) for name in pool.featmap_names
+        }
+        pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]])], [(side, side)])
 
 
 def _batcher() -> nn.Module:

@@ -18,6 +18,7 @@ from hpt.callbacks import Callbacks
 from hpt.config import EvaluateConfig
 from hpt.dense import networks
 from hpt.dense.dataset import DenseDataset
+from hpt.dense.draws import Draws
 from hpt.dense.evaluation import evaluate_dense, score_dense_on_test
 from hpt.dense.targets import DenseTask, no_boxes
 from hpt.errors import ConfigError, DataError, Interrupted
@@ -140,7 +141,9 @@ def test_the_networks_take_every_layer_of_the_backbone_and_train_it(architecture
         assert isinstance(backbone, ResNet)
         layers = {id(parameter) for parameter in backbone.parameters()}
         for head in ("c4", "fpn"):
-            model = networks.detector(backbone, 3, config("detection", section={"head": head}).detection, seed=0)
+            model = networks.detector(
+                backbone, 3, config("detection", section={"head": head}).detection, Draws(), seed=0
+            )
             mine = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
             assert layers <= mine, head
     width = networks.width_of(backbone.layer4)
@@ -150,7 +153,7 @@ def test_the_networks_take_every_layer_of_the_backbone_and_train_it(architecture
 def test_a_segmenters_features_have_the_stride_of_layer3(tmp_path: Path) -> None:
     for architecture in ("resnet18", "resnet50"):
         model = networks.segmenter(
-            encoder.build(architecture, seed=0), 5, config("segmentation").segmentation, seed=0
+            encoder.build(architecture, seed=0), 5, config("segmentation").segmentation, Draws(), seed=0
         ).eval()
         images = torch.randn(1, 3, 64, 96)
         features = model.trunk(images)["layer4"]
