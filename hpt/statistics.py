@@ -413,7 +413,8 @@ def _quantile(share: Float | float, degrees: Float | float) -> Float:
     from scipy.special import ndtri, stdtrit  # 0.4 s
 
     many = np.isinf(degrees)
-    return np.where(many, ndtri(share), stdtrit(np.where(many, 1.0, degrees), share))
+    found: Float = np.where(many, ndtri(share), stdtrit(np.where(many, 1.0, degrees), share))
+    return found
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tracked_store import Store
 
+from hpt.config import EvaluateConfig, resolve
 from hpt.errors import RunError
 from hptctl import runs, tracking
 
@@ -78,3 +79,15 @@ def test_a_run_whose_store_was_made_anew_is_brought_to_it(workplace: Path, new_s
     assert tracking.sync(run) > 0
     (record,) = tracking.read_runs()
     assert record.first_id == before
+
+
+def test_the_store_gets_the_settings_that_an_evaluation_followed(workplace: Path) -> None:
+    config = resolve(EvaluateConfig, flags={"kind": "linear", "weights": "-", "dataset": "flowers"})
+    values = config.model_dump(mode="json")
+    run = runs.create("linear", None, "mine", experiment="test", command="c", config=values)
+    tracking.sync(run)
+    (record,) = tracking.read_runs()
+    assert record.params["linear.reruns"] == "3"
+    assert record.params["data.split_seed"] == "0"
+    assert {"finetune", "knn", "detection", "segmentation"} <= run.spec().config.keys()
+    assert not {"finetune", "knn", "detection", "segmentation"} & {key.partition(".")[0] for key in record.params}
