@@ -7,7 +7,8 @@
 
 Each repeat reads the same `--images` files by all of them, one after the other; the order turns. `ratio` has, over the
 repeats, the quartiles of the cache's images/s over those of each bare loop, `processor` the same of processor time,
-which says more where other work shares the cores. The files are read once before, so that the disk is left out.
+which says more where other work shares the cores. The files are read once before, and what one has written is on the
+disk, or gone, before the next begins.
 
     uv run python benchmarks/cache.py FOLDER --side 501
 """
@@ -100,7 +101,7 @@ def main() -> None:
             (Path(scratch) / "pixels").unlink()
 
         def cache() -> None:
-            os.environ["HPTCTL_CACHE"] = tempfile.mkdtemp(dir=scratch)
+            os.environ["HPTCTL_CACHE"] = str(Path(scratch) / "cache")
             load(str(copies), DataConfig(), side=options.side)
 
         rows = {
@@ -112,7 +113,9 @@ def main() -> None:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
         for repeat in range(options.repeats):
             for name in list(rows)[:: 1 if repeat % 2 == 0 else -1]:
+                os.sync()  # what the one before has written is no work of this one
                 found[name].append(timed(rows[name]))
+                shutil.rmtree(Path(scratch) / "cache", ignore_errors=True)
 
     def ratios(which: int) -> dict[str, list[float]]:
         return {
