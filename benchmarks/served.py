@@ -56,7 +56,7 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *, workers: int = 1) -> Iterator[Served]:
+def serving(folder: Path, *, workers: int = 4) -> Iterator[Served]:
     """Serve the store in `folder`, which is made where there is none, until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
