@@ -124,6 +124,7 @@ def test_a_row_of_the_users_own_may_lie_in_an_s3_store(
         load("far", CONFIG, side=64)
 
 
+@pytest.mark.slow
 def test_a_row_of_the_users_own_may_be_a_table_or_shards_by_a_pattern(
     store: str, folder: Path, here: Dataset, tmp_path: Path, own_rows: Callable[[str], None]
 ) -> None:
