@@ -92,7 +92,7 @@ def test_runs_that_were_sent_late_are_seen_among_those_of_their_time(client: Mlf
     assert {*names()} == {f"run-{number}" for number in (*range(RUNS), 100, 101)}
 
 
-@pytest.mark.parametrize("after", [4, 6, 14, 27])
+@pytest.mark.parametrize("after", [6, 14])
 def test_no_run_is_lost_to_another_one_that_goes_while_pages_are_read(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
