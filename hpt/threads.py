@@ -1,8 +1,9 @@
 """Parts of a batch in several threads, each on a core of its own.
 
-PyTorch divides each operation among its threads, which meet after every one of them. Beside other work whoever
-waits for the others waits for a core then, and a view has some 150 small operations: 256 views of 112 px (flowers of
-500 px, two cores that others used) took 1,154 ms so, and 540 ms in parts whose threads meet once (medians of 12 rounds in turn).
+PyTorch divides each operation among its threads, which meet after every one of them. Beside other work whoever waits
+for the others waits for a core then, and a view has some 150 small operations: 256 views of 112 px (flowers of 500
+px, two cores that others used) took 1,154 ms so, and 540 ms in parts whose threads meet once (medians of 12 rounds in
+turn).
 """
 
 from __future__ import annotations
