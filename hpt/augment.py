@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,6 @@ from hpt.config import AugmentConfig
 from hpt.data.images import RawBatch, full_scale
 from hpt.data.raw import Colours
 from hpt.resample import blur, mirror, resample
-from hpt.threads import in_parts
 
 ATTEMPTS = 10
 """The number of crops that are tried before the central one, as in torchvision's RandomResizedCrop."""
@@ -44,13 +42,6 @@ SMALLEST_CHROMA = 1e-12
 """The smallest chroma that is divided by: gray pixels have no hue, and a chroma of zero."""
 BLUR_SIGMAS = 3
 """The Gaussian is cut off at this many standard deviations of the widest one, which loses 0.3 % of it."""
-
-
-PART_PIXELS = 256 * 64 * 64
-"""The pixels of views that a CPU makes together at most: fewer than 256 of 64 px pay more for the many small operations
-than for their pixels, and more leave the caches."""
-FEWEST = 16
-"""Views of a part, where they are large."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +66,6 @@ class View:
     """[n] bool: whether the view is grayscale."""
     sigma: Tensor
     """[n] the standard deviation of the blur, in pixels of a view of 224 px, whatever the view's side; 0 for none."""
-
-    def rows(self, some: slice) -> View:
-        """The parameters of some of the views."""
-        return View(**{name: values[some] for name, values in vars(self).items()})
 
 
 def crop_policy(min_scale: float, flip_p: float) -> AugmentConfig:
@@ -141,19 +128,6 @@ def train_view(
     `sigma_max` is the largest sigma that `view` may hold, in its unit: the kernel's length, which is the same for all
     images, so that none depends on its neighbours.
     """
-    n, channels = len(raw.sizes), raw.channels
-    made = torch.empty(n, channels, size, size, device=raw.pixels.device) if out is None else out
-
-    def make(some: slice) -> None:
-        _augmented(raw.rows(some), view.rows(some), size, mean, std, sigma_max, made[some])
-
-    _in_parts(make, raw, size)
-    return made
-
-
-def _augmented(
-    raw: RawBatch, view: View, size: int, mean: Sequence[float], std: Sequence[float], sigma_max: float, out: Tensor
-) -> None:
     device = raw.pixels.device
     # Rows are picked while the parameters are on the CPU: on a GPU each `nonzero` would wait for the device.
     with torch.autocast(device.type, enabled=False):  # pixels are not for bf16
@@ -170,7 +144,7 @@ def _augmented(
             here = size / PUBLISHED_SIDE  # at 32 px, the published sigmas would blur seven times as much of the image
             sigma, rows = (view.sigma[rows] * here).to(device), rows.to(device)
             images[rows] = gaussian_blur(images.index_select(0, rows), sigma, sigma_max * here)
-        out.copy_(_normalise(images, mean, std))
+        return _normalise(images, mean, std, out)
 
 
 def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -181,23 +155,9 @@ def centre_view(raw: RawBatch, size: int, mean: tuple[float, ...], std: tuple[fl
     scale = sizes / new
     start = ((new - size) / 2).round() * scale  # and rounds half a margin to even
     bounds = torch.stack([torch.zeros_like(sizes), sizes], dim=2)
-    made = torch.empty(len(sizes), raw.channels, size, size, device=raw.pixels.device)
-
-    def make(some: slice) -> None:
-        with torch.autocast(raw.pixels.device.type, enabled=False):
-            images = _resample(raw.rows(some), start[some], scale[some], bounds[some], size, flip=None)
-            made[some] = _normalise(images, mean, std)
-
-    _in_parts(make, raw, size)
-    return made
-
-
-def _in_parts(make: Callable[[slice], None], raw: RawBatch, size: int) -> None:
-    """Call `make` with the rows of a batch: on a CPU in parts, in several threads; an image's view is the same."""
-    if raw.pixels.device.type == "cpu":
-        in_parts(make, len(raw.sizes), max(PART_PIXELS // size**2, FEWEST))
-    else:
-        make(slice(0, len(raw.sizes)))
+    with torch.autocast(raw.pixels.device.type, enabled=False):
+        images = _resample(raw, start, scale, bounds, size, flip=None)
+        return _normalise(images, mean, std, None)
 
 
 def crop(raw: RawBatch, box: Tensor, flip: Tensor | None, size: int, flop: Tensor | None = None) -> Tensor:
@@ -375,8 +335,8 @@ def _both_sides(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     return both.view(n, rows.shape[1], channels, -1).transpose(1, 2).contiguous()
 
 
-def _normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The images, normalised in place."""
+def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], out: Tensor | None) -> Tensor:
     shift = torch.tensor(mean).view(1, -1, 1, 1).to(images.device)
     scale = torch.tensor(std).view(1, -1, 1, 1).to(images.device)
-    return images.sub_(shift).div_(scale)
+    images.sub_(shift).div_(scale)
+    return images if out is None else out.copy_(images)

@@ -158,13 +158,13 @@ def _train(
             done = step + 1
             signum = processes.largest(pace()) if done % processes.look_every == 0 else 0
             planned = done % config.checkpoint_every == 0 or done == config.steps
-            saving, logging_ = planned or bool(signum), planned or done == 1 or done % config.log_every == 0
-            if saving or logging_:  # what is saved has been looked at
+            saving, planned_line = planned or bool(signum), planned or done == 1 or done % config.log_every == 0
+            if saving or planned_line:  # what is saved has been looked at
                 processes.average_([loss, ranked_first])
                 results = {"loss": loss.item(), "contrastive_top1": ranked_first.item(), "lr": lr}  # waits for a GPU
                 results["images_per_second"] = speed(done)
                 _refuse_divergence(results["loss"], done)
-                if processes.main and logging_:  # not where it stops, which no unbroken run would log
+                if processes.main and planned_line:  # not where it stops, which no unbroken run would log
                     log(results, done)
             callbacks.progress(done, config.steps, "training")
             if milestones.due(done):

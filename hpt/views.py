@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpt import augment
-from hpt.config import PretrainConfig
+from hpt.config import MICRO_BATCH_PIXELS, PretrainConfig
 from hpt.data.images import Images, RawBatch
 from hpt.data.loader import Feed, Order
 from hpt.processes import Compute, Processes
@@ -40,7 +40,12 @@ class Views:
         self.config, self.images, self.processes = config, images, processes
         self.augment = augment.suited(config.augment, images.form.colours)
         self.compute = Compute.of(config, processes.device)
-        self.micro_batch = config.micro_batch(processes.device.type)
+        device = processes.device.type
+        self.micro_batch = config.micro_batch(device)
+        # Views made together: with fewer than 256 at 64 px the many small operations cost more than the pixels, with
+        # more they leave a CPU's caches.
+        few = max(MICRO_BATCH_PIXELS // config.image_size**2, 16)
+        self.together = few if device == "cpu" else self.micro_batch
         self.order = Order(len(images), config.batch_size, config.seed, images.shuffled)
         self.own = 2 * config.batch_size // processes.count
         """The views of a step that this process makes."""
@@ -75,10 +80,12 @@ class Views:
                 device=self.compute.device,
                 memory_format=self.compute.memory_format,
             )
-            raw = self.read(rows)
-            view = augment.parameters(numbers, raw.sizes, self.augment)
-            blur = self.augment.blur_sigma[1]
-            augment.train_view(raw, view, size, self.images.mean, self.images.std, blur, out=views)
+            parts = (whole.split(self.together) for whole in (rows, numbers, views))
+            for some, own, out in zip(*parts, strict=True):
+                raw = self.read(some)
+                view = augment.parameters(own, raw.sizes, self.augment)
+                blur = self.augment.blur_sigma[1]
+                augment.train_view(raw, view, size, self.images.mean, self.images.std, blur, out=out)
             yield views
 
     def read(self, indices: Tensor) -> RawBatch:
@@ -92,4 +99,5 @@ class Views:
         for step in steps:
             draw = order.draw(step)
             for indices in (draw.images[draw.shuffle], draw.images):
-                yield from self.processes.share(indices).split(self.micro_batch)
+                for micro_batch in self.processes.share(indices).split(self.micro_batch):
+                    yield from micro_batch.split(self.together)

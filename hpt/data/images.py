@@ -87,13 +87,6 @@ class RawBatch:
             padded[:, : image.shape[1], : image.shape[2]] = image
         return pixels
 
-    def rows(self, some: slice) -> RawBatch:
-        """Some images of the batch; in main memory where they lie."""
-        if some == slice(0, len(self.sizes)):
-            return self
-        images = tuple(self.array(row) for row in range(len(self.sizes))[some])
-        return RawBatch(self.pixels[:0], self.sizes[some], in_place=images)
-
     def array(self, row: int) -> npt.NDArray[Any]:
         """[C, H, W] an image of a batch in main memory, where it lies, without padding."""
         return self.in_place[row] if self.in_place else self.image(row).numpy()

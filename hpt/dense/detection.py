@@ -80,8 +80,8 @@ class Detection:
 
     def figure(self, what: str) -> float:
         """The headline metric on a split."""
-        found = self.predict(what)
-        return self.setup.processes.of_main(lambda: self._measured(what, found).figures.get(self.setup.metric, 0.0))
+        found, metric = self.predict(what), self.setup.metric
+        return self.setup.processes.of_main(lambda: self._measured(self._truth(what), found).figures.get(metric, 0.0))
 
     def measure(self, split: str) -> tuple[figures.DetectionFigures, list[Boxes], list[Detections]] | None:
         """The figures of a split, and its objects and the boxes found, in pixels of the files; None on other processes
@@ -89,10 +89,11 @@ class Detection:
         found = self.predict(split)
         if not self.setup.processes.main:
             return None
-        return self._measured(split, found), self._truth(split), found
+        truth = self._truth(split)
+        return self._measured(truth, found), truth, found
 
-    def _measured(self, split: str, found: list[Detections]) -> figures.DetectionFigures:
-        return figures.detection(self._truth(split), found, len(self.setup.dense.classes))
+    def _measured(self, truth: list[Boxes], found: list[Detections]) -> figures.DetectionFigures:
+        return figures.detection(truth, found, len(self.setup.dense.classes))
 
     def _truth(self, split: str) -> list[Boxes]:
         return [self._in_file(row) for row in self.setup.rows(split).tolist()]
