@@ -67,7 +67,9 @@ def test_a_kept_backbone_is_the_one_of_that_step(images: Images, tmp_path: Path)
     assert all(torch.equal(value, saved[f"query.backbone.{name}"]) for name, value in kept.items())
 
 
-@pytest.mark.parametrize(("figures", "best"), [((0.1, 0.9, 0.9, 0.3), 1), ((0.1, 0.2, 0.3, 0.4), 3)])
+@pytest.mark.parametrize(
+    ("figures", "best"), [((0.1, 0.9, 0.9, 0.3), 1), pytest.param((0.1, 0.2, 0.3, 0.4), 3, marks=pytest.mark.slow)]
+)
 def test_the_backbone_that_a_look_favours_is_kept(
     figures: tuple[float, ...], best: int, images: Images, tmp_path: Path
 ) -> None:
@@ -126,7 +128,7 @@ class Noisy(Scripted):
     ("figures", "worse_at", "kept"),
     [
         ((0.5, 0.45, 0.39, 0.9), 2, 0),  # 0.45 is within the noise, 0.39 is not, and nobody looks after it
-        ((0.5, 0.6, 0.45, 0.41), None, 1),
+        pytest.param((0.5, 0.6, 0.45, 0.41), None, 1, marks=pytest.mark.slow),
         ((0.5, 0.55, 0.2), 2, 1),
     ],
 )

@@ -71,7 +71,7 @@ def peak(model: nn.Module, images: Tensor) -> int:
     ("backbone", "share"),
     [
         ("resnet18", 0.6),
-        ("vit_tiny_patch16_224", 0.4),
+        pytest.param("vit_tiny_patch16_224", 0.4, marks=pytest.mark.slow),
         pytest.param("efficientnet_lite0", 0.6, marks=pytest.mark.slow),
     ],
 )

@@ -73,6 +73,14 @@ HERE = {
 }
 """Command lines that end soon, with the exit code and a part of what is said."""
 
+FEW = {
+    *("demo --folder a-file", "advise gone/", "compare one", "ui", "bench -d gone/", "doctor", "evaluate linear gone"),
+    *("evaluate detection gone", "evaluate layers gone away -d digits", "sweep finetune gone", "sweep list"),
+    *("study plan gone", "study list", "runs sync", "runs export gone --out runs.tar", "datasets info flowers"),
+    *("datasets check gone/", "datasets pack gone/ out/", "weights list", "weights export gone"),
+}
+"""Those that are tried each time, one or two of each file of commands; the others take a second each, and are slow."""
+
 
 def test_every_verb_is_run_as_a_process() -> None:
     here = {next(verb for verb in verbs() if f"{line} ".startswith(f"{verb} ")) for line in HERE}
@@ -122,7 +130,7 @@ def warm() -> Iterator[Hptctl]:
     starter.communicate(timeout=60)
 
 
-@pytest.mark.parametrize("line", HERE)
+@pytest.mark.parametrize("line", [line if line in FEW else pytest.param(line, marks=pytest.mark.slow) for line in HERE])
 def test_a_verb_says_what_it_has_to_and_ends(
     line: str, warm: Hptctl, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ def test_a_store_that_may_only_be_read_is_listed_and_reported(world: Path, repor
     assert (out / "r.html").stat().st_uid == BEN
 
 
+@pytest.mark.slow
 def test_a_new_store_may_be_written_by_whom_the_umask_allows(world: Path, new_store: Path) -> None:
     (world / "shared").mkdir()
     os.chown(world / "shared", ANN, GROUP)

@@ -49,6 +49,7 @@ def counts(dataset: Dataset) -> dict[str, int]:
     return {split: len(rows) for split, rows in dataset.splits.items()}
 
 
+@pytest.mark.slow
 def test_twelve_probes_of_a_backbone_embed_its_images_once(
     dataset: Dataset, state: dict[str, Tensor], embedded: list[int], tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def _embed(folder: str, barrier: Any, said: Any) -> None:
     said.put((found.features.tobytes(), any(BEFORE in note for note in notes)))
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_want_the_same_one_embeds_and_the_other_waits(tmp_path: Path) -> None:
     folder = noise_images(tmp_path / "noise", 600)
     load(str(folder), DataConfig(), side=36)

@@ -83,7 +83,10 @@ def test_an_exported_classifier_gives_the_scores_that_its_run_kept(
     assert "no place for a classifier; choose one of torchvision, timm" in " ".join(refused.split())
 
 
-@pytest.mark.parametrize(("layout", "suffix"), [("moco", "pth"), ("detectron2", "pkl"), ("detectron2", "pth")])
+@pytest.mark.parametrize(
+    ("layout", "suffix"),
+    [("moco", "pth"), ("detectron2", "pkl"), pytest.param("detectron2", "pth", marks=pytest.mark.slow)],
+)
 def test_a_layout_comes_back_as_it_was(layout: str, suffix: str, hptctl, workplace: Path) -> None:
     state = encoder.build("resnet50", seed=1).state_dict()
     torch.save(state, "mine.pth")

@@ -256,7 +256,8 @@ def losses(run: Path) -> list[float]:
 GENTLE = ("--set", "optimizer.lr=0.003", "--set", "moco.bn_group=8", "--set", "moco.micro_batch=8")
 
 
-@pytest.mark.parametrize("processes", ["2", pytest.param("4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["2", "4"])
 def test_two_machines_compute_what_one_process_does(
     processes: str, two: Callable[[], list[Machine]], hptctl, workplace: Path, digits_folder: Path, monkeypatch
 ) -> None:
