@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import LOST, ConfigError, ProcessLost
+from hpt.weight_gradients import WeightGradientsInFp32
 
 T = TypeVar("T")
 STEP_LIMIT = timedelta(minutes=30)
@@ -261,9 +262,14 @@ class Compute:
         11 % of a ResNet-18's step at 64 px on 2 cores."""
         return torch.channels_last if self.device.type in ("cpu", "cuda") else torch.contiguous_format
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context in which a model is called."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16))
+            if self.bf16 and self.device.type == "cpu":
+                stack.enter_context(WeightGradientsInFp32())
+            yield
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
