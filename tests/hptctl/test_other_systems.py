@@ -92,6 +92,7 @@ def elsewhere(tmp_path: Path) -> Callable[..., str]:
 TINY = ("--preset", "tiny", "--dataset", "digits", "--backbone", "resnet18")
 
 
+@pytest.mark.slow
 def test_an_evaluation_runs_where_the_system_has_no_posix(elsewhere: Callable[..., str], digits_folder: Path) -> None:
     few = ("--preset", "tiny", "--dataset", str(digits_folder), "--backbone", "resnet18")
     elsewhere("evaluate", "knn", "untrained", *few, "--name", "floor")

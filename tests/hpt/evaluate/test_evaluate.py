@@ -62,16 +62,6 @@ def test_shuffled_labels_give_chance(dataset: Dataset, state: dict[str, Tensor],
     assert found.metrics["test/top1"] == pytest.approx(1 / 3, abs=4 * (2 / 9 / len(dataset.splits["test"])) ** 0.5)
 
 
-def test_an_evaluation_repeats_itself_to_the_last_bit(
-    dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
-) -> None:
-    for kind in ("linear", "finetune"):
-        first, _ = run(config(kind), dataset, state, tmp_path / "a")
-        second, _ = run(config(kind), dataset, state, tmp_path / "b")
-        assert first.metrics == second.metrics
-        assert torch.equal(first.scores["test"], second.scores["test"])
-
-
 def test_without_test_the_test_images_are_not_touched_until_the_winner_is_known(
     dataset: Dataset, state: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ CONFIGS = {
         "finetune", finetune=TUNE | {"micro_batch": 20}, log_every=1, image_size=16
     ),
 }
+FEW = ["knn", "knn of kept features", "linear", "finetune"]
 
 
 BOXES = {
@@ -142,11 +143,17 @@ def test_two_processes_detect_and_segment_as_one_does_whatever_the_head_and_the_
     compare_dense(DENSE_CONFIGS, main, other, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [FEW, pytest.param(["knn", "finetune", *sorted(CONFIGS.keys() - FEW)], marks=pytest.mark.slow)],
+    ids=["few", "others"],
+)
 def test_two_processes_evaluate_as_one_does(
-    dataset: Dataset, digits_folder: Path, state: dict[str, Tensor], tmp_path: Path, one_thread: None
+    names: list[str], dataset: Dataset, digits_folder: Path, state: dict[str, Tensor], tmp_path: Path, one_thread: None
 ) -> None:
-    found = among_two(CONFIGS, digits_folder, tmp_path)
-    alone = {name: run(each, dataset, state, tmp_path / f"{name} alone") for name, each in CONFIGS.items()}
+    configs = {name: CONFIGS[name] for name in names}
+    found = among_two(configs, digits_folder, tmp_path)
+    alone = {name: run(each, dataset, state, tmp_path / f"{name} alone") for name, each in configs.items()}
     features = extract(CONFIGS["knn"], dataset, state, ("train", "val"), lambda *_: None).features
     main, other = found()
     torch.testing.assert_close(main["features"], torch.from_numpy(features), atol=1e-5, rtol=1e-5)
