@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from hptctl import options
 from hptctl.commands import (
@@ -69,6 +72,12 @@ def root(
         os.environ["HPTCTL_DEBUG"] = "1"
 
 
+@cache
+def tree() -> Callable[[], None]:
+    """The commands with their options, which take Typer 0.1 s to put together: once in a process that runs several."""
+    return get_command(app)
+
+
 def main() -> None:
     """Run the command, and end the process."""
     from hpt.errors import Interrupted
@@ -97,7 +106,7 @@ def _run() -> None:
     from hpt.errors import HptError
 
     try:
-        app()
+        tree()()
     except HptError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
