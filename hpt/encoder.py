@@ -243,7 +243,13 @@ def loaded(
         WeightsError, ConfigError: as `build` and `load`.
     """
     channels = channels_of(state, backbone) if channels is None else channels
-    model = build(backbone, seed=0, channels=channels, image_size=image_size, pooling=pooling)
+    if backbone in _ARCHITECTURES and pooling in ("own", "average"):
+        with torch.device("meta"):  # a ResNet's state has all of its tensors: random ones would be drawn for nothing
+            model = _resnet(backbone, channels)
+        # As to_empty does, whose empty_like imports SymPy where tensors are on the meta device: 0.4 s.
+        model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    else:
+        model = build(backbone, seed=0, channels=channels, image_size=image_size, pooling=pooling)
     load(model, state, backbone, first_conv)
     return model
 

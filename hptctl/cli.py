@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -73,7 +73,7 @@ def root(
 
 
 @cache
-def tree() -> Callable[[], None]:
+def tree() -> Callable[..., Any]:
     """The commands with their options, which take Typer 0.1 s to put together: once in a process that runs several."""
     return get_command(app)
 

@@ -24,7 +24,6 @@ from typing import IO, Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from typer.main import get_command
 
 from hptctl import cli
 from hptctl.ending import SIGNALS
@@ -43,7 +42,7 @@ def verbs() -> dict[str, Any]:
             else:
                 found[" ".join((*path, name))] = inner
 
-    walk(get_command(cli.app), ())
+    walk(cli.tree(), ())
     return found
 
 

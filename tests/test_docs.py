@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from hpt.config import EvaluateConfig, PretrainConfig, fields
 from hpt.data.catalog import CATALOG
-from hptctl.cli import app
+from hptctl.cli import tree
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\s*(?:uv run )?hptctl ([^#\n|]+)", README, flags=re.MULTILINE)
@@ -18,7 +17,7 @@ COMMANDS = re.findall(r"^\s*(?:uv run )?hptctl ([^#\n|]+)", README, flags=re.MUL
 
 def test_a_command_of_the_readme_exists_with_its_options() -> None:
     for line in COMMANDS:
-        command = get_command(app)
+        command = tree()
         words = line.split()
         while words and hasattr(command, "commands"):
             assert words[0] in command.commands, f"hptctl {line}"
@@ -29,7 +28,7 @@ def test_a_command_of_the_readme_exists_with_its_options() -> None:
 
 
 def test_the_readme_shows_every_command() -> None:
-    for name in get_command(app).commands:  # type: ignore[attr-defined]
+    for name in tree().commands:  # type: ignore[attr-defined]
         assert f"hptctl {name}" in README, name
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from small_study import cells
-from typer.main import get_command
 
 from hpt.errors import ConfigError
 from hptctl.study import definition as grid
@@ -153,9 +152,9 @@ def test_references_are_evaluated_once_for_each_dataset_seed_and_evaluation(tmp_
 
 
 def test_every_option_that_stands_in_for_a_field_of_the_grid_is_one_of_the_commands() -> None:
-    from hptctl.cli import app
+    from hptctl.cli import tree
 
-    command = get_command(app).commands["study"].commands["run"]  # type: ignore[attr-defined]
+    command = tree().commands["study"].commands["run"]  # type: ignore[attr-defined]
     assert {*grid.OPTIONS.values()} <= {option for parameter in command.params for option in parameter.opts}
     assert {*grid.OF_THE_GRID.values()} | {*grid.OPTIONS} <= {*grid.Study.model_fields}
 
