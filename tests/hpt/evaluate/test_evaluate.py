@@ -30,8 +30,8 @@ def test_a_probe_leaves_every_tensor_of_the_backbone_as_it_was(
     kind: str, dataset: Dataset, state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[nn.Module] = []
-    original = encoder.build
-    monkeypatch.setattr(encoder, "build", lambda *a, **k: built.append(original(*a, **k)) or built[-1])
+    original = encoder.loaded
+    monkeypatch.setattr(encoder, "loaded", lambda *a, **k: built.append(original(*a, **k)) or built[-1])
     run(config(kind), dataset, state, tmp_path)
     (backbone,) = built
     for name, value in backbone.state_dict().items():
