@@ -273,7 +273,8 @@ class Meeting:
         end = time.monotonic() + seconds
         try:
             while not self._has(key):
-                if (ended := self._end(0) or self.trouble) is not None:
+                ended = self._end(0) or self.trouble
+                if ended is not None and not self._has(key):  # which it may have put there since, and ended well
                     raise ended.error(self.hosts.get(ended.rank, ""))
                 if time.monotonic() > end:
                     raise ConfigError(

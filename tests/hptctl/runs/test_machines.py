@@ -87,6 +87,27 @@ def test_machines_find_each_other_and_hear_what_the_first_has_to_say() -> None:
     assert [each.result() for each in found] == [{"spec": "a run"}, None, {"spec": "a run"}]
 
 
+def test_what_the_first_machine_said_just_before_it_ended_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    port, looked, has = free_port(), list[str](), Meeting._has
+
+    def at_the_wrong_moment(meeting: Meeting, key: str) -> bool:
+        if meeting.place.rank == 0 or key != "told" or looked:
+            return has(meeting, key)
+        looked.append(key)  # a first look, after which it is all said and done before the second
+        while meeting._end(0) is None:
+            time.sleep(0.01)
+        return False
+
+    monkeypatch.setattr(Meeting, "_has", at_the_wrong_moment)
+    with together(
+        lambda: met(place(0, 2, port), HELLO, lambda meeting: meeting.tell(spec="a run")),
+        lambda: met(place(1, 2, port), HELLO, Meeting.told),
+    ) as found:
+        pass
+    assert [each.result() for each in found] == [None, {"spec": "a run"}]
+    assert looked == ["told"]
+
+
 UNFIT = {
     "another program": (replace(HELLO, version="1.1"), "has hptctl 1.1, and machine 0 "),
     "another torch": (replace(HELLO, torch="2.12"), "has torch 2.12, and machine 0 "),
