@@ -90,9 +90,7 @@ def build(
         # Not torch.manual_seed, which would reseed the CUDA generators too.
         torch.default_generator.manual_seed(seed)
         if backbone in _ARCHITECTURES:
-            if pooling not in ("own", "average"):
-                raise ConfigError(f"a {backbone} has no class token", "use --set pooling=own")
-            return _resnet(backbone, channels)
+            return _resnet(backbone, channels, pooling)
         from hpt.architectures import networks
 
         return networks.build(backbone, channels=channels, image_size=image_size, pooling=pooling)
@@ -243,9 +241,9 @@ def loaded(
         WeightsError, ConfigError: as `build` and `load`.
     """
     channels = channels_of(state, backbone) if channels is None else channels
-    if backbone in _ARCHITECTURES and pooling in ("own", "average"):
+    if backbone in _ARCHITECTURES:
         with torch.device("meta"):  # a ResNet's state has all of its tensors: random ones would be drawn for nothing
-            model = _resnet(backbone, channels)
+            model = _resnet(backbone, channels, pooling)
         # As to_empty does, whose empty_like imports SymPy where tensors are on the meta device: 0.4 s.
         model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
     else:
@@ -364,7 +362,9 @@ def _is(module: nn.Module, kind: str) -> bool:
     return any(each.__name__ == kind for each in type(module).__mro__)
 
 
-def _resnet(backbone: str, channels: int) -> nn.Module:
+def _resnet(backbone: str, channels: int, pooling: Pooling = "own") -> nn.Module:
+    if pooling not in ("own", "average"):
+        raise ConfigError(f"a {backbone} has no class token", "use --set pooling=own")
     blocks, bottleneck = _ARCHITECTURES[backbone]
     return ResNet(blocks, bottleneck=bottleneck, norm=BatchNorm, channels=channels)
 
