@@ -20,7 +20,7 @@ def test_bench_says_where_the_time_of_a_step_goes(hptctl) -> None:
 
 
 def test_bench_tells_the_stages_of_moco_v3_apart(hptctl) -> None:
-    words = ("--preset", "tiny", "--batch-size", "16", "--steps", "1", "--repeats", "1", "--set", "moco_v3.hidden=64")
+    words = ("--preset", "tiny", "--batch-size", "16", "--steps", "1", "--repeats", "7", "--set", "moco_v3.hidden=64")
     figures = json.loads(hptctl("bench", "-d", "shapes@40", "--backbone", "test_vit", *words, "--json").stdout)
     stages = figures["stages"]
     assert all(stages[name] > 0 for name in stages)
