@@ -1,22 +1,26 @@
-"""How threads that wait for each other should wait: pretraining alone, and beside one busy process.
+"""How threads that wait for each other should wait: pretraining alone, and beside one busy process, in both precisions.
 
     default   libgomp's own: spinning for milliseconds
     passive   OMP_WAIT_POLICY=passive: sleeping at once
     a number  GOMP_SPINCOUNT, after which a thread sleeps; `hpt.cores` sets one
 
-Each repeat pretrains a ResNet-18 for `--steps` steps after two to warm up, in a new process of each setting, alone and
-beside a process that keeps one core busy; the order turns. Images/s are medians with quartiles, `of default` their
-medians over the median of `default` alone.
+A process of each setting and precision pretrains, and in a round each takes a turn of `--steps` steps while the others
+wait: alone, and then beside a process that keeps one core busy. The order turns. Turns of a round lie seconds apart, so
+that the machine's own speed, which changes from minute to minute, is the same for all. Images/s are medians of turns;
+`of the first` is the median of the ratios to the first setting and precision alone in the same round, with quartiles,
+and `of alone` that to the same one alone.
 
-A measurement counts only where other processes took no more than `--others` of a core while its steps ran, by
-/proc/stat (Linux alone): `counted` says how many did. On a machine that is never so quiet, nothing is printed but that.
+A turn counts only where other processes took no more than `--others` of a core meanwhile, by /proc/stat (Linux alone).
+On a machine that is never so quiet, nothing is printed but that.
 
-    uv run python benchmarks/beside.py --precision bf16
+    uv run python benchmarks/beside.py --precisions bf16
+    uv run python benchmarks/beside.py --settings 2000 --precisions fp32 bf16 --image-size 64
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -24,18 +28,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-SETTINGS: dict[str, dict[str, str]] = {
-    "default": {},
-    "passive": {"OMP_WAIT_POLICY": "passive"},
-    "1000": {"GOMP_SPINCOUNT": "1000"},
-    "2000": {"GOMP_SPINCOUNT": "2000"},
-    "3000": {"GOMP_SPINCOUNT": "3000"},
-}
-SIDE = 64
-"""Pixels of the images, of which 32 px views are cropped."""
+SETTINGS = ("default", "passive", "1000", "2000", "3000")
+PAUSE = 0.05
+"""Seconds from one turn to the next, in which the threads of the first go to sleep."""
+
+Row = tuple[str, str, str]
+"""Setting, precision, and `alone` or `beside`."""
+
+
+def variables(setting: str) -> dict[str, str]:
+    """What a setting puts into the environment."""
+    if setting == "default":
+        return {}
+    return {"OMP_WAIT_POLICY": "passive"} if setting == "passive" else {"GOMP_SPINCOUNT": str(int(setting))}
 
 
 def busy_seconds() -> float:
@@ -51,67 +60,134 @@ def seconds_of(process: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def pretraining(folder: Path, steps: int, batch_size: int, precision: Literal["fp32", "bf16"], hog: int | None) -> None:
-    """In a process of its own: print images/s after two steps to warm up, and the cores that others took meanwhile."""
+class Pretraining:
+    """A pretraining in a process of its own, which takes its steps when it is told to."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace, setting: str, precision: str) -> None:
+        others = {
+            name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+        }
+        asked = json.dumps({name: getattr(options, name) for name in ("backbone", "image_size", "batch_size", "steps")})
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--inside", str(folder), asked, precision],
+            env=others | variables(setting), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pid = self._process.pid
+        self._hear()
+
+    def turn(self, hog: int | None) -> tuple[float, float]:
+        """Seconds of `--steps` steps, and the cores that processes other than this and `hog` took meanwhile."""
+        own = [self.pid] if hog is None else [self.pid, hog]
+        before = time.perf_counter(), busy_seconds(), sum(map(seconds_of, own))
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self._hear()
+        wall, everybody, ours = (
+            after - start
+            for after, start in zip(
+                (time.perf_counter(), busy_seconds(), sum(map(seconds_of, own))), before, strict=True
+            )
+        )
+        return wall, (everybody - ours) / wall
+
+    def _hear(self) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            raise SystemExit("a pretraining has failed; its error is above")
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def pretraining(folder: Path, asked: dict[str, Any], precision: str) -> None:
+    """In a process of its own: two steps to warm up, and then `steps` more for each line that is read."""
     from hpt.callbacks import Callbacks
     from hpt.config import DataConfig, PretrainConfig
     from hpt.data.dataset import load
     from hpt.pretrain import pretrain
 
-    config = PretrainConfig(
-        strategy="target", weights=None, dataset=str(folder), backbone="resnet18", image_size=32, batch_size=batch_size,
-        steps=steps + 2, log_every=1, checkpoint_every=10**6, precision=precision, device="cpu",
-    )  # fmt: skip
-    images = load(str(folder), DataConfig(), side=SIDE).pretraining_images()
-    marks: list[tuple[float, float, float, float]] = []
+    steps, said = asked.pop("steps"), sys.stdout
+    sys.stdout = sys.stderr  # what the library prints is no answer
+    config = PretrainConfig.model_validate(
+        asked
+        | {"strategy": "target", "weights": None, "dataset": str(folder), "device": "cpu", "precision": precision}
+        | {"steps": 10**6, "log_every": 1, "checkpoint_every": 10**6}
+    )
+    images = load(str(folder), DataConfig(), side=2 * config.image_size).pretraining_images()
 
     def log(_: dict[str, float], step: int) -> None:
-        if step in (2, steps + 2):
-            of_hog = seconds_of(hog) if hog is not None else 0.0
-            marks.append((time.perf_counter(), busy_seconds(), time.process_time(), of_hog))
+        if step >= 2 and (step - 2) % steps == 0:
+            print("ready", file=said, flush=True)
+            if not sys.stdin.readline():
+                sys.exit()
 
     with tempfile.TemporaryDirectory() as out:
         pretrain(config, images, None, Path(out), callbacks=Callbacks(log))
-    wall, everybody, own, of_hog = (after - before for before, after in zip(*marks, strict=True))
-    print(json.dumps({"speed": steps * batch_size / wall, "others": (everybody - own - of_hog) / wall}))
 
 
-def measured(folder: Path, options: argparse.Namespace, setting: str, hog: int | None) -> tuple[float, float]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
-    command = [sys.executable, __file__, "--inside", str(folder), "--steps", str(options.steps)]
-    command += ["--batch-size", str(options.batch_size), "--precision", options.precision]
-    if hog is not None:
-        command += ["--hog", str(hog)]
-    done = subprocess.run(command, env=environment | SETTINGS[setting], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return found["speed"], found["others"]
+@contextlib.contextmanager
+def busy(place: str) -> Iterator[int | None]:
+    """The id of a process that keeps one core busy, where `place` is `beside`."""
+    if place == "alone":
+        yield None
+        return
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as hog:
+        try:
+            time.sleep(0.1)  # until it has started
+            yield hog.pid
+        finally:
+            hog.kill()
+
+
+def rounds(folder: Path, options: argparse.Namespace) -> Iterator[dict[Row, tuple[float, float]]]:
+    """Of each round images/s of every row, and the cores that others took meanwhile."""
+    wanted = [(setting, precision) for precision in options.precisions for setting in options.settings]
+    with contextlib.ExitStack() as ends:
+        running = {}
+        for setting, precision in wanted:
+            running[setting, precision] = Pretraining(folder, options, setting, precision)
+            ends.callback(running[setting, precision].end)
+        for number in range(options.repeats):
+            found: dict[Row, tuple[float, float]] = {}
+            for place in options.places:
+                with busy(place) as hog:
+                    for pair in wanted[:: 1 if number % 2 == 0 else -1]:
+                        time.sleep(PAUSE)
+                        wall, others = running[pair].turn(hog)
+                        found[*pair, place] = options.steps * options.batch_size / wall, others
+            yield found
+
+
+def quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=20, help="rounds")
+    parser.add_argument("--steps", type=int, default=2, help="steps of a turn")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="SETTING")
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--places", nargs="+", choices=("alone", "beside"), default=["alone", "beside"])
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--others", type=float, default=0.1, help="the cores that other processes may take")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--hog", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        pretraining(options.inside, options.steps, options.batch_size, options.precision, options.hog)
+        folder, asked, precision = options.inside
+        pretraining(Path(folder), json.loads(asked), precision)
         return
     if not Path("/proc/stat").exists():
         raise SystemExit("/proc/stat, by which others' work is known, is Linux's")
     import numpy as np
     from PIL import Image
 
-    rows = [(setting, place) for place in options.places for setting in options.settings]
-    counted: dict[tuple[str, str], list[float]] = {row: [] for row in rows}
+    speeds: dict[Row, dict[int, float]] = {}
     others: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "images"
@@ -119,37 +195,35 @@ def main() -> None:
         os.environ["HPTCTL_CACHE"] = str(Path(scratch) / "cache")
         noise = np.random.default_rng(0)
         for number in range(2 * options.batch_size):
-            Image.fromarray(noise.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(folder / f"{number:05d}.png")
-        for repeat in range(options.repeats):
-            for setting, place in rows[:: 1 if repeat % 2 == 0 else -1]:
-                hog = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if place == "beside" else None
-                try:
-                    speed, rest = measured(folder, options, setting, hog.pid if hog else None)
-                finally:
-                    if hog is not None:
-                        hog.kill()
-                        hog.wait()
+            pixels = noise.integers(0, 256, (2 * options.image_size, 2 * options.image_size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:05d}.png")
+        for number, found in enumerate(rounds(folder, options)):
+            for row, (speed, rest) in found.items():
                 others.append(rest)
-                print(f"{setting} {place}: {speed:.0f} images/s, others {rest:.2f} cores", file=sys.stderr, flush=True)
                 if rest <= options.others:
-                    counted[setting, place].append(speed)
-    quiet = sum(len(speeds) for speeds in counted.values())
+                    speeds.setdefault(row, {})[number] = speed
+            line = ", ".join(f"{' '.join(row)} {speed:.0f}" for row, (speed, _) in found.items())
+            print(f"round {number + 1}: {line} images/s", file=sys.stderr, flush=True)
+    counted = sum(map(len, speeds.values()))
     print(
-        f"{options.precision}: {quiet} of {len(others)} measurements counted; others took {min(others):.2f} to", end=" "
+        f"{counted} of {len(others)} turns counted; others took {min(others):.2f} to {max(others):.2f} cores", end=", "
     )
-    print(f"{max(others):.2f} cores, {statistics.median(others):.2f} in the middle")
-    table = {}
-    default = counted.get(("default", "alone"))
-    bound = statistics.median(default) if default else None
-    for (setting, place), speeds in counted.items():
-        if not speeds:
-            continue
-        low, middle, high = statistics.quantiles(speeds, n=4, method="inclusive") if len(speeds) > 1 else speeds * 3
-        table[f"{setting} {place}"] = [low, middle, high]
-        share = f"{middle / bound:>12.3f}" if bound else ""
-        print(f"{setting:<8}{place:<8}{middle:>8.0f}{f'{low:.0f}-{high:.0f}':>12}{share}{len(speeds):>9} counted")
+    print(f"{statistics.median(others):.2f} in the middle")
+    first = (options.settings[0], options.precisions[0], "alone")
+    table: dict[str, dict[str, Any]] = {}
+    for row, turns in speeds.items():
+        table[" ".join(row)] = entry = {"turns": len(turns), "images_per_second": quartiles(list(turns.values()))}
+        said = f"{row[0]:<8}{row[1]:<6}{row[2]:<8}{entry['images_per_second'][1]:>7.0f} images/s, {len(turns)} turns"
+        for what, other in (("of the first", first), ("of alone", (row[0], row[1], "alone"))):
+            ratios = [
+                speed / speeds[other][number] for number, speed in turns.items() if number in speeds.get(other, {})
+            ]
+            if other != row and ratios:
+                entry[what] = low, middle, high = quartiles(ratios)
+                said += f"; {middle:.2f} ({low:.2f} to {high:.2f}) {what}"
+        print(said)
     if options.json:
-        document = {"counted": quiet, "measurements": len(others), "others": others, "images_per_second": table}
+        document = {"counted": counted, "turns": len(others), "others": others, "rows": table}
         options.json.write_text(json.dumps(document, indent=1))
 
 

@@ -114,8 +114,9 @@ def test_the_first_step_is_measured_stage_by_stage_beside_the_import_of_torch(
 def test_ways_of_waiting_are_measured_alone_and_beside_a_busy_process(tmp_path: Path) -> None:
     words = ("--repeats", 1, "--steps", 1, "--batch-size", 8, "--others", 1000, "--settings", "default", "2000")
     document = run("beside.py", *words, out=tmp_path / "figures.json")
-    assert document["counted"] == document["measurements"] == len(document["images_per_second"]) == 4
-    assert min(low for low, _, _ in document["images_per_second"].values()) > 0
+    assert document["counted"] == document["turns"] == len(document["rows"]) == 4
+    assert min(min(row["images_per_second"]) for row in document["rows"].values()) > 0
+    assert set(document["rows"]["default fp32 beside"]) == {"turns", "images_per_second", "of the first", "of alone"}
 
 
 def test_streaming_is_measured_beside_the_cache_and_the_bare_step(tmp_path: Path) -> None:
