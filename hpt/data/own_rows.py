@@ -26,7 +26,7 @@ from hpt.data.archive import Archive
 from hpt.data.listing import Listing
 from hpt.data.packed import packed_place
 from hpt.data.paths import list_path
-from hpt.data.remote import Place, address_of, is_pattern
+from hpt.data.remote import Place, address_of, is_pattern, path_of
 from hpt.data.row import CatalogRow, Description
 from hpt.errors import DataError
 from hpt.user_folders import data_folder
@@ -60,7 +60,7 @@ class OwnRow(Description):
 
     def of_catalog(self, name: str, root: Path) -> CatalogRow:
         """The same as a row of the catalogue, whose one file is not for a program to fetch."""
-        place: Place = address_of(self.path) or root / Path(self.path.removeprefix("file://")).expanduser()
+        place: Place = address_of(self.path) or root / path_of(self.path)
         archives: tuple[Archive, ...] = ()
         if isinstance(place, Path) and not is_pattern(place.name):
             file = glob.escape(place.name)

@@ -27,7 +27,7 @@ from hpt.data.layout import Tree, read_layout
 from hpt.data.left_out import tell
 from hpt.data.listing import ImageSource, Labels, Listing, Split
 from hpt.data.packed_images import PackedImages
-from hpt.data.remote import Address, Files, LocalFiles, Place, address_of, files_of, is_pattern
+from hpt.data.remote import Address, Files, LocalFiles, Place, address_of, files_of, is_pattern, path_of
 from hpt.errors import DataError
 
 SHARDS, TABLES = (".tar",), (".parquet", ".arrow")
@@ -71,15 +71,13 @@ def packed_place(text: str) -> Place | None:
     if (address := address_of(text)) is not None:
         _refuse_others(address)
         return address
-    path = Path(text.removeprefix("file://")).expanduser()
+    path = path_of(text)
     is_ours = path.suffix.lower() in SHARDS + TABLES
     if is_ours and is_pattern(path.name) and not path.exists() and path.parent.is_dir():
         path = path.parent.resolve() / path.name
         _kind_of([file.name for file in LocalFiles(path.parent).found(path.name)], str(path))
         return path
-    if is_ours and path.is_file():
-        return path.resolve()
-    return path.resolve() if text.startswith("file://") and path.exists() else None
+    return path.resolve() if is_ours and path.is_file() else None
 
 
 def _refuse_others(address: Address) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hpt.callbacks import Progress
 from hpt.config import DataConfig
 from hpt.data.folder import is_box_table, list_box_table, list_folder, list_zip
 from hpt.data.listing import Listing
 from hpt.data.packed import is_packed, list_packed, name_of_packed, packed_place
-from hpt.data.remote import Address, Place
+from hpt.data.remote import Address, Place, path_of
 from hpt.data.table import list_table
 from hpt.data.table_text import DELIMITERS
 from hpt.errors import DataError
@@ -33,7 +31,7 @@ def find_path(text: str) -> Place | None:
     """
     if text and (packed := packed_place(text)) is not None:
         return packed
-    path = Path(text).expanduser()
+    path = path_of(text)
     if not text or not path.exists():
         return None
     suffix = path.suffix.lower()

@@ -13,7 +13,7 @@ from hpt.data.file_kinds import Frame
 from hpt.data.listing import Unreadable
 from hpt.data.raw import Colours, Depth, Range, Raw
 
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array([0.299, 0.587, 0.114])
 """The weights of red, green and blue in the luma of ITU-R 601-2."""
 
 Scaling = Literal["measured", "given", "own", "image", "full"]
@@ -90,7 +90,7 @@ class PixelFormat(Config):
         if raw.colours == "none":
             raise Unreadable(f"has {count} channels that are no colours")
         if self.channels == 1 and count == 3:
-            return (values.astype(np.float32) @ LUMA)[:, :, None]
+            return (values.astype(np.float32) @ LUMA.astype(np.float32))[:, :, None]
         return values
 
     def window(self, raw: Raw, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

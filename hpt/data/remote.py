@@ -24,7 +24,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hpt.errors import DataError
 
@@ -43,6 +43,7 @@ PACKAGES = {"http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub"}
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError")
 """What the libraries of object stores raise where they find nobody to be."""
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_FILE = re.compile(r"file://(localhost(?=/))?", re.IGNORECASE)
 _SECRET = re.compile(r"signature|credential|token|secret|password|^sig$|access.?key", re.IGNORECASE)
 _ENDING = re.compile(r"\.[a-zA-Z]\w{1,7}$")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
@@ -104,6 +105,13 @@ def address_of(text: str) -> Address | None:
             "from the store's own files, or for https from ~/.netrc",
         )
     return Address(text)
+
+
+def path_of(text: str) -> Path:
+    """The path on this machine that a text names: `~` is the home, `file:///my%20images` what RFC 8089 says."""
+    if (found := _FILE.match(text)) is None:
+        return Path(text).expanduser()
+    return Path(unquote(text[found.end() :])).expanduser()
 
 
 def is_pattern(text: str) -> bool:

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from hpt.callbacks import Progress
-from hpt.data.pixel_format import eight_bits
+from hpt.data.pixel_format import LUMA, eight_bits
 
 SIDE = 16
 """The side of a thumbnail in pixels."""
@@ -35,8 +35,6 @@ FLAT = 2.0
 """The standard deviation of a thumbnail's pixels (0 to 255) below which it shows nothing that could be compared."""
 BLOCK = 4096
 """The number of images that are compared at once with as many others, which takes 64 MiB."""
-LUMA = np.array([0.299, 0.587, 0.114])
-"""The weights of red, green and blue in the luma of ITU-R 601-2."""
 REDUCING_GAP = 3.0
 """Large images are first averaged over whole pixels down to this many times the side."""
 

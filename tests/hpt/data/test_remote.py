@@ -267,9 +267,12 @@ def test_an_address_has_a_folder_a_pattern_and_a_name() -> None:
     ]
 
 
-def test_a_file_url_is_a_path(folder: Path) -> None:
-    assert find_path(f"file://{folder}") == folder
-    assert address_of(f"file://{folder}") is None
+def test_a_file_url_is_a_path(folder: Path, tmp_path: Path) -> None:
+    spaced = tmp_path / "my images, 100 %"
+    spaced.symlink_to(folder)
+    for url in (f"file://{folder}", f"FILE://localhost{folder}", spaced.as_uri()):
+        assert find_path(url) == folder
+        assert address_of(url) is None
 
 
 def test_a_file_that_shrank_is_read_again_and_then_named(tmp_path: Path, at_once: None) -> None:
