@@ -6,10 +6,10 @@
     mixed       2,000 images of 60 to 200 px, each of a shape of its own, made from the other sets
 
 The batch is smaller where views are larger; every row of a cell has the same one.
-`ours` and `peer` are images/s, `peer` of the better of torchvision's transforms on Pillow images and lightly's, each
-behind a DataLoader; `x ready` is our step over our own on views that are ready, `x bare` over the paper's, which is the
-bound of peers. All are of means over the repeats, whose order interleaves the rows: workers prepare whole batches, so
-that turns of few steps are short and long in turn, and a median would see the one or the other.
+`x ready` is our step over our own on views that are ready, `x bare` over the paper's, which is the bound of peers: both
+as medians of the ratios within a turn. `over pillow` is our speed over that of torchvision's transforms on Pillow
+images, `over lightly` over lightly's, each behind a DataLoader: of means over the turns, since workers prepare whole
+batches, so that turns of few steps are short and long, and a median would see the one or the other.
 
     uv run python benchmarks/sizes.py DATA --out sizes.json
     uv run python benchmarks/sizes.py DATA --out families.json --sets flowers --sizes 64 224 --backbones FAMILIES
@@ -111,24 +111,17 @@ def measured(folder: Path, size: int, backbone: str, repeats: int) -> dict[str, 
         return dict(json.loads(Path(out.name).read_text()))
 
 
-def ratio(seconds: dict[str, list[float]], name: str, over: str) -> float:
-    return statistics.mean(seconds[name]) / statistics.mean(seconds[over])
-
-
 def row(cell: dict[str, Any]) -> str:
-    seconds, batch = cell["seconds_per_step"], cell["config"]["batch_size"]
-    means = {name: statistics.mean(taken) for name, taken in seconds.items()}
-    own = (
-        f"| {cell['set']} | {cell['config']['backbone']} | {cell['config']['image_size']} | {batch}"
-        f" | {batch / means['ours']:.0f} | {ratio(seconds, 'ours', 'ready'):.3f} |"
-    )
-    if cell["config"]["backbone"] in FAMILIES:
-        return f"{own} | | | |"
-    peer = min(PEERS, key=lambda name: means[name])
-    return (
-        f"{own} {ratio(seconds, 'ours', 'bare'):.2f} | {batch / means[peer]:.0f} ({peer})"
-        f" | {ratio(seconds, peer, 'bare'):.2f} | {ratio(seconds, peer, 'ours'):.2f} |"
-    )
+    config, seconds = cell["config"], cell["seconds_per_step"]
+    ours = seconds["ours"]
+    words = [cell["set"], f"{config['image_size']} px", config["backbone"], str(config["batch_size"]), str(len(ours))]
+    words.append(f"{config['batch_size'] / statistics.mean(ours):.0f}")
+    for name in ("ready", "bare"):
+        pairs = zip(ours, seconds.get(name, ()), strict=False)
+        words.append(f"{statistics.median(ratios):.2f}" if (ratios := [own / other for own, other in pairs]) else "")
+    for name in PEERS:
+        words.append(f"{statistics.mean(seconds[name]) / statistics.mean(ours):.2f}" if name in seconds else "")
+    return f"| {' | '.join(words)} |"
 
 
 def main() -> None:
@@ -153,8 +146,10 @@ def main() -> None:
                     found = measured(Path(scratch) / name, size, backbone, round(options.repeats * REPEATS[size]))
                     cells.append({"set": name} | found)
                     options.out.write_text(json.dumps(cells, indent=1))
-    print("| set | backbone | px | batch | ours | x ready | x bare | peer | its x bare | ours over it |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| images | view | backbone | batch | turns | images/s | x ready | x bare | over pillow | over lightly |"
+    )
+    print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for cell in cells:
         print(row(cell))
 

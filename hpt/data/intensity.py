@@ -40,6 +40,8 @@ from hpt.files import write_text
 
 SAMPLE = 128
 """The training images of each suffix that are measured, evenly spaced in the order of their names."""
+FEW_OTHERS = 0.01
+"""The share of images that may have other channels than the rest, and are left out."""
 VALUES = 1 << 15
 """The values of an image, of all channels, that are looked at."""
 TAIL, IMAGES_TAIL, MARGIN = 2e-4, 0.02, 0.05
@@ -203,12 +205,9 @@ def _noise(raw: Raw) -> float:
 
 def _with_channels(config: DataConfig, found: dict[str, _Sampled]) -> PixelFormat:
     wanted = config.channels
-    kinds = Counter((each.channels, each.colours == "none") for each in found.values())
-    usual = [count for (count, is_none), _ in kinds.most_common() if is_none]
     if wanted is None:
-        if not usual:
-            return PLAIN
-        return _all_channels(found)
+        without_colours = sum(each.colours == "none" for each in found.values())
+        return PLAIN if without_colours <= FEW_OTHERS * len(found) else _all_channels(found)
     if isinstance(wanted, int):
         return _counted_channels(wanted, found)
     return _named_channels(wanted, found)
@@ -218,7 +217,7 @@ def _all_channels(found: dict[str, _Sampled]) -> PixelFormat:
     """Every channel of images whose channels are no colours."""
     counts = Counter(each.channels for each in found.values())
     count, images = counts.most_common(1)[0]
-    if images < 0.99 * len(found):
+    if len(found) - images > FEW_OTHERS * len(found):
         raise DataError(
             f"its images differ in their channels: {_examples(found)}",
             "sort them, or name channels that all have, for example --set data.channels=0,1,2",
@@ -238,7 +237,7 @@ def _counted_channels(wanted: int, found: dict[str, _Sampled]) -> PixelFormat:
     if wanted == 3 and all(each.colours != "none" for each in found.values()):
         return PLAIN
     other = {name: each for name, each in found.items() if each.channels != wanted}
-    if len(other) > 0.01 * len(found):
+    if len(other) > FEW_OTHERS * len(found):
         raise ConfigError(
             f"data.channels is {wanted}, but there are images of other numbers of channels: {_examples(found)}",
             "name the channels to take, for example --set data.channels=0,1,2",
@@ -299,7 +298,7 @@ def _colours(picks: tuple[int, ...], names: tuple[str, ...], found: dict[str, _S
 
 
 def _fits(each: _Sampled, form: PixelFormat) -> bool:
-    return form.picks is None or max(form.picks) < each.channels
+    return each.colours != "none" if form.picks is None else max(form.picks) < each.channels
 
 
 def _examples(found: dict[str, _Sampled]) -> str:

@@ -23,7 +23,7 @@ def open_image(data: bytes) -> Image.Image:
     """The image, not loaded yet.
 
     Raises:
-        Unreadable: not in a known format, or too large.
+        Unreadable: not in a known format, damaged where it says what it holds, or too large.
     """
     known: tuple[str, ...] = _OF_PILLOW
     if is_heif(data[:12]):
@@ -37,6 +37,13 @@ def open_image(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=known)
     except UnidentifiedImageError:
         raise Unreadable("not an image in a known format") from None
+    except Image.DecompressionBombError:
+        limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise Unreadable(f"more than twice the limit of {limit:.0f} million pixels") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of each format its own, on damaged headers: OSError, RuntimeError, struct.error, ...
+        raise Unreadable(str(error) or type(error).__name__) from None
     check_pixels(image.height, image.width, 3, Image.MAX_IMAGE_PIXELS)
     return image
 

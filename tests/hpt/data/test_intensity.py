@@ -163,6 +163,29 @@ def test_images_that_lack_a_channel_are_left_out_or_stop_the_run(tmp_path: Path)
     assert opened(tmp_path / "set", channels="0,2").images.form.channels == 2
 
 
+def test_one_image_of_other_channels_among_many_is_left_out_and_the_rest_keep_their_colours(tmp_path: Path) -> None:
+    y, x = np.mgrid[:16, :16]
+    for number in range(180):
+        colours = np.dstack([16 * x, 16 * y, 0 * x + number])
+        deep = (200 * colours).astype(np.uint16)
+        if number == 7:
+            save(tmp_path / "set" / "train" / "a" / "odd.tif", np.dstack([deep, deep]))
+        else:
+            file = tmp_path / "set" / "train" / "ab"[number % 2] / f"{number}.tif"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(file, deep, photometric="rgb")
+    found = opened(tmp_path / "set")
+    assert (found.images.form.channels, found.images.form.colours, len(found.images)) == (3, "rgb", 179)
+    assert found.quarantined == (("train/a/odd.tif", "has 6 channels that are no colours"),)
+
+
+def test_a_picture_with_a_damaged_header_is_left_out(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", lambda number: np.full((20, 20), number, dtype=np.uint8))
+    whole = (root / "train" / "a" / "train0.png").read_bytes()
+    (root / "train" / "a" / "cut.png").write_bytes(whole[:20])
+    assert len(opened(root, max_unreadable=0.1).images) == 18
+
+
 def test_a_shared_window_of_dicom_files_is_taken_and_differing_ones_are_each_files_own(tmp_path: Path) -> None:
     shared = get_testdata_file("MR_small.dcm", download=False)
     other = get_testdata_file("examples_overlay.dcm", download=False)

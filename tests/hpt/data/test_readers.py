@@ -22,7 +22,7 @@ from hpt.data.file_kinds import kind_of
 from hpt.data.listing import Unreadable
 from hpt.data.pixel_format import PixelFormat
 from hpt.data.raw import Raw
-from hpt.data.readers import read
+from hpt.data.readers import pictures, read
 
 RANDOM = np.random.default_rng(5)
 DEEP = RANDOM.integers(0, 4096, (40, 50), dtype=np.uint16)
@@ -208,6 +208,10 @@ def test_what_is_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.M
     for data in (huge, npy(np.zeros((16, 16))), dicom("MR_small.dcm")):
         with pytest.raises(Unreadable, match="above the limit of 0 million"):
             read(data)
+    file = io.BytesIO()
+    Image.fromarray(COLOURS).save(file, "PNG")
+    with pytest.raises(Unreadable, match="more than twice the limit of 0 million"):
+        pictures.open_image(file.getvalue())
 
 
 def test_any_cut_of_a_file_is_read_whole_or_unreadable() -> None:
@@ -216,6 +220,21 @@ def test_any_cut_of_a_file_is_read_whole_or_unreadable() -> None:
         for length in (*range(0, 200, 7), len(data) // 2, len(data) - 1):
             with pytest.raises(Unreadable):
                 decode_counting(data[:length], 32, PixelFormat(scaling="image", channels=1, colours="grey"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "JPEG2000", "TIFF"])
+def test_a_picture_with_a_damaged_header_is_opened_or_unreadable(kind: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(COLOURS).save(file, kind)
+    whole, refused = file.getvalue(), 0
+    cut = [whole[:length] for length in range(0, min(len(whole), 300), 3)]
+    garbled = [whole[:place] + b"\xa0\xff\0\1" + whole[place + 4 :] for place in range(0, min(len(whole), 300), 2)]
+    for data in (*cut, *garbled):
+        try:
+            pictures.open_image(data)
+        except Unreadable as error:
+            refused += "\n" not in str(error)
+    assert refused >= 10
 
 
 def test_a_window_makes_black_and_white_and_clips_the_rest() -> None:
