@@ -146,9 +146,7 @@ def main() -> None:
                     found = measured(Path(scratch) / name, size, backbone, round(options.repeats * REPEATS[size]))
                     cells.append({"set": name} | found)
                     options.out.write_text(json.dumps(cells, indent=1))
-    print(
-        "| images | view | backbone | batch | turns | images/s | x ready | x bare | over pillow | over lightly |"
-    )
+    print("| images | view | backbone | batch | turns | images/s | x ready | x bare | over pillow | over lightly |")
     print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for cell in cells:
         print(row(cell))
