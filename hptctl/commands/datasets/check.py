@@ -75,10 +75,10 @@ def check(
         lists.write(place, before | report.to_leave_out())
     if as_json:
         facts = _facts(name_of(found), report, len(before), sheet, place if written else None)
-        console.print_json(facts | ({"targets": [targets.doubtful(each) for each in annotated]} if annotated else {}))
+        console.print_json(facts | annotated.for_scripts(targets.doubtful))
     else:
         _show(name_of(found), report, len(before), near)
-        for each in annotated:
+        for each in annotated.usable:
             targets.show_doubts(each)
         if sheet:
             console.say(f"{sheet} shows {min(SHOWN, len(report.leaks) + len(report.repeats))} of the pairs")

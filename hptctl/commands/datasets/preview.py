@@ -63,7 +63,7 @@ def preview(
     size = config.image_size
     with console.Display() as display:
         data = load(dataset, config.data, side=config.data.side(size), progress=display.progress)
-    annotated = targets.read(dataset, config.data, config.data.side(size))
+    annotated = targets.read(dataset, config.data, config.data.side(size)).usable
     three = _three(channels, data.images.form)
     chosen = preview.choose(data, split, images, config.seed)
     words = f"{config.augment.policy}: {suited(config.augment, data.images.form.colours).in_words()}"

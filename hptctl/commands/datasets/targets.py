@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hptctl.format import count, percent, thousands
@@ -13,26 +15,44 @@ if TYPE_CHECKING:
     from hpt.config import DataConfig
     from hpt.dense.dataset import DenseDataset
     from hpt.dense.summary import MaskSummary
+    from hpt.dense.targets import DenseTask
 
 WHAT = {"detection": "boxes", "segmentation": "masks"}
 NAMED = 8
 """Images named on the screen; --json has all."""
 
 
-def read(dataset: str, config: DataConfig, side: int) -> list[DenseDataset]:
-    """The boxes and masks of a dataset, one each; those that cannot be read are warned of, since images can be used."""
+@dataclass(frozen=True)
+class Targets:
+    """The boxes and masks of a dataset, one of each."""
+
+    usable: list[DenseDataset]
+    refused: dict[DenseTask, str]
+    """Why there are none that a detection or a segmentation could use."""
+
+    def for_scripts(self, said: Callable[[DenseDataset], dict[str, Any]]) -> dict[str, Any]:
+        """`targets`: what is said of each, and the errors of those refused; nothing where there are none."""
+        found = [said(each) for each in self.usable]
+        found += [{"task": task, "error": why} for task, why in self.refused.items()]
+        return {"targets": found} if found else {}
+
+
+def read(dataset: str, config: DataConfig, side: int) -> Targets:
+    """The boxes and masks of a dataset; those that cannot be read are warned of, since the images can be used."""
     from hpt.dense.dataset import load
     from hpt.dense.find import tasks_of
     from hpt.errors import DataError
     from hptctl import console
 
-    found = []
+    found = Targets([], {})
     for task in tasks_of(dataset):
         try:
             with console.Display() as display:
-                found.append(load(dataset, task, config, side=side, progress=display.progress, brief=True))
+                data = load(dataset, task, config, side=side, progress=display.progress, brief=True)
+            found.usable.append(data)
         except DataError as error:
             console.warn(f"no {task} on it: {error}")
+            found.refused[task] = str(error)
     return found
 
 

@@ -62,6 +62,10 @@ def test_info_of_images_whose_annotations_are_damaged_warns_and_shows_the_images
     done = hptctl("datasets", "info", "set", "--image-size", "16")
     assert "warning: no detection on it: val.json is not whole JSON" in " ".join(done.stderr.split())
     assert "6 images (4 train, 1 val, 1 test)" in done.stdout
+    for verb in ("info", "check"):
+        (refused,) = json.loads(hptctl("datasets", verb, "set", "--json").stdout)["targets"]
+        assert refused["task"] == "detection"
+        assert refused["error"].startswith("val.json is not whole JSON")
 
 
 def test_check_judges_boxes(workplace: Path, hptctl: Hptctl) -> None:
