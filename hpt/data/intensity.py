@@ -185,7 +185,7 @@ def _sampled(raw: Raw) -> _Sampled:
     ends = None
     if np.isfinite(usable).any(axis=0).all():
         usable[~np.isfinite(usable)] = np.nan
-        tail = max(TAIL, 1.5 / len(usable))  # a hot pixel of a small image too
+        tail = min(max(TAIL, 1.5 / len(usable)), 0.5)  # a hot pixel of a small image too
         ends = np.nanquantile(usable, (0, tail, 1 - tail, 1), axis=0).T
     return _Sampled(raw.depth, channels, raw.colours, raw.names, some, ends, raw.window, raw.physical, _noise(raw))
 

@@ -179,6 +179,16 @@ def test_one_image_of_other_channels_among_many_is_left_out_and_the_rest_keep_th
     assert found.quarantined == (("train/a/odd.tif", "has 6 channels that are no colours"),)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2)])
+def test_deep_images_of_one_or_two_pixels_are_measured(shape: tuple[int, int], tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", lambda number: np.full((20, 20), 300 + 100 * number, dtype=np.uint16))
+    save(root / "train" / "a" / "tiny.png", np.full(shape, 600, dtype=np.uint16))
+    found = opened(root).images
+    assert found.form.windows["integer"][0][0] < 320 and found.form.windows["integer"][0][1] > 780
+    row = found.names.index("train/a/tiny.png")
+    assert found.batch([row]).pixels[0].shape[1:] == shape
+
+
 def test_a_picture_with_a_damaged_header_is_left_out(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", lambda number: np.full((20, 20), number, dtype=np.uint8))
     whole = (root / "train" / "a" / "train0.png").read_bytes()
