@@ -113,9 +113,7 @@ class Materials:
         """The test images that seem to be among those of a pretraining, compared once; None where it kept none, as an
         evaluation, or a run of version 0.1."""
         file = source.path / PRETRAINED_ON_THUMBNAILS
-        try:
-            seen = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError):
+        if (seen := _of_seen(source, file.name, thumbnails.SIDE**2)) is None:
             return None
         key = file, file.stat().st_mtime_ns, testing.digests.tobytes()
         if key not in self._compared:
@@ -538,11 +536,29 @@ def _same_names(testing: Images, source: Run) -> int:
 
 
 def _same_files(testing: Images, source: Run) -> int:
+    seen = _of_seen(source, PRETRAINED_ON, 16)
+    return 0 if seen is None else int(np.isin(testing.digests, np.array(seen).view("V16").ravel()).sum())
+
+
+def _of_seen(source: Run, name: str, width: int) -> npt.NDArray[np.uint8] | None:
+    """[n, width] what a pretraining kept of the images that it saw, mapped from its file; None where it kept none, as
+    an evaluation, or a run from before this was kept.
+
+    Raises:
+        RunError: the file is damaged, so that nobody can tell whether test images are among them.
+    """
     try:
-        seen = np.load(source.path / PRETRAINED_ON, allow_pickle=False)
-    except FileNotFoundError:  # an evaluation, or a run from before this was kept
-        return 0
-    return int(np.isin(testing.digests, seen.view("V16").ravel()).sum())
+        seen: npt.NDArray[np.uint8] = np.load(source.path / name, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, EOFError):
+        seen = np.empty(0, dtype=np.uint8)
+    if seen.dtype != np.uint8 or seen.shape[1:] != (width,):
+        raise RunError(
+            f"{source.path / name} is damaged, by which test images that run '{source.name}' saw are known",
+            "copy the run's folder anew from where it is whole, or pretrain again",
+        )
+    return seen
 
 
 def _some(testing: Images, matches: Matches, rows: npt.NDArray[np.int64]) -> str:
