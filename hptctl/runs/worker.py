@@ -551,7 +551,9 @@ def _of_seen(source: Run, name: str, width: int) -> npt.NDArray[np.uint8] | None
         seen: npt.NDArray[np.uint8] = np.load(source.path / name, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return None
-    except (ValueError, OSError, EOFError):
+    except OSError:  # which is not the file's fault
+        raise
+    except Exception:  # ValueError, TokenError, ..., by what of the header is damaged
         seen = np.empty(0, dtype=np.uint8)
     if seen.dtype != np.uint8 or seen.shape[1:] != (width,):
         raise RunError(
