@@ -40,11 +40,18 @@ Row = tuple[str, str, str]
 """Setting, precision, and `alone` or `beside`."""
 
 
+def parsed_setting(text: str) -> str:
+    """An argument of `--settings`."""
+    if text not in ("default", "passive") and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither default nor passive nor a number")
+    return text
+
+
 def variables(setting: str) -> dict[str, str]:
     """What a setting puts into the environment."""
     if setting == "default":
         return {}
-    return {"OMP_WAIT_POLICY": "passive"} if setting == "passive" else {"GOMP_SPINCOUNT": str(int(setting))}
+    return {"OMP_WAIT_POLICY": "passive"} if setting == "passive" else {"GOMP_SPINCOUNT": setting}
 
 
 def busy_seconds() -> float:
@@ -78,17 +85,16 @@ class Pretraining:
     def turn(self, hog: int | None) -> tuple[float, float]:
         """Seconds of `--steps` steps, and the cores that processes other than this and `hog` took meanwhile."""
         own = [self.pid] if hog is None else [self.pid, hog]
-        before = time.perf_counter(), busy_seconds(), sum(map(seconds_of, own))
+
+        def clocks() -> tuple[float, float, float]:
+            return time.perf_counter(), busy_seconds(), sum(map(seconds_of, own))
+
+        before = clocks()
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         self._hear()
-        wall, everybody, ours = (
-            after - start
-            for after, start in zip(
-                (time.perf_counter(), busy_seconds(), sum(map(seconds_of, own))), before, strict=True
-            )
-        )
+        wall, everybody, ours = (after - start for after, start in zip(clocks(), before, strict=True))
         return wall, (everybody - ours) / wall
 
     def _hear(self) -> None:
@@ -171,7 +177,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="SETTING")
+    parser.add_argument("--settings", nargs="+", type=parsed_setting, default=SETTINGS)
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--places", nargs="+", choices=("alone", "beside"), default=["alone", "beside"])
     parser.add_argument("--others", type=float, default=0.1, help="the cores that other processes may take")

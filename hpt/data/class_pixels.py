@@ -13,7 +13,7 @@ from PIL import Image
 
 from hpt.data import decode as images
 from hpt.data.file_kinds import kind_of
-from hpt.data.listing import Unreadable
+from hpt.data.listing import Unreadable, damage_is_unreadable
 from hpt.data.pixel_format import PixelFormat
 from hpt.data.readers import pictures, read
 
@@ -32,12 +32,8 @@ def decode(data: bytes, side: int, form: PixelFormat) -> tuple[images.Pixels, im
     """
     if not data:
         raise Unreadable("the file is empty")
-    try:
+    with damage_is_unreadable():
         numbers, turn = _numbers(data, form)
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:  # readers raise anything on damaged files: struct.error, KeyError, ...
-        raise Unreadable(str(error) or type(error).__name__) from None
     counts = np.bincount(numbers.ravel(), minlength=256)
     there = np.flatnonzero(counts)
     height, width = numbers.shape

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from hpt.data.file_kinds import FileKind, kind_of, number_of
-from hpt.data.listing import Unreadable
+from hpt.data.listing import Unreadable, damage_is_unreadable
 from hpt.data.pixel_format import PLAIN, PixelFormat, Unmeasured
 from hpt.data.raw import Raw
 from hpt.data.readers import pictures, read
@@ -110,7 +110,7 @@ def decode_whole(data: bytes, side: int, form: PixelFormat = PLAIN) -> Decoded:
     """
     if not data:
         raise Unreadable("the file is empty")
-    try:
+    with damage_is_unreadable(Unmeasured):
         kind = kind_of(data)
         if kind in ("picture", "tiff") and form.keeps_eight():
             picture = _picture(data, kind, side, form)
@@ -118,10 +118,6 @@ def decode_whole(data: bytes, side: int, form: PixelFormat = PLAIN) -> Decoded:
                 return picture
         raw = read(data, frame=form.frame, pages_are_channels=form.pages_are_channels)
         return Decoded(*_developed(raw, side, form))
-    except (Unreadable, Unmeasured, MemoryError):
-        raise
-    except Exception as error:  # readers raise anything on damaged files: struct.error, KeyError, ...
-        raise Unreadable(str(error) or type(error).__name__) from None
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from hpt.config import MOST_CHANNELS, DataConfig, parse_window
 from hpt.data import cache_store, decode
 from hpt.data.file_kinds import kind_of
 from hpt.data.left_out import ENOUGH, FEW_LEVELS
-from hpt.data.listing import Listing, Unreadable
+from hpt.data.listing import Listing, Unreadable, damage_is_unreadable
 from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.raw import Colours, Depth, Range, Raw
 from hpt.data.readers import pictures, read
@@ -165,12 +165,8 @@ def _look(data: bytes, config: DataConfig, by_pages: bool) -> _Sampled:
             if not pictures.is_deep(data, image):
                 grey = image.mode in ("1", "L", "LA")
                 return _Sampled("8-bit", 1 if grey else 3, "grey" if grey else "rgb", (), None, None, None, False, 0)
-    try:
+    with damage_is_unreadable():
         raw = read(data, frame=config.frame, pages_are_channels=by_pages)
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:
-        raise Unreadable(str(error) or type(error).__name__) from None
     return _sampled(raw)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,6 +19,19 @@ Read = Callable[[str], bytes]
 
 class Unreadable(Exception):
     """One image cannot be read, and why. It goes into quarantine, and this exception never leaves the package."""
+
+
+@contextmanager
+def damage_is_unreadable(*but: type[Exception]) -> Iterator[None]:
+    """What readers raise on damaged files, which may be anything (OSError, struct.error, KeyError, a codec's own), as
+    an Unreadable; `but` and a lack of memory stay what they are."""
+    kept: tuple[type[Exception], ...] = (Unreadable, MemoryError, *but)
+    try:
+        yield
+    except kept:
+        raise
+    except Exception as error:
+        raise Unreadable(str(error) or type(error).__name__) from None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from hpt.data.file_kinds import EXTRA, FORMATS, check_pixels, is_heif
-from hpt.data.listing import Unreadable
+from hpt.data.listing import Unreadable, damage_is_unreadable
 from hpt.data.raw import Raw
 
 _OF_PILLOW = tuple(name for name in FORMATS if name not in ("DICOM", "NIFTI", "HEIF"))
@@ -33,17 +33,14 @@ def open_image(data: bytes) -> Image.Image:
             raise Unreadable(f"HEIC needs pi-heif: {EXTRA}") from None
         pi_heif.register_heif_opener()
         known = ("HEIF",)
-    try:
-        image = Image.open(io.BytesIO(data), formats=known)
-    except UnidentifiedImageError:
-        raise Unreadable("not an image in a known format") from None
-    except Image.DecompressionBombError:
-        limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise Unreadable(f"more than twice the limit of {limit:.0f} million pixels") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # of each format its own, on damaged headers: OSError, RuntimeError, struct.error, ...
-        raise Unreadable(str(error) or type(error).__name__) from None
+    with damage_is_unreadable():
+        try:
+            image = Image.open(io.BytesIO(data), formats=known)
+        except UnidentifiedImageError:
+            raise Unreadable("not an image in a known format") from None
+        except Image.DecompressionBombError:
+            limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise Unreadable(f"more than twice the limit of {limit:.0f} million pixels") from None
     check_pixels(image.height, image.width, 3, Image.MAX_IMAGE_PIXELS)
     return image
 

@@ -74,16 +74,16 @@ def info(
     published["published_classes"] = published.pop("classes", None)  # here `classes` are names
     data = read(dataset, image_size, sets) if here else None
     config = data_config(dataset, sets, image_size)
-    annotated = targets.read(dataset, config, config.side(image_size or 224)) if here else None
+    annotated = targets.read(dataset, config, config.side(image_size or 224)) if here else targets.Targets()
     if as_json:
         facts = published | (_data_facts(data) if data else {})
-        console.print_json(facts | (annotated.for_scripts(targets.facts) if annotated else {}))
+        console.print_json(facts | annotated.for_scripts(targets.facts))
         return
     if row:
         _show_row(row)
     if data:
         _show_splits(data)
-    for each in annotated.usable if annotated else ():
+    for each in annotated.usable:
         targets.show(each)
 
 

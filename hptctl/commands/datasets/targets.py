@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hptctl.format import count, percent, thousands
@@ -26,8 +26,8 @@ NAMED = 8
 class Targets:
     """The boxes and masks of a dataset, one of each."""
 
-    usable: list[DenseDataset]
-    refused: dict[DenseTask, str]
+    usable: list[DenseDataset] = field(default_factory=list)
+    refused: dict[DenseTask, str] = field(default_factory=dict)
     """Why there are none that a detection or a segmentation could use."""
 
     def for_scripts(self, said: Callable[[DenseDataset], dict[str, Any]]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def read(dataset: str, config: DataConfig, side: int) -> Targets:
     from hpt.errors import DataError
     from hptctl import console
 
-    found = Targets([], {})
+    found = Targets()
     for task in tasks_of(dataset):
         try:
             with console.Display() as display:

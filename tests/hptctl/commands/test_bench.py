@@ -50,6 +50,7 @@ def test_bench_tells_the_stages_of_moco_v3_apart(hptctl, monkeypatch: pytest.Mon
     # Each view goes through both encoders: the keys' pass is the queries' without predictor and loss.
     assert 0.7 < stages["key forward"] / stages["query forward"] < 1
     assert stages["backward"] > stages["query forward"]
+    assert figures["bound"] == "the model"
 
 
 def test_bench_names_the_users_images_and_what_bounds_a_step(hptctl) -> None:
