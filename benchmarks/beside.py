@@ -1,20 +1,21 @@
 """How threads that wait for each other should wait: pretraining alone, and beside one busy process, in both precisions.
 
     default   libgomp's own: spinning for milliseconds
+    hptctl    as the command does (`hpt.waiting`): spinning, or sleeping while others need a core
     passive   OMP_WAIT_POLICY=passive: sleeping at once
-    a number  GOMP_SPINCOUNT, after which a thread sleeps; `hpt.cores` sets one
+    a number  GOMP_SPINCOUNT, after which a thread sleeps
 
 A process of each setting and precision pretrains, and in a round each takes a turn of `--steps` steps while the others
 wait: alone, and then beside a process that keeps one core busy. The order turns. Turns of a round lie seconds apart, so
 that the machine's own speed, which changes from minute to minute, is the same for all. Images/s are medians of turns;
-`of the first` is the median of the ratios to the first setting and precision alone in the same round, with quartiles,
-and `of alone` that to the same one alone.
+`of default` is the median of the ratios to the first setting alone, of the same precision and round, with quartiles;
+`of alone` that to the same one alone; and `of fp32` that to the first precision, of the same setting in the same place.
 
 A turn counts only where other processes took no more than `--others` of a core meanwhile, by /proc/stat (Linux alone).
 On a machine that is never so quiet, nothing is printed but that.
 
     uv run python benchmarks/beside.py --precisions bf16
-    uv run python benchmarks/beside.py --settings 2000 --precisions fp32 bf16 --image-size 64
+    uv run python benchmarks/beside.py --settings hptctl --precisions fp32 bf16 --image-size 64
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SETTINGS = ("default", "passive", "1000", "2000", "3000")
+SETTINGS = ("default", "hptctl", "passive", "2000")
+WORDS = SETTINGS[:3]
 PAUSE = 0.05
 """Seconds from one turn to the next, in which the threads of the first go to sleep."""
+SETTLED = 3.0
+"""Seconds before the turns beside the busy process, and before those without it, in which `hpt.waiting` forgets."""
 
 Row = tuple[str, str, str]
 """Setting, precision, and `alone` or `beside`."""
@@ -42,14 +46,14 @@ Row = tuple[str, str, str]
 
 def parsed_setting(text: str) -> str:
     """An argument of `--settings`."""
-    if text not in ("default", "passive") and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither default nor passive nor a number")
+    if text not in WORDS and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(WORDS)}, and no number")
     return text
 
 
 def variables(setting: str) -> dict[str, str]:
     """What a setting puts into the environment."""
-    if setting == "default":
+    if setting in ("default", "hptctl"):
         return {}
     return {"OMP_WAIT_POLICY": "passive"} if setting == "passive" else {"GOMP_SPINCOUNT": setting}
 
@@ -76,7 +80,7 @@ class Pretraining:
         }
         asked = json.dumps({name: getattr(options, name) for name in ("backbone", "image_size", "batch_size", "steps")})
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--inside", str(folder), asked, precision],
+            [sys.executable, __file__, "--inside", str(folder), asked, precision, setting],
             env=others | variables(setting), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.pid = self._process.pid
@@ -158,6 +162,7 @@ def rounds(folder: Path, options: argparse.Namespace) -> Iterator[dict[Row, tupl
         for number in range(options.repeats):
             found: dict[Row, tuple[float, float]] = {}
             for place in options.places:
+                time.sleep(SETTLED)
                 with busy(place) as hog:
                     for pair in wanted[:: 1 if number % 2 == 0 else -1]:
                         time.sleep(PAUSE)
@@ -182,10 +187,14 @@ def main() -> None:
     parser.add_argument("--places", nargs="+", choices=("alone", "beside"), default=["alone", "beside"])
     parser.add_argument("--others", type=float, default=0.1, help="the cores that other processes may take")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--inside", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        folder, asked, precision = options.inside
+        folder, asked, precision, setting = options.inside
+        if setting == "hptctl":
+            from hpt import waiting
+
+            waiting.begin()
         pretraining(Path(folder), json.loads(asked), precision)
         return
     if not Path("/proc/stat").exists():
@@ -215,12 +224,15 @@ def main() -> None:
         f"{counted} of {len(others)} turns counted; others took {min(others):.2f} to {max(others):.2f} cores", end=", "
     )
     print(f"{statistics.median(others):.2f} in the middle")
-    first = (options.settings[0], options.precisions[0], "alone")
     table: dict[str, dict[str, Any]] = {}
     for row, turns in speeds.items():
         table[" ".join(row)] = entry = {"turns": len(turns), "images_per_second": quartiles(list(turns.values()))}
         said = f"{row[0]:<8}{row[1]:<6}{row[2]:<8}{entry['images_per_second'][1]:>7.0f} images/s, {len(turns)} turns"
-        for what, other in (("of the first", first), ("of alone", (row[0], row[1], "alone"))):
+        for what, other in (
+            (f"of {options.settings[0]}", (options.settings[0], row[1], "alone")),
+            ("of alone", (row[0], row[1], "alone")),
+            (f"of {options.precisions[0]}", (row[0], options.precisions[0], row[2])),
+        ):
             ratios = [
                 speed / speeds[other][number] for number, speed in turns.items() if number in speeds.get(other, {})
             ]

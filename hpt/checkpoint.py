@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) ->
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, ascending."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
+    found = (re.fullmatch(r"step-(\d{8,})\.pt", path.name) for path in folder.glob("step-*.pt"))
+    return sorted(int(each[1]) for each in found if each)  # a copy that somebody has put beside is none
 
 
 def newest(folder: Path, *, until: float = inf) -> dict[str, Any] | None:
@@ -65,7 +67,7 @@ def newest_file(folder: Path, *, until: float = inf) -> Path | None:
         seal = seal_of(path)
         if not seal.exists():  # killed before the seal was written: as if there were no such checkpoint
             continue
-        if seal.read_text() == _digest(path):
+        if seal.read_bytes() == _digest(path).encode():
             return path
         damaged.append(path.name)
         log.warning("checkpoint %s is damaged; trying the one before", path)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hpt import toml_file
 from hpt.errors import ConfigError, did_you_mean
 from hpt.schedule import parse_schedule
 from hpt.strategies import STRATEGIES, MethodName, StrategyName
@@ -918,14 +918,7 @@ def field_kind(model: type[BaseModel], field: str) -> type:
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {file} does not exist", "check --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"configuration file {file} cannot be read as TOML: {error}") from None
+    return {} if file is None else toml_file.read(file, "configuration file", "check --config")
 
 
 def _parse_sets(sets: Iterable[str]) -> dict[str, Any]:

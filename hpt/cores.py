@@ -1,5 +1,4 @@
-"""The cores that this process may use (those that it is bound to, and no more than its control groups pay for), and how
-its threads wait on them."""
+"""The cores that this process may use: those that it is bound to, and no more than its control groups pay for."""
 
 from __future__ import annotations
 
@@ -7,20 +6,6 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-WAITING = {"GOMP_SPINCOUNT": "2000"}
-"""How a thread of a parallel region waits for the others, in libgomp, which PyTorch's wheels for Linux bring: it spins
-for some 0.1 ms, and then sleeps. Left to itself it spins for milliseconds, all of them taken from whoever has
-the work that it waits for: beside one busy process on two cores a ResNet-18 (32 px, fp32) fell to a third and less."""
-WAITING_SET_BY_USERS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-"""The variables with which a user says it himself."""
-
-
-def yielding() -> None:
-    """Have this process's threads, and those of the processes that it starts, wait in a way that leaves cores that are
-    shared to whoever has work. Before PyTorch is loaded, which reads the environment once."""
-    if not any(os.environ.get(name) for name in WAITING_SET_BY_USERS):
-        os.environ.update(WAITING)
 
 
 def usable(root: Path = Path("/")) -> int:

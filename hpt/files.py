@@ -1,17 +1,22 @@
-"""Atomic writing: a file is either whole or unchanged, since it is written beside its place, synced, then renamed."""
+"""Atomic writing: a file is either whole or unchanged, since it is written beside its place, synced, then renamed; and
+what locks and syncs."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+FLUSHED = 64 << 20
+"""Bytes from which on `flushed_meanwhile` sends them to the disk."""
 
 
 @contextmanager
@@ -36,6 +41,34 @@ def write_text(path: Path, text: str) -> None:
     """Make `text` the whole content of `path`, atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def flushed_meanwhile(path: Path) -> Iterator[Callable[[memoryview], None]]:
+    """What writes a new file whose bytes go to the disk while more are made, and are there when the block has ended.
+
+    Linux leaves them in memory until they are a tenth of it, so that all who wait for the disk wait at the end. A block
+    that raises leaves a part of the file.
+    """
+    waiting = 0
+    flush: Future[None] | None = None
+    with path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="flush") as pool:
+
+        def write(data: memoryview) -> None:
+            nonlocal waiting, flush
+            file.write(data)
+            waiting += data.nbytes
+            if waiting >= FLUSHED and (flush is None or flush.done()):
+                if flush is not None:
+                    flush.result()  # raises where the disk did not take it
+                file.flush()
+                waiting, flush = 0, pool.submit(os.fsync, file.fileno())
+
+        yield write
+        file.flush()
+        if flush is not None:
+            flush.result()
+        os.fsync(file.fileno())
 
 
 def shared_lock(path: Path) -> FileLock:

@@ -6,9 +6,9 @@ from hptctl.ending import end_at_once
 def main() -> None:
     """Entry point of `hptctl`."""
     end_at_once()
-    from hpt import cores
+    from hpt import waiting
 
-    cores.yielding()
+    waiting.begin()
     from hptctl.cli import main as run
 
     run()

@@ -1,10 +1,10 @@
 """`accelerate launch -m hptctl.worker RUN-FOLDER`: the name by which any launcher starts the processes of a run."""
 
-from hpt import cores
+from hpt import waiting
 from hptctl import environment
 
 if __name__ == "__main__":
-    cores.yielding()  # whoever has started it
+    waiting.begin()  # whoever has started it
     environment.join_slurm_step()
     from hptctl.runs.worker import main
 

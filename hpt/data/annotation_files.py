@@ -145,12 +145,18 @@ def is_coco(name: str, start: bytes) -> bool:
 
 
 def _are_yolo(starts: Iterable[bytes]) -> bool:
-    """Whether texts hold lines of a class and shares of the image, and nothing else."""
-    lines = [line.split() for start in starts for line in start.decode("utf-8", "replace").splitlines() if line.strip()]
+    """Whether most texts that hold anything hold lines of a class and shares of the image, and nothing else: a damaged
+    one does not make the others something else, and is named when they are read."""
+    texts = [text for start in starts if (text := start.decode("utf-8-sig", "replace").strip())]
+    return 2 * sum(map(_is_yolo, texts)) > len(texts)
+
+
+def _is_yolo(text: str) -> bool:
     try:
-        return bool(lines) and all(
+        return all(
             words[0].isdecimal() and len(words) >= 5 and all(-1 <= float(word) <= 2 for word in words[1:])
-            for words in lines[:200]
+            for words in map(str.split, text.splitlines()[:200])
+            if words
         )
     except ValueError:
         return False
@@ -287,7 +293,7 @@ def _image_sets(images: Collection[str], texts: Iterable[str], folder: str, head
         if "train" not in chosen and "trainval" in files:
             chosen.insert(0, "trainval")
         for each in chosen:
-            for line in head(files[each], LARGEST).decode("utf-8", "replace").splitlines():
+            for line in head(files[each], LARGEST).decode("utf-8-sig", "replace").splitlines():
                 words = line.split()
                 stem = PurePosixPath(words[0]).name if words else ""
                 image = by_stem.get(stem) or by_stem.get(PurePosixPath(stem).stem)
@@ -339,7 +345,7 @@ def _splits_of_lists(images: Collection[str], texts: Iterable[str], head: Head) 
         split = called.split_of(path.stem)
         if split is None or path.stem in {PurePosixPath(image).stem for image in images}:
             continue
-        for line in head(name, LARGEST).decode("utf-8", "replace").splitlines():
+        for line in head(name, LARGEST).decode("utf-8-sig", "replace").splitlines():
             if line.strip() and (image := resolve(line.strip(), split)) is not None:
                 splits[image] = split
     return splits if "train" in splits.values() else {}

@@ -44,7 +44,7 @@ from hpt.data.pixel_format import PLAIN, PixelFormat
 from hpt.data.reading import reading
 from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 from hpt.errors import DataError
-from hpt.files import shared_lock, sync, write_text
+from hpt.files import flushed_meanwhile, shared_lock, sync, write_text
 from hpt.user_folders import CACHE_VARIABLE
 
 log = logging.getLogger("hpt.data")
@@ -248,7 +248,7 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
     thumbnails: list[Thumbnails] = []
     occurring: list[npt.NDArray[np.int64]] = []
     with (
-        (folder / "images.bin").open("wb") as file,
+        flushed_meanwhile(folder / "images.bin") as write,
         reading(listing, lambda data: _decode(data, side, form), progress) as images,
     ):
         for name, image in zip(listing.names, images, strict=True):
@@ -263,7 +263,7 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
                 counted = (loss.pages, loss.levels, loss.kept)
                 decoded.append((image.size, image.digest, image.sums, counted, (*shown, loss.turn)))
                 thumbnails.append(image.thumbnail)
-                file.write(image.pixels.data)
+                write(image.pixels.data)
     sizes, digests, sums, losses, originals = zip(*decoded, strict=True) if decoded else ((), (), (), (), ())
     arrays: dict[str, Any] = {
         "sizes": np.array(sizes, dtype=np.int64).reshape(-1, 2),
@@ -277,7 +277,7 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
     np.save(folder / "thumbnails.npy", np.array(thumbnails, dtype=np.uint8).reshape(-1, SIDE**2))
     facts = json.dumps({"names": names, "quarantined": quarantined, "form": form.model_dump(mode="json")})
     (folder / "index.json").write_text(facts, encoding="utf-8")
-    for file_name in ("images.bin", "index.npz", "thumbnails.npy", "index.json", "about.json"):
+    for file_name in ("index.npz", "thumbnails.npy", "index.json", "about.json"):
         sync(folder / file_name)
     key = hashlib.sha256(f"{decode.VERSION} {side} {facts}".encode())
     key.update(arrays["digests"].tobytes())

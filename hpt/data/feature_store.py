@@ -161,6 +161,7 @@ def _sizes() -> Iterator[tuple[Path, os.stat_result]]:
 def _about(path: Path) -> tuple[Mapping[str, str], int | None]:
     try:
         with safe_open(path, "np") as file:
-            return json.loads((file.metadata() or {})[METADATA]), file.get_slice("features").get_shape()[0]
-    except (OSError, SafetensorError, KeyError, ValueError):
+            about = json.loads((file.metadata() or {})[METADATA])
+            return {name: str(about[name]) for name in ("dataset", "of")}, file.get_slice("features").get_shape()[0]
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError):
         return {}, None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import glob
 import re
-import tomllib
 from collections.abc import Container
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationError
 
+from hpt import toml_file
 from hpt.callbacks import Progress
 from hpt.config import DataConfig, problems
 from hpt.data.archive import Archive
@@ -44,6 +44,8 @@ def _check_place(text: str) -> str:
     try:
         if address_of(text) is not None:
             packed_place(text)  # which refuses other files than shards and tables
+        else:
+            path_of(text)
     except DataError as error:
         raise ValueError(str(error)) from None
     return text
@@ -89,14 +91,7 @@ def own_rows(taken: Container[str]) -> dict[str, CatalogRow]:
         DataError: the file is not TOML, or rows in it are wrong: all problems at once.
     """
     file = own_file()
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror})", "check its permissions") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{file} cannot be read as TOML: {error}") from None
+    tables = toml_file.read(file, "the file of your datasets", error=DataError, absent={})
     found: dict[str, CatalogRow] = {}
     wrong: list[str] = []
     for name, values in tables.items():

@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, str]:
         DataError: the file is not a quarantine list.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             header, *rows = list(csv.reader(file, strict=True)) or [[]]
     except FileNotFoundError:
         return {}

@@ -108,10 +108,16 @@ def address_of(text: str) -> Address | None:
 
 
 def path_of(text: str) -> Path:
-    """The path on this machine that a text names: `~` is the home, `file:///my%20images` what RFC 8089 says."""
+    """The path on this machine that a text names: `~` is the home, `file:///my%20images` what RFC 8089 says.
+
+    Raises:
+        DataError: an address without a path, as an unset variable leaves it: an empty one is the folder one is in.
+    """
     if (found := _FILE.match(text)) is None:
         return Path(text).expanduser()
-    return Path(unquote(text[found.end() :])).expanduser()
+    if not (path := unquote(text[found.end() :])):
+        raise DataError(f"{text} names no path", "write for example file:///data/my-images")
+    return Path(path).expanduser()
 
 
 def is_pattern(text: str) -> bool:

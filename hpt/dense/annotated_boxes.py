@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hpt.data.listing import Note
+from hpt.errors import DataError
 
+T = TypeVar("T")
+
+FIRST = 8
+"""The damaged files that a line names."""
 Corners = npt.NDArray[np.float64]
 """[k, 4] left, top, right, bottom."""
 
@@ -57,6 +64,39 @@ def image_boxes(
         size,
         shares,
     )
+
+
+class UnreadableFiles(DataError):
+    """Several annotation files cannot be read."""
+
+    def __init__(self, errors: list[DataError], total: int) -> None:
+        self.reasons = tuple(str(error) for error in errors)
+        """Why each cannot."""
+        first = "; ".join(error.what for error in errors[:FIRST])
+        more = f"; and {len(errors) - FIRST:,} more" if len(errors) > FIRST else ""
+        fixes = {error.fix for error in errors}
+        fix = fixes.pop() if len(fixes) == 1 else "correct them, or export them again"
+        super().__init__(f"{len(errors):,} of {total:,} annotation files cannot be read: {first}{more}", fix)
+
+
+def read_each(by_image: Mapping[str, str], read: Callable[[str], T]) -> dict[str, T]:
+    """What is read of each image's file, all of them before a damaged one is refused, so that all are named at once.
+
+    Raises:
+        DataError: one cannot be read, or several (`UnreadableFiles`).
+    """
+    found: dict[str, T] = {}
+    errors: list[DataError] = []
+    for image, file in sorted(by_image.items()):  # so that the same are named each time
+        try:
+            found[image] = read(file)
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise UnreadableFiles(errors, len(by_image))
+    return found
 
 
 def named(names: list[str], most: int = 3) -> str:

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from hpt.data.annotation_files import Head
-from hpt.dense.annotated_boxes import AnnotatedBoxes, ImageBoxes, image_boxes
+from hpt.dense.annotated_boxes import AnnotatedBoxes, ImageBoxes, image_boxes, read_each
 from hpt.errors import DataError
 
 LARGEST = 64 << 20
@@ -25,9 +25,9 @@ def read(by_image: Mapping[str, str], head: Head, classes: Iterable[str] | None 
     """The boxes of images; the classes are those that occur, by their names.
 
     Raises:
-        DataError: a file is damaged, or is not VOC's.
+        DataError: files are damaged, or are not VOC's; all are named.
     """
-    found = {image: _read(head(file, LARGEST), file) for image, file in by_image.items()}
+    found = read_each(by_image, lambda file: _read(head(file, LARGEST), file))
     if classes is None:
         classes = sorted({name for things, _ in found.values() for name, _, _ in things})
     names = tuple(classes)

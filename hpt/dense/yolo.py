@@ -18,7 +18,7 @@ import yaml
 from hpt.data.annotation_files import Head
 from hpt.data.left_out import counted
 from hpt.data.listing import Note
-from hpt.dense.annotated_boxes import AnnotatedBoxes, ImageBoxes, image_boxes, named
+from hpt.dense.annotated_boxes import AnnotatedBoxes, ImageBoxes, image_boxes, named, read_each
 from hpt.errors import DataError
 
 LARGEST = 16 << 20
@@ -31,22 +31,24 @@ def read(by_image: Mapping[str, str], images: Collection[str], others: Collectio
     """The boxes of images.
 
     Raises:
-        DataError: a line is not YOLO's, or names a class that the yaml does not.
+        DataError: lines are not YOLO's, or name a class that the yaml does not; all their files are named.
     """
     names, file = class_names(others, head)
-    found: dict[str, ImageBoxes] = {}
-    highest = -1
-    for image in images:
-        text = by_image.get(image)
-        found[image] = _read(head(text, LARGEST), text) if text is not None else image_boxes([], [], shares=True)
-        if text is not None and len(labels := found[image].labels):
-            highest = max(highest, int(labels.max()))
-            if names and highest >= len(names):
-                raise DataError(
-                    f"{text} has the class {highest}, and {file} names 0 to {len(names) - 1}", "add its name there"
-                )
+
+    def of_file(text: str) -> ImageBoxes:
+        found = _read(head(text, LARGEST), text)
+        highest = int(found.labels.max(initial=-1))
+        if names and highest >= len(names):
+            raise DataError(
+                f"{text} has the class {highest}, and {file} names 0 to {len(names) - 1}", "add its name there"
+            )
+        return found
+
+    found = read_each({image: by_image[image] for image in images if image in by_image}, of_file)
+    highest = max((int(each.labels.max(initial=-1)) for each in found.values()), default=-1)
     notes = []
     if bare := sorted(image for image in images if image not in by_image):
+        found |= {image: image_boxes([], [], shares=True) for image in bare}
         notes.append(Note(f"{counted(len(bare), 'image')} without a file of labels: no objects, as {named(bare)}"))
     if not names:
         names = tuple(str(number) for number in range(highest + 1))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from hpt import toml_file
 from hpt.config import Config, check, merge
 from hpt.errors import ConfigError, did_you_mean
 
@@ -97,14 +97,7 @@ def read(given: Iterable[str], table: Cluster | None = None) -> Cluster:
 
 
 def _file(path: Path) -> Mapping[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"--cluster {path} is no file and no setting", "give a TOML file, or a setting such as partition=gpu"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--cluster {path} cannot be read as TOML: {error}") from None
+    values = toml_file.read(path, "--cluster", "give a TOML file, or a setting such as partition=gpu")
     table = values.get(TABLE, values)
     if not isinstance(table, dict):
         raise ConfigError(f"{TABLE} in {path} is not a table", f"begin it with [{TABLE}]")

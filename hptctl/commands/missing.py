@@ -68,7 +68,7 @@ def _as_others(among: Sequence[Subject], kind: Kind) -> dict[str, object] | None
         if not isinstance(subject, str):
             having = evaluations_of(subject, kind) if subject.spec().kind == "pretrain" else [subject]
             if having and having[-1].spec().kind == kind:
-                return EvaluateConfig.model_validate(having[-1].spec().config).model_dump(exclude=OF_ITS_OWN)
+                return having[-1].config(EvaluateConfig).model_dump(exclude=OF_ITS_OWN)
     return None
 
 

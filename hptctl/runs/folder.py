@@ -25,17 +25,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hpt.config import UNTRAINED
+from hpt.config import UNTRAINED, problems
 from hpt.errors import ConfigError, Interrupted, Pruned, RunError, did_you_mean
 from hpt.files import write_text
 from hptctl.runs.record import Kind, Spec, State, Status
 from hptctl.secrets import masked
 
 log = logging.getLogger("hptctl.runs")
+
+C = TypeVar("C", bound=BaseModel)
 
 RUNS = Path("runs")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}"
@@ -77,6 +79,21 @@ class Run:
             raise RunError(f"{self.path} holds no run (no run.json)", "see `hptctl runs list`") from None
         except ValidationError as error:
             raise _unread(self.path / "run.json", error) from None
+
+    def config(self, model: type[C]) -> C:
+        """The configuration in `run.json`.
+
+        Raises:
+            RunError: it is not one of this version, or damaged.
+        """
+        try:
+            return model.model_validate(self.spec().config)
+        except ValidationError as error:
+            raise RunError(
+                f"the configuration in {self.path / 'run.json'} is not one of this version of hptctl: "
+                + "; ".join(problems(model, error)),
+                "use the version that made the run, or start it anew where the file is damaged",
+            ) from None
 
     def status(self) -> Status:
         """`status.json`; a running process that has died without a word reads as `killed`."""

@@ -219,7 +219,7 @@ def execute_on(
         if place.rank == 0:
             run = make()
             console.note(f"run '{run.name}' in {run.path}")
-            config = PretrainConfig.model_validate(run.spec().config)
+            config = run.config(PretrainConfig)
             check_share(config.processes, place)
             finished = run.status().state == "finished"
             told: dict[str, Any] = {"spec": run.spec().stored(), "port": free_port(), "finished": finished}

@@ -162,7 +162,7 @@ def evaluated_defaults(weights: str, asked: str | None = None) -> dict[str, obje
     _, source = find_weights(weights)
     if source is None:
         return {"backbone": backbone_of(weights, asked)}
-    config = PretrainConfig.model_validate(source.spec().config)
+    config = source.config(PretrainConfig)
     fields = {"backbone", "pooling", "image_size", "preset", "dataset", "device", "precision", "data"}
     taken = config.model_dump(include=fields)
     for field in ("stream", "stream_buffer"):  # which are of pretrainings alone

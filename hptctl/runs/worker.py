@@ -197,9 +197,7 @@ def work(run: Run, *, materials: Materials | None = None, watcher: Watcher | Non
 
 def config_of(run: Run) -> PretrainConfig | EvaluateConfig:
     """The configuration of a pretraining or an evaluation."""
-    spec = run.spec()
-    model: type[PretrainConfig | EvaluateConfig] = PretrainConfig if spec.kind == "pretrain" else EvaluateConfig
-    return model.model_validate(spec.config)
+    return run.config(PretrainConfig) if run.spec().kind == "pretrain" else run.config(EvaluateConfig)
 
 
 class _Asked:
@@ -393,7 +391,7 @@ def test(run: Run) -> None:
     """
     from hpt.evaluate import MODEL
 
-    config = EvaluateConfig.model_validate(run.spec().config)
+    config = run.config(EvaluateConfig)
     if config.kind != "knn" and not (run.path / MODEL).exists():
         raise absent(run)
     with Display() as display:
@@ -617,7 +615,7 @@ def embed(run: Run, splits: Sequence[str]) -> None:
     """
     from hpt.evaluate import embeddings
 
-    config, materials = EvaluateConfig.model_validate(run.spec().config), Materials()
+    config, materials = run.config(EvaluateConfig), Materials()
     processes, asked = Processes(config.processes, config.device), _Asked(None)
     try:
         with Display(silent=not processes.main, follow=asked.progress) as display:

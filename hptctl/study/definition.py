@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hpt import toml_file
 from hpt.config import (
     DEFAULT_WEIGHTS,
     UNTRAINED,
@@ -234,21 +235,14 @@ def load(text: str, changes: Mapping[str, Any] | None = None, sets: Iterable[str
     builtin = builtins()
     path = Path(text)
     if text in builtin:
-        source = builtin[text]
+        values = tomllib.loads(builtin[text])
     elif path.suffix == ".toml" or path.is_file():
-        try:
-            source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the study {text} cannot be read: {error}", "check the path") from None
+        values = toml_file.read(path, "the study", "check the path")
     else:
         raise ConfigError(
             f"there is no study '{text}'{did_you_mean(text, builtin)}",
             f"name a TOML file, or one of {', '.join(builtin)}",
         )
-    try:
-        values = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the study {text} is not valid TOML: {error}") from None
     values = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "study"} | values
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     values |= given

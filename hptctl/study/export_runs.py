@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from hpt.errors import HptError, RunError
 from hptctl import console, runs
 from hptctl.cluster import jobs
@@ -79,7 +77,7 @@ def _cells_of(study: Run) -> Iterator[Run]:
     """The runs of a study's cells, whoever made them, as far as the images and weights here tell."""
     try:
         progress = of_run(study)
-    except (HptError, ValidationError):  # its base is not here, or it is of another version: its own runs travel
+    except HptError:  # its base is not here, or it is of another version: its own runs travel
         return
     for id in progress.cells:
         found = progress[id]

@@ -56,14 +56,14 @@ def _look(folder: Path) -> None:
 
 def main() -> None:
     """Look, and record how that ended."""
-    from hpt import cores
+    from hpt import waiting
     from hpt.user_folders import give_home
     from hptctl import collector, console, environment
     from hptctl.runs.children import end_with_command
     from hptctl.runs.signals import raise_on_signals
     from hptctl.secrets import mask_tracebacks
 
-    cores.yielding()
+    waiting.begin()
     collector.spare()
     environment.keep_warnings_warnings()
     mask_tracebacks()

@@ -377,9 +377,9 @@ def of_run(run: Run) -> Progress:
     """The progress of a study that was begun in this folder; where its cells were jobs, by what one found on a node.
 
     Raises:
-        ConfigError: its base is not here. ValidationError: it is another version's.
+        ConfigError: its base is not here. RunError: it is another version's.
     """
-    study = Study.model_validate(run.spec().config)
+    study = run.config(Study)
     every = cells(settled(study, choose(study, fetch=False)), backbone_of)
     found = Recorded(run.path)
     return Progress(every, found if found.where else None)

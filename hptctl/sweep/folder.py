@@ -90,11 +90,12 @@ def all_sweeps() -> list[Run]:
 
 
 def plan_of(sweep: Run) -> Plan:
-    """The plan of a sweep; a RunError when this version cannot read it."""
-    try:
-        return Plan.model_validate(sweep.spec().config)
-    except ValueError:
-        raise RunError(f"sweep '{sweep.name}' was made by another version of hptctl", "start a new one") from None
+    """The plan of a sweep.
+
+    Raises:
+        RunError: this version cannot read it.
+    """
+    return sweep.config(Plan)
 
 
 def address(plan: Plan, url: str | None = None) -> str | None:

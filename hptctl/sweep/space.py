@@ -11,13 +11,13 @@ import itertools
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from hpt import toml_file
 from hpt.config import PRESETS, Config, EvaluateConfig, LinearConfig, PretrainConfig, check, field_kind, fields, merge
 from hpt.errors import ConfigError, did_you_mean
 
@@ -359,12 +359,7 @@ def _read(file: Path | None) -> dict[str, Any]:
     """
     if file is None:
         return {}
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"space file {file} does not exist", "check --space") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"space file {file} cannot be read as TOML: {error}") from None
+    document = toml_file.read(file, "space file", "check --space")
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():

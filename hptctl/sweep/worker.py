@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpt import waiting
 from hpt.callbacks import RESUMABLE
 from hpt.config import UNTRAINED, EvaluateConfig, PretrainConfig
 from hpt.errors import HptError, Interrupted, Pruned, RunError
@@ -50,6 +51,7 @@ def main() -> None:
     mask_tracebacks()
     with held_back() as stop:
         end_with_command()
+        waiting.begin()
         console.show_library_notes()
         sweep, number = Run(Path(sys.argv[1])), int(sys.argv[2])
         try:

@@ -9,6 +9,7 @@ import pytest
 from small_pretraining import config as small
 from small_pretraining import run
 
+from hpt import checkpoint
 from hpt.callbacks import Callbacks
 from hpt.data.images import Images
 from hpt.errors import HptError, Interrupted
@@ -52,6 +53,19 @@ def test_a_checkpoint_without_its_seal_does_not_count(images: Images, tmp_path: 
     (tmp_path / "checkpoints" / "step-00000002.sha256").unlink()
     assert [line["step"] for line in run(settings, images, tmp_path)[1]] == [1, 2]
     assert (tmp_path / "backbone.safetensors").read_bytes() == expected
+
+
+def test_what_else_lies_beside_the_checkpoints_and_a_damaged_seal_count_for_nothing(
+    images: Images, tmp_path: Path
+) -> None:
+    settings = config(steps=4, checkpoint_every=2)
+    run(settings, images, tmp_path)
+    folder = tmp_path / "checkpoints"
+    for name in ("step-00000004 (copy).pt", "step-best.pt"):
+        (folder / name).write_bytes((folder / "step-00000004.pt").read_bytes())
+    (folder / "step-00000004.sha256").write_bytes(b"\xff\xfe")
+    assert checkpoint.steps(folder) == [2, 4]
+    assert [line["step"] for line in run(settings, images, tmp_path)[1]] == [3, 4]
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(images: Images, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hpt.dense.dataset import DenseDataset
     from hpt.dense.summary import MaskSummary
     from hpt.dense.targets import DenseTask
+    from hpt.errors import DataError
 
 WHAT = {"detection": "boxes", "segmentation": "masks"}
 NAMED = 8
@@ -27,13 +28,17 @@ class Targets:
     """The boxes and masks of a dataset, one of each."""
 
     usable: list[DenseDataset] = field(default_factory=list)
-    refused: dict[DenseTask, str] = field(default_factory=dict)
+    refused: dict[DenseTask, DataError] = field(default_factory=dict)
     """Why there are none that a detection or a segmentation could use."""
 
     def for_scripts(self, said: Callable[[DenseDataset], dict[str, Any]]) -> dict[str, Any]:
         """`targets`: what is said of each, and the errors of those refused; nothing where there are none."""
+        from hpt.dense.annotated_boxes import UnreadableFiles
+
         found = [said(each) for each in self.usable]
-        found += [{"task": task, "error": why} for task, why in self.refused.items()]
+        for task, why in self.refused.items():
+            files = {"files": list(why.reasons)} if isinstance(why, UnreadableFiles) else {}
+            found.append({"task": task, "error": str(why)} | files)
         return {"targets": found} if found else {}
 
 
@@ -52,7 +57,7 @@ def read(dataset: str, config: DataConfig, side: int) -> Targets:
             found.usable.append(data)
         except DataError as error:
             console.warn(f"no {task} on it: {error}")
-            found.refused[task] = str(error)
+            found.refused[task] = error
     return found
 
 

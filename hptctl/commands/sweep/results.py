@@ -24,10 +24,16 @@ def list_sweeps(as_json: options.Json = False) -> None:
 
         hptctl sweep list
     """
+    from hpt.errors import RunError
     from hptctl import console, runs
     from hptctl.sweep import folder as sweeps
 
-    found = [(sweep, sweep.spec(), sweep.status(), sweeps.plan_of(sweep)) for sweep in sweeps.all_sweeps()]
+    found = []
+    for sweep in sweeps.all_sweeps():
+        try:
+            found.append((sweep, sweep.spec(), sweep.status(), sweeps.plan_of(sweep)))
+        except RunError as error:
+            console.warn(str(error))
     if as_json:
         console.print_json(
             [

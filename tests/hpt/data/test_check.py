@@ -113,6 +113,9 @@ def test_a_quarantine_list_is_left_out_of_runs_and_moves_no_other_image(tmp_path
     assert train_image not in after.pretraining_images().names
     again = check(tmp_path / "mine", DataConfig(), left_out=quarantine.read(place))
     assert (again.leaks, len(again.names)) == ((), 39)
+    kept = quarantine.read(place)
+    place.write_text(place.read_text(), encoding="utf-8-sig")  # as Excel saves it
+    assert quarantine.read(place) == kept
 
 
 @pytest.mark.parametrize(

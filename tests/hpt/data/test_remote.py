@@ -155,12 +155,14 @@ def test_a_row_of_the_users_own_at_a_wrong_address_is_one_line(store: str, own_r
         assert "\n" not in str(caught.value)
     own_rows(
         "[a]\npath = 's3://bucket/x.zip'\n[b]\npath = 'https://me:secret@host/x.tar'\n[c]\npath = 's3://bucket/x.tar'"
+        "\n[d]\npath = 'file://'"
     )
     with pytest.raises(DataError) as caught:
         find("c")
     said = str(caught.value)
     assert "neither a shard (.tar) nor a table (.parquet)" in said
     assert "came with a password" in said
+    assert "file:// names no path" in said
     assert "me:secret" not in said
     assert "[c]" not in said
     assert "\n" not in said
@@ -273,6 +275,13 @@ def test_a_file_url_is_a_path(folder: Path, tmp_path: Path) -> None:
     for url in (f"file://{folder}", f"FILE://localhost{folder}", spaced.as_uri()):
         assert find_path(url) == folder
         assert address_of(url) is None
+
+
+def test_a_file_url_without_a_path_is_refused(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.chdir(folder)  # which an empty path would be
+    for url in ("file://", "FILE://"):
+        with pytest.raises(DataError, match=f"{url} names no path; write for example file:///data/my-images"):
+            find_path(url)
 
 
 def test_a_file_that_shrank_is_read_again_and_then_named(tmp_path: Path, at_once: None) -> None:

@@ -22,6 +22,7 @@ from annotated_folders import (
     voc_folders,
     voc_xml,
     write_json,
+    yolo_lists,
     yolo_splits_first,
     zipped,
 )
@@ -31,6 +32,7 @@ from hpt.config import DataConfig
 from hpt.data.dataset import load as load_images
 from hpt.data.paths import list_path
 from hpt.dense import fit
+from hpt.dense.annotated_boxes import UnreadableFiles
 from hpt.dense.dataset import DenseDataset, load
 from hpt.errors import DataError
 
@@ -211,6 +213,17 @@ def test_outlines_of_yolo_become_the_boxes_around(tmp_path: Path) -> None:
     assert by_image(boxes_of(tmp_path / "set"))["b"] == [("dog", 4, 6, 20, 18)]
 
 
+@pytest.mark.parametrize("layout", [yolo_splits_first, yolo_lists, voc_folders])
+def test_texts_may_begin_with_a_byte_order_mark(tmp_path: Path, layout: Callable[[Path], None]) -> None:
+    """Those of boxes, and the lists of splits, whose first image it would hide."""
+    layout(tmp_path / "set")
+    plain = boxes_of(tmp_path / "set").dataset
+    for path in (tmp_path / "set").rglob("*.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    marked = boxes_of(tmp_path / "set").dataset
+    assert (marked.fingerprint, marked.split_fingerprint) == (plain.fingerprint, plain.split_fingerprint)
+
+
 def test_a_yolo_image_without_a_text_has_no_objects_and_is_counted(tmp_path: Path) -> None:
     yolo_splits_first(tmp_path / "set")
     (tmp_path / "set" / "train" / "labels" / "b.txt").unlink()
@@ -306,6 +319,25 @@ def test_a_class_that_the_yaml_does_not_name_is_refused(tmp_path: Path) -> None:
     text(tmp_path / "set" / "data.yaml", "names: [cat]\n")
     with pytest.raises(DataError, match=r"has the class 1, and data.yaml names 0 to 0"):
         boxes_of(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"), [(voc_folders, "Annotations/*.xml"), (yolo_splits_first, "**/labels/*.txt")]
+)
+def test_damaged_files_are_all_named_at_once(
+    tmp_path: Path, layout: Callable[[Path], None], files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout(tmp_path / "set")
+    found = sorted((tmp_path / "set").glob(files))
+    for path in found[:2]:
+        path.write_text("cat 1 2")
+    monkeypatch.setattr("hpt.dense.annotated_boxes.FIRST", 1)
+    with pytest.raises(UnreadableFiles, match=r"2 of \d annotation files cannot be read: .*; and 1 more; ") as caught:
+        boxes_of(tmp_path / "set")
+    reasons = sorted(caught.value.reasons)
+    assert [path.name in reason for path, reason in zip(found, reasons, strict=False)] == [True] * 2
+    assert caught.value.fix == reasons[0].split("; ")[-1]
+    assert "\n" not in str(caught.value)
 
 
 def test_without_names_the_classes_of_yolo_are_called_by_number(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_limit_is_in_whole_minutes(text: str, minutes: int) -> None:
         ("sbatch.partition=gpu", "^sbatch: 'partition' has a field of its own: partition$"),
         ("sbatch.output=x", "^sbatch: output cannot be set: "),
         ('setup=["a"', "the value is not valid JSON$"),
-        ("nowhere.toml", "^--cluster nowhere.toml is no file and no setting; give a TOML file"),
+        ("nowhere.toml", "^--cluster nowhere.toml does not exist; give a TOML file"),
     ],
 )
 def test_a_setting_that_is_none_is_a_line(given: str, said: str) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from program import Hptctl
 
+from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import Interrupted, RunError
 from hptctl import cli, runs, tracking
 from hptctl.runs.record import Facts, Status, Tags, merged, recorded
+from hptctl.sweep.plan import protocol
 
 FACTS = Facts(
     metric="top1", mean=(0.48, 0.5, 0.25), test_images=360, best_figure=0.9166667, backbone_sha256_at={50: "a"}
@@ -111,6 +114,31 @@ def test_a_kind_of_another_version_is_called_that_and_not_damage(
     with caplog.at_level(logging.WARNING):
         assert runs.all_runs() == []
     assert "is damaged" in caplog.text
+
+
+def test_a_configuration_that_this_version_cannot_read_is_said_field_by_field(workplace: Path, hptctl: Hptctl) -> None:
+    config = {"strategy": "target", "weights": None, "dataset": "digits", "preset": "tiny"}
+    made = runs.create("pretrain", "mine", "", experiment="e", command="", config=config)
+    assert made.config(PretrainConfig).dataset == "digits"
+    file = made.path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"config": config | {"image_size": 0, "colour": 1}}))
+    made = runs.Run(made.path)
+    with pytest.raises(RunError, match=r"run\.json is not one of this version of hptctl: image_size = 0: .*colour"):
+        made.config(PretrainConfig)
+    assert "image_size = 0" in " ".join(hptctl("pretrain", "--resume", "mine", code=2).stderr.split())
+
+
+def test_a_sweep_of_another_version_is_named_and_the_others_listed(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = protocol(EvaluateConfig(weights="none", dataset="digits", kind="finetune", preset="tiny"))
+    for name, config in (("old", {"target": "sideways"}), ("new", plan.model_dump(mode="json"))):
+        runs.create("sweep", name, "", experiment="e", command="", config=config)
+    with pytest.raises(SystemExit):
+        cli.app(["sweep", "list", "--json"])
+    said = capsys.readouterr()
+    assert [sweep["name"] for sweep in json.loads(said.out)] == ["new"]
+    assert "runs/old/run.json is not one of this version" in " ".join(said.err.split())
 
 
 def test_a_tag_that_somebody_edited_costs_the_report_one_run(

@@ -89,7 +89,7 @@ def launch_configs(found: list[Cell]) -> list[object]:
         ("datasets = ['d']\npolicies = ['crop']", "did you mean 'crop-only'"),
         ("datasets = ['d']\nshares = [0]", "shares"),
         ("datasets = ['d']\nsteps = [0]", "steps"),
-        ("datasets = ['d'\n", "is not valid TOML"),
+        ("datasets = ['d'\n", "cannot be read as TOML"),
         ("datasets = ['d']\nevaluations = ['knn']\nlengths = 'best-by-linear'", "takes a linear probe among"),
     ],
 )

@@ -68,6 +68,16 @@ def test_info_of_images_whose_annotations_are_damaged_warns_and_shows_the_images
         assert refused["error"].startswith("val.json is not whole JSON")
 
 
+def test_check_names_all_damaged_annotation_files(workplace: Path, hptctl: Hptctl) -> None:
+    voc_folders(workplace / "set")
+    damaged = sorted((workplace / "set" / "Annotations").iterdir())[:2]
+    for path in damaged:
+        path.write_text("<annotation>")
+    (refused,) = json.loads(hptctl("datasets", "check", "set", "--json").stdout)["targets"]
+    assert refused["error"].startswith("2 of 6 annotation files cannot be read: ")
+    assert [path.name in file for path, file in zip(damaged, refused["files"], strict=True)] == [True, True]
+
+
 def test_check_judges_boxes(workplace: Path, hptctl: Hptctl) -> None:
     coco_beside_splits(workplace / "set")
     boxes = [("dog", 0, 0, 8, 9), ("dog", 0, 0, 8, 9), ("cat", 5, 5, 5, 9), ("cat", -9, 0, 9, 9), ("cat", 1, 1, 2, 9)]
