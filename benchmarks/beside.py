@@ -15,6 +15,7 @@ A turn counts only where other processes took no more than `--others` of a core 
 On a machine that is never so quiet, nothing is printed but that.
 
     uv run python benchmarks/beside.py --precisions bf16
+    uv run python benchmarks/beside.py --places beside --busy 0.7
     uv run python benchmarks/beside.py --settings hptctl --precisions fp32 bf16 --image-size 64
 """
 
@@ -137,13 +138,25 @@ def pretraining(folder: Path, asked: dict[str, Any], precision: str) -> None:
         pretrain(config, images, None, Path(out), callbacks=Callbacks(log))
 
 
+BUSY = """
+import sys, time
+share = float(sys.argv[1])
+while True:
+    end = time.perf_counter() + share / 10
+    while time.perf_counter() < end:
+        pass
+    if share < 1:
+        time.sleep((1 - share) / 10)
+"""
+
+
 @contextlib.contextmanager
-def busy(place: str) -> Iterator[int | None]:
-    """The id of a process that keeps one core busy, where `place` is `beside`."""
+def busy(place: str, share: float) -> Iterator[int | None]:
+    """The id of a process that keeps one core busy for a share of each 100 ms, where `place` is `beside`."""
     if place == "alone":
         yield None
         return
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as hog:
+    with subprocess.Popen([sys.executable, "-c", BUSY, str(share)]) as hog:
         try:
             time.sleep(0.1)  # until it has started
             yield hog.pid
@@ -163,8 +176,10 @@ def rounds(folder: Path, options: argparse.Namespace) -> Iterator[dict[Row, tupl
             found: dict[Row, tuple[float, float]] = {}
             for place in options.places:
                 time.sleep(SETTLED)
-                with busy(place) as hog:
-                    for pair in wanted[:: 1 if number % 2 == 0 else -1]:
+                with busy(place, options.busy) as hog:
+                    order = wanted[:: 1 if number % 2 == 0 else -1]
+                    running[order[-1]].turn(hog)  # whoever comes first after a pause is slower
+                    for pair in order:
                         time.sleep(PAUSE)
                         wall, others = running[pair].turn(hog)
                         found[*pair, place] = options.steps * options.batch_size / wall, others
@@ -185,6 +200,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", type=parsed_setting, default=SETTINGS)
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--places", nargs="+", choices=("alone", "beside"), default=["alone", "beside"])
+    parser.add_argument("--busy", type=float, default=1.0, help="the share of its time that the busy process is busy")
     parser.add_argument("--others", type=float, default=0.1, help="the cores that other processes may take")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--inside", nargs=4, help=argparse.SUPPRESS)

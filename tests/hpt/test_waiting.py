@@ -19,7 +19,7 @@ ONE_CORE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n
 LOADED = "import torch; big = torch.zeros(1 << 20); big.add_(1)\n"
 
 pytestmark = pytest.mark.skipif(
-    not waiting.delays(waiting.TASKS) or waiting.loaded_libgomp() is None,
+    not waiting.clocks(waiting.TASKS) or waiting.loaded_libgomp() is None,
     reason="this kernel does not count how long threads wait for a core, or PyTorch has another OpenMP than libgomp",
 )
 
@@ -109,10 +109,10 @@ def test_a_process_has_one_watch() -> None:
     assert done.stdout == "1\n"
 
 
-def test_delays_are_those_of_threads_that_are_there_and_countable(tmp_path: Path) -> None:
+def test_clocks_are_those_of_threads_that_are_there_and_countable(tmp_path: Path) -> None:
     for name, text in {"1": "9 7 5\n", "2": "", "3": "a b c"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "schedstat").write_text(text)
     (tmp_path / "4").mkdir()  # it has ended
-    assert waiting.delays(tmp_path) == {"1": 7}
-    assert waiting.delays(tmp_path / "none") == {}
+    assert waiting.clocks(tmp_path) == {"1": (9, 7)}
+    assert waiting.clocks(tmp_path / "none") == {}

@@ -197,7 +197,7 @@ def main():
             children.wait()
 hptctl.cli.main = main
 from hpt import waiting
-waiting.delays = {"waiting.delays" if counted else "lambda tasks: {}"}
+waiting.clocks = {"waiting.clocks" if counted else "lambda tasks: {}"}
 from hptctl.__main__ import main
 main()
 """
