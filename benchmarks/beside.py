@@ -8,7 +8,7 @@
 A process of each setting and precision pretrains, and in a round each takes a turn of `--steps` steps while the others
 wait: alone, and then beside a process that keeps one core busy. The order turns. Turns of a round lie seconds apart, so
 that the machine's own speed, which changes from minute to minute, is the same for all. Images/s are medians of turns;
-`of default` is the median of the ratios to the first setting alone, of the same precision and round, with quartiles;
+`of default` is the median of the ratios to the first setting, of the same precision, place and round, with quartiles;
 `of alone` that to the same one alone; and `of fp32` that to the first precision, of the same setting in the same place.
 
 A turn counts only where other processes took no more than `--others` of a core meanwhile, by /proc/stat (Linux alone).
@@ -245,7 +245,7 @@ def main() -> None:
         table[" ".join(row)] = entry = {"turns": len(turns), "images_per_second": quartiles(list(turns.values()))}
         said = f"{row[0]:<8}{row[1]:<6}{row[2]:<8}{entry['images_per_second'][1]:>7.0f} images/s, {len(turns)} turns"
         for what, other in (
-            (f"of {options.settings[0]}", (options.settings[0], row[1], "alone")),
+            (f"of {options.settings[0]}", (options.settings[0], row[1], row[2])),
             ("of alone", (row[0], row[1], "alone")),
             (f"of {options.precisions[0]}", (row[0], options.precisions[0], row[2])),
         ):

@@ -74,10 +74,10 @@ class Watch(threading.Thread):
         self.team: IdleTeam | None = None
 
     def run(self) -> None:
-        """Until the process ends."""
+        """Until the process ends, where its regions have several threads."""
         while "torch._C" not in sys.modules:
             time.sleep(PERIOD)
-        if (library := loaded_libgomp()) is None:
+        if (library := loaded_libgomp()) is None or library.omp_get_max_threads() == 1:
             return
         before, then, calm, cost = clocks(TASKS), time.perf_counter(), 0, 0.0
         while True:
@@ -134,7 +134,7 @@ def loaded_libgomp() -> ctypes.CDLL | None:
     None where it has another OpenMP."""
     with suppress(OSError):
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-        found = set(re.findall(r"/\S*/libgomp\S*", maps))
+        found = sorted(set(re.findall(r"/.*/libgomp.*", maps)))
         its = [path for path in found if "/torch" in path] or [path for path in found if ".libs/" not in path]
         if its:
             return ctypes.CDLL(its[0])

@@ -16,7 +16,7 @@ import torch  # noqa: F401, whose library is looked for
 from hpt import waiting
 
 ONE_CORE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-LOADED = "import torch; big = torch.zeros(1 << 20); big.add_(1)\n"
+LOADED = "import torch; big = torch.zeros(1 << 20); big.add_(1)\n"  # by several threads
 
 pytestmark = pytest.mark.skipif(
     not waiting.clocks(waiting.TASKS) or waiting.loaded_libgomp() is None,
@@ -25,8 +25,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def environment() -> dict[str, str]:
-    """In which nobody has said how threads wait."""
-    return {name: value for name, value in os.environ.items() if name not in waiting.SET_BY_USERS}
+    """In which nobody has said how threads wait, and a region has two of them."""
+    kept = {name: value for name, value in os.environ.items() if name not in waiting.SET_BY_USERS}
+    return kept | {"OMP_NUM_THREADS": "2"}
 
 
 @contextlib.contextmanager
@@ -53,11 +54,11 @@ def answering(code: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_threads_sleep_while_others_need_the_core_and_spin_again_when_it_is_free() -> None:
     code = (
-        f"{ONE_CORE}from hpt import waiting; waiting.begin()\n{LOADED}"
-        "import threading, time\n"
+        f"{ONE_CORE}from hpt import waiting; waiting.begin()\n"
+        "import threading, time, torch; small = torch.zeros(8)  # by one, which lacks the core for others alone\n"
         "watch = next(each for each in threading.enumerate() if each.name == waiting.Watch.NAME)\n"
         "end = time.monotonic() + 120\n"
-        "while watch.team is None and time.monotonic() < end: big.add_(1)\n"
+        "while watch.team is None and time.monotonic() < end: small.add_(1)\n"
         "print('spinning' if watch.team is None else 'sleeping', flush=True); input()\n"
         "while watch.team is not None and time.monotonic() < end: time.sleep(0.05)\n"
         "print('idle team' in [each.name for each in threading.enumerate()])"
@@ -84,8 +85,7 @@ def test_beside_an_idle_team_threads_that_wait_take_hardly_any_time_of_a_core() 
         "taken(); spinning = taken(); team = waiting.IdleTeam(library); taken(); asleep = taken(); team.end()\n"
         "print(spinning, asleep, taken())"
     )
-    two = environment() | {"OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=two, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     spinning, asleep, again = map(float, done.stdout.split())
     assert asleep < spinning / 2
     assert asleep < again / 2
