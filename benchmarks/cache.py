@@ -3,6 +3,7 @@
     pillow    Image.open, convert, resize and numpy.asarray on the bytes of each file, by a thread per core
     bare      hpt.data.decode on the same, which gives [C, H, W]; nothing is done with the pixels
     written   as bare, and the pixels written to a file, which a cache cannot do without
+    late      as cache, and the pixels sent to the disk at the end, not while more are decoded
     cache     hpt.data.dataset.load into an empty cache: what the first run on new images waits for
 
 Each repeat reads the same `--images` files by all of them, one after the other; the order turns. `ratio` has, over the
@@ -21,6 +22,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hpt import cores
+from hpt import cores, files
 from hpt.config import DataConfig
 from hpt.data import decode
 from hpt.data.dataset import load
@@ -66,11 +68,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    files = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     with tempfile.TemporaryDirectory() as scratch:
         copies = Path(scratch) / "images"
         copies.mkdir()
-        for number, path in enumerate(files[: options.images]):
+        for number, path in enumerate(paths[: options.images]):
             shutil.copy(path, copies / f"{number:06d}{path.suffix}")
         names = sorted(copies.iterdir())
         for path in names:
@@ -100,14 +102,16 @@ def main() -> None:
                 os.fsync(file.fileno())
             (Path(scratch) / "pixels").unlink()
 
-        def cache() -> None:
+        def cache(flushed: int = files.FLUSHED) -> None:
             os.environ["HPTCTL_CACHE"] = str(Path(scratch) / "cache")
+            files.FLUSHED = flushed
             load(str(copies), DataConfig(), side=options.side)
 
         rows = {
             "pillow": all_cores(lambda data: pillow(data, options.side)),
             "bare": all_cores(lambda data: decode.decode(data, options.side)),
             "written": written,
+            "late": lambda: cache(sys.maxsize),
             "cache": cache,
         }
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
