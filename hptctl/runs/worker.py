@@ -529,8 +529,12 @@ def _same_names(testing: Images, source: Run) -> int:
     split = source.path / "split.json"
     if not split.exists():
         return 0
-    before = json.loads(split.read_text(encoding="utf-8"))
-    return len(set(testing.names) & {*before["train"], *before["val"]})
+    try:
+        before = json.loads(split.read_bytes())
+        seen = {*before["train"], *before["val"]}
+    except (ValueError, KeyError, TypeError):
+        raise _unknown_what_it_saw(split, source) from None
+    return len(set(testing.names) & seen)
 
 
 def _same_files(testing: Images, source: Run) -> int:
@@ -554,11 +558,15 @@ def _of_seen(source: Run, name: str, width: int) -> npt.NDArray[np.uint8] | None
     except Exception:  # ValueError, TokenError, ..., by what of the header is damaged
         seen = np.empty(0, dtype=np.uint8)
     if seen.dtype != np.uint8 or seen.shape[1:] != (width,):
-        raise RunError(
-            f"{source.path / name} is damaged, by which test images that run '{source.name}' saw are known",
-            "copy the run's folder anew from where it is whole, or pretrain again",
-        )
+        raise _unknown_what_it_saw(source.path / name, source)
     return seen
+
+
+def _unknown_what_it_saw(file: Path, source: Run) -> RunError:
+    return RunError(
+        f"{file} is damaged, by which test images that run '{source.name}' saw are known",
+        "copy the run's folder anew from where it is whole, or pretrain again",
+    )
 
 
 def _some(testing: Images, matches: Matches, rows: npt.NDArray[np.int64]) -> str:

@@ -138,10 +138,11 @@ def test_copies_of_test_images_that_were_encoded_again_and_resized_are_refused_a
     assert state(workplace / "runs/allowed")["facts"]["near_copies"] == found[1]
     assert "near copies" not in hptctl(*command, "others").stderr  # different images of one kind
     # Where nobody can tell, nothing is evaluated.
-    for name in ("pretrained-on-thumbnails.npy", "pretrained-on.npy"):
+    its_own = {"pretrained-on-thumbnails.npy": "others", "pretrained-on.npy": "others", "split.json": "smaller"}
+    for name, dataset in its_own.items():
         kept = workplace / "runs/smaller" / name
         kept.write_bytes(kept.read_bytes()[:-100])
-        refused = hptctl(*command, "others", "--set", "knn.k=3", code=2).stderr
+        refused = hptctl(*command, dataset, "--set", "knn.k=3", code=2).stderr
         assert f"{name} is damaged" in refused and "pretrain again" in refused
 
 
