@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_evaluation import config as small_config
 from small_evaluation import run
 from small_images import noise_images
@@ -135,6 +136,14 @@ def test_features_are_listed_with_the_images_and_pruned(dataset: Dataset, state:
     assert stored.path.exists()
     assert stored.path in {each.path for each in prune(unused_for=3600.0).removed}
     assert list(feature_store.features_folder().iterdir()) == []
+
+
+@pytest.mark.parametrize("about", ["[]", "7", "{}", '{"dataset": "d"}', "{"])
+def test_a_file_that_does_not_say_of_what_it_is_counts_as_damaged(own_cache: Path, about: str) -> None:
+    feature_store.features_folder().mkdir(parents=True)
+    path = feature_store.features_folder() / "key.safetensors"
+    save_file({"features": torch.zeros(3, 4)}, path, {feature_store.METADATA: about})
+    assert [(each.whole, each.images) for each in feature_store.kept()] == [(False, None)]
 
 
 def test_the_longest_unused_give_way_to_new_ones(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
