@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hpt import step_files
 from hpt.errors import RunError
 from hpt.files import replacing, write_text
+from hpt.step_files import checkpoint_name
 
 log = logging.getLogger("hpt.checkpoint")
 
@@ -27,7 +28,7 @@ KEEP = 2
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) -> Path:
     """Write the state after `step` steps, and remove the oldest checkpoints so that `keep` remain; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:08d}.pt"
+    path = folder / checkpoint_name(step)
     with replacing(path) as part, part.open("wb") as file:
         try:
             torch.save({"step": step, **state}, file)
@@ -35,15 +36,15 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = KEEP) ->
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     write_text(seal_of(path), _digest(path))
     for old in steps(folder)[:-keep]:
-        for name in (f"step-{old:08d}.sha256", f"step-{old:08d}.pt"):
-            (folder / name).unlink(missing_ok=True)
+        gone = folder / checkpoint_name(old)
+        for each in (seal_of(gone), gone):
+            each.unlink(missing_ok=True)
     return path
 
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, ascending."""
-    found = (re.fullmatch(r"step-(\d{8,})\.pt", path.name) for path in folder.glob("step-*.pt"))
-    return sorted(int(each[1]) for each in found if each)  # a copy that somebody has put beside is none
+    return step_files.steps(folder, checkpoint_name)
 
 
 def newest(folder: Path, *, until: float = inf) -> dict[str, Any] | None:
@@ -63,7 +64,7 @@ def newest_file(folder: Path, *, until: float = inf) -> Path | None:
     """As `newest`, its file, unread; the hash lies beside it (`seal_of`)."""
     damaged = []
     for step in reversed([step for step in steps(folder) if step <= until]):
-        path = folder / f"step-{step:08d}.pt"
+        path = folder / checkpoint_name(step)
         seal = seal_of(path)
         if not seal.exists():  # killed before the seal was written: as if there were no such checkpoint
             continue

@@ -7,12 +7,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from filelock import FileLock
 
 FLUSHED = 64 << 20
@@ -50,6 +51,8 @@ def flushed_meanwhile(path: Path) -> Iterator[Callable[[memoryview], None]]:
     Linux leaves them in memory until they are a tenth of it, so that all who wait for the disk wait at the end. A block
     that raises leaves a part of the file.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     waiting = 0
     flush: Future[None] | None = None
     with path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="flush") as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpt import step_files
 from hpt.config import RESNETS, EvaluateConfig, PretrainConfig
 
 FOLDER = "backbones"
@@ -12,12 +13,12 @@ FOLDER = "backbones"
 
 def path_of(run: Path, step: int) -> Path:
     """The file of the backbone after `step` steps in a run's folder, whether it was kept or not."""
-    return run / FOLDER / f"step-{step}.safetensors"
+    return run / FOLDER / step_files.backbone_name(step)
 
 
 def steps_of(run: Path) -> list[int]:
     """The steps whose backbones a run's folder has, ascending."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in (run / FOLDER).glob("step-*.safetensors"))
+    return step_files.steps(run / FOLDER, step_files.backbone_name)
 
 
 def about(config: PretrainConfig | EvaluateConfig) -> dict[str, str]:

@@ -13,7 +13,6 @@ others sleep; and they spin again when it has gone.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import sys
@@ -22,6 +21,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 SET_BY_USERS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """The variables with which a user says it himself."""
@@ -117,6 +120,8 @@ class IdleTeam:
 
     def _hold(self) -> None:
         """The thread that leads a team keeps it until it ends."""
+        import ctypes
+
         cores, others = self._library.omp_get_num_procs(), self._library.omp_get_max_threads()
         threads = max(2, cores - others + 2)  # this one is not counted
         nothing = ctypes.cast(self._library.omp_get_thread_num, ctypes.c_void_p)  # which each of them calls once
@@ -132,6 +137,8 @@ class IdleTeam:
 def loaded_libgomp() -> ctypes.CDLL | None:
     """The library that PyTorch has loaded: its own, or else the system's, but not what another package has brought;
     None where it has another OpenMP."""
+    import ctypes
+
     with suppress(OSError):
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
         found = sorted(set(re.findall(r"/.*/libgomp.*", maps)))

@@ -26,7 +26,7 @@ from typing import IO, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpt import kept_backbones
+from hpt import kept_backbones, step_files
 from hpt.config import UNTRAINED
 from hpt.errors import ConfigError, RunError
 from hpt.files import replacing, sync
@@ -211,7 +211,8 @@ def weights_of(run: Run) -> list[Path]:
     from."""
     found = [*run.path.glob("*.safetensors"), *(run.path / kept_backbones.FOLDER).glob("*.safetensors")]
     if run.status().state != "finished":
-        found += sorted((run.path / CHECKPOINTS).glob("step-*.pt"))[-1:]
+        folder, name_of = run.path / CHECKPOINTS, step_files.checkpoint_name
+        found += [folder / name_of(step) for step in step_files.steps(folder, name_of)[-1:]]
     return found
 
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpt import kept_backbones
+from hpt import kept_backbones, step_files
 from hpt.config import RESNETS, UNTRAINED, PretrainConfig
 from hpt.errors import RunError, WeightsError, did_you_mean
 from hptctl import runs
@@ -82,8 +82,7 @@ def has_its_backbones(run: Run) -> bool:
 
 def saved_steps(run: Run) -> int:
     """Steps after which the newest checkpoint of a run was saved; 0 where none is in its folder."""
-    files = (run.path / "checkpoints").glob("step-*.pt")
-    return max((int(file.stem.removeprefix("step-")) for file in files), default=0)
+    return max(step_files.steps(run.path / "checkpoints", step_files.checkpoint_name), default=0)
 
 
 def is_untrained(text: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from small_pretraining import config as small
 from small_pretraining import run
 
-from hpt import checkpoint
+from hpt import checkpoint, kept_backbones
 from hpt.callbacks import Callbacks
 from hpt.data.images import Images
 from hpt.errors import HptError, Interrupted
@@ -64,7 +64,11 @@ def test_what_else_lies_beside_the_checkpoints_and_a_damaged_seal_count_for_noth
     for name in ("step-00000004 (copy).pt", "step-best.pt"):
         (folder / name).write_bytes((folder / "step-00000004.pt").read_bytes())
     (folder / "step-00000004.sha256").write_bytes(b"\xff\xfe")
+    (tmp_path / "backbones").mkdir()
+    for name in ("step-2.safetensors", "step-2 (copy).safetensors", "step-02.safetensors"):
+        (tmp_path / "backbones" / name).touch()
     assert checkpoint.steps(folder) == [2, 4]
+    assert kept_backbones.steps_of(tmp_path) == [2]
     assert [line["step"] for line in run(settings, images, tmp_path)[1]] == [3, 4]
 
 
