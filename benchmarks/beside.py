@@ -242,8 +242,10 @@ def main() -> None:
     print(f"{statistics.median(others):.2f} in the middle")
     table: dict[str, dict[str, Any]] = {}
     for row, turns in speeds.items():
-        table[" ".join(row)] = entry = {"turns": len(turns), "images_per_second": quartiles(list(turns.values()))}
-        said = f"{row[0]:<8}{row[1]:<6}{row[2]:<8}{entry['images_per_second'][1]:>7.0f} images/s, {len(turns)} turns"
+        per_second = quartiles(list(turns.values()))
+        entry: dict[str, Any] = {"turns": len(turns), "images_per_second": per_second}
+        table[" ".join(row)] = entry
+        said = f"{row[0]:<8}{row[1]:<6}{row[2]:<8}{per_second[1]:>7.0f} images/s, {len(turns)} turns"
         for what, other in (
             (f"of {options.settings[0]}", (options.settings[0], row[1], row[2])),
             ("of alone", (row[0], row[1], "alone")),

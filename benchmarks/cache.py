@@ -2,14 +2,14 @@
 
     pillow    Image.open, convert, resize and numpy.asarray on the bytes of each file, by a thread per core
     bare      hpt.data.decode on the same, which gives [C, H, W]; nothing is done with the pixels
-    written   as bare, and the pixels written to a file, which a cache cannot do without
+    written   as bare, and the pixels written to a file as the cache does it, which it cannot do without: its bound
     late      as cache, and the pixels sent to the disk at the end, not while more are decoded
     cache     hpt.data.dataset.load into an empty cache: what the first run on new images waits for
 
 Each repeat reads the same `--images` files by all of them, one after the other; the order turns. `ratio` has, over the
 repeats, the quartiles of the cache's images/s over those of each bare loop, `processor` the same of processor time,
 which says more where other work shares the cores. The files are read once before, and what one has written is on the
-disk, or gone, before the next begins.
+disk, or gone, before the next begins. All rows have memory that is kept (`hpt.freed_memory`), as a run has it.
 
     uv run python benchmarks/cache.py FOLDER --side 501
 """
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hpt import cores, files
+from hpt import cores, files, freed_memory
 from hpt.config import DataConfig
 from hpt.data import decode
 from hpt.data.dataset import load
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    freed_memory.keep()
     paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     with tempfile.TemporaryDirectory() as scratch:
         copies = Path(scratch) / "images"
@@ -91,15 +92,13 @@ def main() -> None:
             return run
 
         def written() -> None:
-            with ThreadPoolExecutor(cores.usable()) as pool, (Path(scratch) / "pixels").open("wb") as file:
+            with ThreadPoolExecutor(cores.usable()) as pool, files.flushed_meanwhile(Path(scratch) / "pixels") as write:
                 for some in pool.map(
                     lambda paths: [decode.decode(path.read_bytes(), options.side) for path in paths],
                     [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)],
                 ):
                     for pixels in some:
-                        file.write(pixels.data)
-                file.flush()
-                os.fsync(file.fileno())
+                        write(pixels.data)
             (Path(scratch) / "pixels").unlink()
 
         def cache(flushed: int = files.FLUSHED) -> None:

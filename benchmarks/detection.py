@@ -15,6 +15,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def main() -> None:
     for repeat in range(options.repeats):
         ready = [made(repeat * options.steps + at) for at in range(options.steps)]
         seconds["ours"].append(_timed(ours))
-        seconds["bare"].append(_timed(lambda ready=ready: bare(ready)))
+        seconds["bare"].append(_timed(partial(bare, ready)))
         seconds["reference"].append(_timed(theirs))
     per_step = {name: statistics.median(each) / options.steps for name, each in seconds.items()}
     print(f"{config.backbone}, {config.detection.head}, batch {task.batch_size}, {cores.usable()} cores,", end=" ")

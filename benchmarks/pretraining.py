@@ -40,7 +40,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -156,7 +156,7 @@ def standard_transform(
 ) -> Callable[[object], Tensor]:
     """MoCo-v2's policy as torchvision's users write it."""
     c = AugmentConfig()
-    return v2.Compose(
+    composed: Callable[[object], Tensor] = v2.Compose(
         [
             v2.Identity() if pillow else v2.ToImage(),
             v2.RandomResizedCrop(size, scale=(c.min_scale, 1.0)),
@@ -169,6 +169,7 @@ def standard_transform(
             v2.Normalize(mean, std),
         ]
     )
+    return composed
 
 
 def blur_sigmas(config: AugmentConfig, size: int) -> tuple[float, float]:
@@ -179,11 +180,11 @@ def blur_sigmas(config: AugmentConfig, size: int) -> tuple[float, float]:
 
 def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[object], list[Tensor]]:
     """lightly's own, with the strength of the protocol."""
-    from lightly.transforms import MoCoV2Transform
+    from lightly.transforms.moco_transform import MoCoV2Transform
 
     c = AugmentConfig()
     jitter = {"cj_strength": 1.0, "cj_bright": c.brightness, "cj_contrast": c.contrast, "cj_sat": c.saturation}
-    return MoCoV2Transform(  # type: ignore[no-any-return]
+    transform = MoCoV2Transform(
         input_size=size,
         **jitter,
         cj_hue=c.hue,
@@ -191,6 +192,7 @@ def lightly_transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]
         sigmas=blur_sigmas(c, size),
         normalize={"mean": list(mean), "std": list(std)},
     )
+    return cast("Callable[[object], list[Tensor]]", transform)  # lightly says which images it takes
 
 
 def batches(folder: Path, transform: Callable[[object], object], config: PretrainConfig) -> Iterator[Views]:
@@ -214,7 +216,7 @@ def batches(folder: Path, transform: Callable[[object], object], config: Pretrai
             yield views[0], views[1]
 
 
-def timed(step: Callable[[], None], steps: int, device: torch.device, warm: int) -> tuple[float, float]:
+def timed(step: Callable[[], object], steps: int, device: torch.device, warm: int) -> tuple[float, float]:
     """Seconds per step on the wall and of processors, after `warm` of them."""
     for _ in range(warm):
         step()
@@ -243,7 +245,7 @@ def processor_seconds() -> float:
     the wall's seconds do."""
     here = psutil.Process()
     used = [process.cpu_times() for process in (here, *here.children(recursive=True))]
-    return sum(each.user + each.system for each in used)
+    return float(sum(each.user + each.system for each in used))
 
 
 def wait(device: torch.device) -> None:
@@ -323,7 +325,7 @@ def flops_of(step: Callable[[], None]) -> int:
     """What a step really multiplies and adds in convolutions and matrix products; a product and its sum are two."""
     with FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def peak_flops(device: torch.device, *, bf16: bool) -> float:
@@ -446,8 +448,9 @@ def prepared(
     norm = (images.mean, images.std)
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, 3, config.image_size, config.image_size)
-    ready = tuple(torch.randn(shape, generator=generator).to(device) for _ in range(2))
-    ours_ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in ready)
+    ready = (torch.randn(shape, generator=generator).to(device), torch.randn(shape, generator=generator).to(device))
+    in_ours = [view.contiguous(memory_format=torch.channels_last) for view in ready]
+    ours_ready = (in_ours[0], in_ours[1])
     step = our_step(config, device)
     flops = {"ours": flops_of(lambda: step(ours_ready))}
     if config.backbone in RESNETS:

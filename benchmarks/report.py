@@ -237,7 +237,10 @@ def measured(options: argparse.Namespace, served: Served | None) -> dict[str, fl
     for kept in ("intervals", "tracking"):
         shutil.rmtree(Path("cache", kept), ignore_errors=True)
     report = ("report", "--out", "report.html")
-    commands = {"report, first": report, "report, again": report}  # the intervals and ended runs are kept
+    commands: dict[str, tuple[str, ...]] = {
+        "report, first": report,
+        "report, again": report,
+    }  # the intervals and ended runs are kept
     commands |= {"runs list": ("runs", "list"), "runs list --json": ("runs", "list", "--json")}
     for name, words in commands.items():
         medians |= {f"{name}: {what}": value for what, value in timed(*words, served=served).items()}

@@ -28,15 +28,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from hpt import cores
+from hpt import cores, waiting
 
-cores.yielding()  # as the program does, before PyTorch is loaded
+waiting.begin()  # as the program does, before PyTorch is loaded
 
 import torch  # noqa: E402
+
+if TYPE_CHECKING:
+    from hpt.data.images import Images
+    from hpt.views import StepViews, Views
 
 
 def main() -> None:
@@ -157,7 +162,7 @@ def steps(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     from hpt.moco import MoCo
     from hpt.processes import Processes
     from hpt.step import Step
-    from hpt.views import StepViews, Views
+    from hpt.views import Views
 
     dataset = photographs(folder, options.images, *options.side)
     pack(find(str(dataset)), folder / "pack", PretrainConfig.model_fields["data"].default, shard_bytes=64 << 20)
@@ -181,17 +186,17 @@ def steps(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     streamed = load_streamed(config.dataset, config.data, side=side).pretraining_images()
     moco = MoCo(encoder.build(config.backbone, seed=0), encoder.feature_dim(config.backbone), config.moco, seed=0)
     step = Step(config, moco, processes)
-    ready = _ready(Views(config, cached, range(1), processes), StepViews)
+    ready = _ready(Views(config, cached, range(1), processes))
     done = 0
 
     def wait() -> None:
         if processes.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def whole(images: object) -> float:
+    def whole(images: Images) -> float:
         nonlocal done
         first, done = done, done + options.steps + 1
-        with Views(config, images, range(first, done), processes) as views:  # type: ignore[arg-type]
+        with Views(config, images, range(first, done), processes) as views:
             step(views(first), 1e-4)  # with which the loader has begun
             wait()
             began = time.perf_counter()
@@ -199,7 +204,7 @@ def steps(folder: Path, options: argparse.Namespace) -> dict[str, object]:
                 assert views.lost() is None
                 step(views(number), 1e-4)
             wait()
-            return options.steps * config.batch_size / (time.perf_counter() - began)
+            return float(options.steps * config.batch_size / (time.perf_counter() - began))
 
     def bare() -> float:
         step(ready, 1e-4)
@@ -208,7 +213,7 @@ def steps(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         for _ in range(options.steps):
             step(ready, 1e-4)
         wait()
-        return options.steps * config.batch_size / (time.perf_counter() - began)
+        return float(options.steps * config.batch_size / (time.perf_counter() - began))
 
     listing = list_images(find(config.dataset))
     some = listing.names[:: max(1, len(listing.names) // 400)]
@@ -259,18 +264,20 @@ def steps(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _ready(views: object, kind: type) -> object:
+def _ready(views: Views) -> StepViews:
     """One step's views, held."""
-    with views:  # type: ignore[attr-defined]
-        step = views(0)  # type: ignore[operator]
+    from hpt.views import StepViews
+
+    with views:
+        step = views(0)
         keys = list(step.key)
-        return kind(list(step.query), keys, step.shuffle)
+        return StepViews(list(step.query), keys, step.shuffle)
 
 
-def _shuffle(images: object, batch: int) -> dict[str, float]:
+def _shuffle(images: Images, batch: int) -> dict[str, float]:
     """The classes of a batch, in a set that lies class by class."""
-    classes = np.array([name.split("/")[0] for name in images.names])  # type: ignore[attr-defined]
-    order = images.shuffled(0, 0).numpy()  # type: ignore[attr-defined]
+    classes = np.array([name.split("/")[0] for name in images.names])
+    order = images.shuffled(0, 0).numpy()
     random = np.random.default_rng(0).permutation(len(order))
     return {
         "classes": float(len(set(classes))),

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import RidgeClassifierCV
@@ -67,7 +68,7 @@ def main() -> None:
     sets, weights = [each.resolve() for each in options.images], options.weights.resolve()
     json_file = options.json.resolve() if options.json else None
     os.chdir(options.folder)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for images in sets:
         study = Path(f"{images.stem}.toml")
         study.write_text(
