@@ -6,10 +6,8 @@ torch.distributed's environment), and Accelerate's state tells each its rank and
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +19,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from hpt import freed_memory
 from hpt.config import EvaluateConfig, PretrainConfig
 from hpt.errors import LOST, ConfigError, ProcessLost
 from hpt.weight_gradients import WeightGradientsInFp32
@@ -70,7 +69,7 @@ class Processes:
         self.look_every = STOP_EVERY_ON_GPU if count > 1 and self.device.type == "cuda" else 1
         """The number of steps between two at which the processes agree whether to stop."""
         if self.device.type == "cpu":
-            _keep_freed_memory()
+            freed_memory.keep()
 
     def gather(self, rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """[n, ...] of every process -> [count * n, ...], in the order of their ranks.
@@ -198,21 +197,6 @@ def together() -> Iterator[None]:
     except RuntimeError as error:  # gloo's, and the base of torch.distributed's own
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProcessLost(f"{LOST} ({why})") from error
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what was freed for the next step, instead of returning it and asking for it anew.
-
-    Each large tensor would otherwise be a fresh mapping whose pages are faulted in one by one: 60,000 faults and 3 to
-    12 % of a ResNet-18's step at 64 px. Other C libraries are left alone.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -35,6 +35,7 @@ import numpy.typing as npt
 import torch
 from filelock import Timeout
 
+from hpt import freed_memory
 from hpt.callbacks import Progress
 from hpt.data import cache_store, class_pixels, decode
 from hpt.data.cache_store import Damaged
@@ -247,6 +248,7 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
     ] = []
     thumbnails: list[Thumbnails] = []
     occurring: list[npt.NDArray[np.int64]] = []
+    freed_memory.keep()
     with (
         flushed_meanwhile(folder / "images.bin") as write,
         reading(listing, lambda data: _decode(data, side, form), progress) as images,
@@ -295,4 +297,4 @@ def _decode(data: bytes, side: int, form: PixelFormat) -> _Decoded:
     digest = hashlib.blake2b(data, digest_size=16).digest()
     size = (pixels.shape[1], pixels.shape[2])
     small = thumbnail(pixels, decoded.picture)
-    return _Decoded(digest, size, pixel_sums(pixels), small, decoded.loss, occurring, pixels)
+    return _Decoded(digest, size, pixel_sums(pixels, decoded.picture), small, decoded.loss, occurring, pixels)

@@ -20,6 +20,8 @@ from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 from hpt.randomness import generator
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hpt.data.stream import Stream
 
 PerChannel = tuple[float, ...]
@@ -29,6 +31,10 @@ SMALLEST_STD = 1e-3
 """Images of one colour would otherwise be divided by zero."""
 SUMMED = 1 << 16
 """Pixels of a channel that are summed at once: so many squares of 8 bits fit in 32, and no more."""
+COUNTED = 1 << 15
+"""Pixels of a channel from which on Pillow counts its values as quickly as NumPy sums them."""
+_POWERS = np.arange(256, dtype=np.uint64) ** np.array([[1], [2]], dtype=np.uint64)
+"""[2, 256] the values of a pixel of 8 bits, and their squares."""
 
 
 PADDING, SMALL = 4, 2**22
@@ -243,11 +249,21 @@ def full_scale(dtype: torch.dtype) -> int:
     return torch.iinfo(dtype).max
 
 
-def pixel_sums(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def pixel_sums(pixels: npt.NDArray[Any], picture: Image.Image | None = None) -> npt.NDArray[np.uint64]:
     """[2, C] the sum of the pixels [C, H, W] of each channel and of their squares.
 
-    In parts whose numbers stay in the processor's cache, and whose sums fit in 32 bits, which take half the time of 64.
+    `picture`: the same pixels where Pillow has them in mode RGB or L. Pillow counts the values of large ones without
+    the interpreter's lock; NumPy holds it while it sums, so that two threads took as long as one after the other.
     """
+    if picture is not None and pixels.dtype == np.uint8 and pixels[0].size >= COUNTED:
+        counts = np.array(picture.histogram(), dtype=np.uint64).reshape(-1, 256)
+        return _POWERS @ counts.T
+    return _summed(pixels)
+
+
+def _summed(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """In parts whose numbers stay in the processor's cache, and whose sums fit in 32 bits, which take half the time of
+    64."""
     deep = pixels.dtype != np.uint8
     square, part = (np.uint32, np.uint64) if deep else (np.uint16, np.uint32)  # 65535 and 255 squared fit
     flat = pixels.reshape(len(pixels), -1)

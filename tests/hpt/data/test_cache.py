@@ -20,7 +20,7 @@ from small_images import noise_images
 from hpt.config import DataConfig
 from hpt.data import cache
 from hpt.data.dataset import Dataset, load
-from hpt.data.images import SMALLEST_STD
+from hpt.data.images import COUNTED, SMALLEST_STD, pixel_sums
 
 IMAGES = 30
 CONFIG = DataConfig()
@@ -278,6 +278,22 @@ def test_mean_and_std_agree_with_numpy_over_all_pixels(folder: Path) -> None:
     values = images.batch(range(len(images))).pixels.numpy().astype(np.float64) / 255
     assert images.mean == pytest.approx(tuple(values.mean(axis=(0, 2, 3))))
     assert images.std == pytest.approx(tuple(values.std(axis=(0, 2, 3))))
+
+
+@pytest.mark.parametrize("size", [(20, 30), (COUNTED // 100, 100), (331, 401)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_sums_are_exact_whether_pillow_counts_or_numpy_sums(mode: str, size: tuple[int, int]) -> None:
+    channels = len(mode)
+    pixels = np.random.default_rng(0).integers(0, 256, (channels, *size), dtype=np.uint8)
+    picture = Image.merge(mode, [Image.fromarray(plane) for plane in pixels])
+    exact = [[int(plane.sum(dtype=np.int64)) for plane in values] for values in (pixels, pixels.astype(np.int64) ** 2)]
+    assert pixel_sums(pixels, picture).tolist() == pixel_sums(pixels).tolist() == exact
+    assert pixel_sums(pixels, picture).dtype == np.uint64
+
+
+def test_sums_of_pictures_kept_with_16_bits_are_of_the_16_bits() -> None:
+    pixels = np.full((1, 200, 200), 3 * 257, dtype=np.uint16)
+    assert pixel_sums(pixels, Image.new("L", (200, 200), 3)).tolist() == [[771 * 40_000], [771**2 * 40_000]]
 
 
 def test_sums_of_large_white_images_are_exact(tmp_path: Path) -> None:
