@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FLUSHED = 64 << 20
 """Bytes from which on `flushed_meanwhile` sends them to the disk."""
+PIECE = 1 << 20
+"""Bytes that it writes at once: in pieces of an image of 144 px ext4 took twice the processor time."""
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def flushed_meanwhile(path: Path) -> Iterator[Callable[[memoryview], None]]:
 
     waiting = 0
     flush: Future[None] | None = None
-    with path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="flush") as pool:
+    with path.open("wb", buffering=PIECE) as file, ThreadPoolExecutor(1, thread_name_prefix="flush") as pool:
 
         def write(data: memoryview) -> None:
             nonlocal waiting, flush

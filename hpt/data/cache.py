@@ -26,9 +26,9 @@ import logging
 import shutil
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ from hpt.data.cache_store import Damaged
 from hpt.data.images import OpenEntry, PackedPixels, pixel_sums
 from hpt.data.listing import Listing
 from hpt.data.pixel_format import PLAIN, PixelFormat
-from hpt.data.reading import reading
+from hpt.data.reading import reading, reading_in_stages
 from hpt.data.thumbnails import SIDE, Thumbnails, thumbnail
 from hpt.errors import DataError
 from hpt.files import flushed_meanwhile, shared_lock, sync, write_text
@@ -228,15 +228,23 @@ def _publish(building: Path, place: Path) -> OpenEntry:
         return _open(place)
 
 
-@dataclass(frozen=True)
-class _Decoded:
+class _Read(NamedTuple):
+    """An image of a file."""
+
     digest: bytes
-    size: tuple[int, int]
-    sums: npt.NDArray[np.uint64]
-    thumbnail: Thumbnails
+    decoded: decode.Decoded
+    occurring: class_pixels.Occurring
+
+
+class _Finished(NamedTuple):
+    """An image with what is computed from its pixels."""
+
+    digest: bytes
     loss: decode.Loss
     occurring: class_pixels.Occurring
     pixels: decode.Pixels
+    sums: npt.NDArray[np.uint64]
+    thumbnail: Thumbnails
 
 
 def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progress: Progress | None) -> str:
@@ -251,19 +259,19 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
     freed_memory.keep()
     with (
         flushed_meanwhile(folder / "images.bin") as write,
-        reading(listing, lambda data: _decode(data, side, form), progress) as images,
+        reading_in_stages(listing, lambda data: _read(data, side, form), _finish, progress) as images,
     ):
         for name, image in zip(listing.names, images, strict=True):
             if isinstance(image, str):
                 quarantined.append((name, image))
             else:
                 names.append(name)
-                loss = image.loss
+                loss, (height, width) = image.loss, image.pixels.shape[1:]
                 shown = loss.size[::-1] if loss.turn > 4 else loss.size
                 if image.occurring.size:  # of masks alone
                     occurring.append(np.insert(image.occurring, 0, len(decoded), axis=1))
                 counted = (loss.pages, loss.levels, loss.kept)
-                decoded.append((image.size, image.digest, image.sums, counted, (*shown, loss.turn)))
+                decoded.append(((height, width), image.digest, image.sums, counted, (*shown, loss.turn)))
                 thumbnails.append(image.thumbnail)
                 write(image.pixels.data)
     sizes, digests, sums, losses, originals = zip(*decoded, strict=True) if decoded else ((), (), (), (), ())
@@ -286,15 +294,20 @@ def _build(listing: Listing, side: int, form: PixelFormat, folder: Path, progres
     return key.hexdigest()[:32]
 
 
-def _decode(data: bytes, side: int, form: PixelFormat) -> _Decoded:
-    occurring = class_pixels.NONE_OCCUR[:, 1:]
-    if form.classes_by:
-        decoded = decode.Decoded(*(found := class_pixels.decode(data, side, form))[:2])
-        occurring = found[2]
-    else:
-        decoded = decode.decode_whole(data, side, form)
-    pixels = np.ascontiguousarray(decoded.pixels)
+def _read(data: bytes, side: int, form: PixelFormat) -> _Read:
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    size = (pixels.shape[1], pixels.shape[2])
-    small = thumbnail(pixels, decoded.picture)
-    return _Decoded(digest, size, pixel_sums(pixels, decoded.picture), small, decoded.loss, occurring, pixels)
+    if form.classes_by:
+        pixels, loss, occurring = class_pixels.decode(data, side, form)
+        return _Read(digest, decode.Decoded(pixels, loss), occurring)
+    return _Read(digest, decode.decode_whole(data, side, form), class_pixels.NONE_OCCUR[:, 1:])
+
+
+def _finish(images: list[_Read]) -> list[_Finished]:
+    pixels = [np.ascontiguousarray(image.decoded.pixels) for image in images]
+    pictures = [image.decoded.picture for image in images]
+    sums = list(map(pixel_sums, pixels, pictures))
+    thumbnails = list(map(thumbnail, pixels, pictures))
+    return [
+        _Finished(image.digest, image.decoded.loss, image.occurring, *computed)
+        for image, *computed in zip(images, pixels, sums, thumbnails, strict=True)
+    ]
