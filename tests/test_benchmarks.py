@@ -116,7 +116,7 @@ def test_ways_of_waiting_are_measured_alone_and_beside_a_busy_process(tmp_path: 
     document = run("beside.py", *words, out=tmp_path / "figures.json")
     assert document["counted"] == document["turns"] == len(document["rows"]) == 4
     assert min(min(row["images_per_second"]) for row in document["rows"].values()) > 0
-    assert set(document["rows"]["default fp32 beside"]) == {"turns", "images_per_second", "of the first", "of alone"}
+    assert set(document["rows"]["2000 fp32 beside"]) == {"turns", "images_per_second", "of default", "of alone"}
 
 
 def test_streaming_is_measured_beside_the_cache_and_the_bare_step(tmp_path: Path) -> None:
