@@ -45,8 +45,8 @@ def reading_in_stages(
 ) -> Iterator[Iterator[U | str]]:
     """As `reading`, and `finish` makes of the readable images of a chunk, once all are decoded, what is yielded.
 
-    What is done after each image's decoding runs without anything of it in the processor's caches: in chunks, the sums,
-    thumbnails and hashes of photographs took half the time.
+    What is done after each image's decoding runs without anything of it in the processor's caches: in chunks, sums and
+    thumbnails of photographs took half the time.
     """
     workers = max(cores.usable(), listing.source.readers if isinstance(listing.source, Distant) else 1)
 
