@@ -15,10 +15,11 @@ def explain(error: OSError) -> tuple[str, str | None]:
     setting = setting_of(str(error.filename)) if error.filename else None
     elsewhere = "work in a folder that can be written"
     denied = elsewhere if not os.access(Path.cwd(), os.W_OK) else "check its permissions"
+    space = f"free some space, or set {setting} to a folder on a larger disk" if setting else "free some space"
     denied = f"set {setting} to a folder that can be written" if setting else denied
     mend = {
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some space",
+        errno.ENOSPC: space,
+        errno.EDQUOT: space,
         errno.EROFS: denied if setting else elsewhere,
         errno.EACCES: denied,
         errno.EPERM: denied,

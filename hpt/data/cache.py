@@ -74,6 +74,8 @@ def open_or_build(
     try:
         return _wait_or_build(listing, side, form, progress, folder, stamp, dataset)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT} and error.filename is None:
+            error.filename = str(folder)  # a write does not say where
         if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise
         raise DataError(

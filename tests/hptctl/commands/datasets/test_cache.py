@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from program import Hptctl
 
+from hpt import files
 from hpt.config import DataConfig
+from hpt.data import cache as images_cache
 from hpt.data.cache_store import entries
 from hpt.data.dataset import load
 from hpt.data.embedded import OUTLINE_NAMES, draw_shape
@@ -80,3 +82,14 @@ def test_bad_input_to_prune_removes_nothing(folder: Path, given: dict[str, Any],
     with pytest.raises(UserError, match=expected):
         cache.prune(**given)
     assert len(entries()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_named_and_leaves_nothing(
+    hptctl: Hptctl, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPTCTL_CACHE", str(tmp_path / "full"))
+    monkeypatch.setattr(images_cache, "flushed_meanwhile", lambda _: files.flushed_meanwhile(Path("/dev/full")))
+    error = hptctl("datasets", "info", str(digits_folder), code=2).stderr
+    assert f"No space left on device: {tmp_path / 'full' / 'images'}; free some space, or set HPTCTL_CACHE to" in error
+    assert {file.suffix for file in (tmp_path / "full" / "images").iterdir()} == {".lock"}
