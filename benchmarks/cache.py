@@ -11,7 +11,8 @@ repeats, the quartiles of the cache's images/s over those of each bare loop, `pr
 which says more where other work shares the cores. The files are read once before, and what one has written is on the
 disk, or gone, before the next begins. All rows have memory that is kept (`hpt.freed_memory`), as a run has it.
 
-    uv run python benchmarks/cache.py FOLDER --side 501
+    uv run python benchmarks/cache.py FOLDER              # for views of 64 px, as a first run has them
+    uv run python benchmarks/cache.py FOLDER --side 501   # of 224 px
 """
 
 from __future__ import annotations

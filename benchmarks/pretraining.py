@@ -448,9 +448,10 @@ def prepared(
     norm = (images.mean, images.std)
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, 3, config.image_size, config.image_size)
-    ready = (torch.randn(shape, generator=generator).to(device), torch.randn(shape, generator=generator).to(device))
-    in_ours = [view.contiguous(memory_format=torch.channels_last) for view in ready]
-    ours_ready = (in_ours[0], in_ours[1])
+    query, key = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    ready = query, key
+    query, key = (view.contiguous(memory_format=torch.channels_last) for view in ready)
+    ours_ready = query, key
     step = our_step(config, device)
     flops = {"ours": flops_of(lambda: step(ours_ready))}
     if config.backbone in RESNETS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -22,16 +22,14 @@ CHUNK = 8
 """Images per task of a thread: one by one, threads lose a third of their speed to the interpreter's lock."""
 
 
-@contextmanager
 def reading(
     listing: Listing, work: Callable[[bytes], T], progress: Progress | None, *, what: str = "reading images"
-) -> Iterator[Iterator[T | str]]:
+) -> AbstractContextManager[Iterator[T | str]]:
     """What `work` makes of the bytes of each image, in the order of the listing; a text says why one is unreadable.
 
     Memory holds a few chunks of images per core. The iterator ends with the block. `what` is said of the progress.
     """
-    with reading_in_stages(listing, work, list, progress, what=what) as results:
-        yield results
+    return reading_in_stages(listing, work, list, progress, what=what)
 
 
 @contextmanager
